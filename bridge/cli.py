@@ -1,0 +1,78 @@
+"""The command line: binds the commands of :mod:`bridge.commands` and catches errors, once.
+
+Commands are imported when they are named, so ``--help`` and shell completion stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final, cast
+
+import click
+
+from bridge import __version__
+from herohe_model.errors import HeroheError, OptionError
+
+_COMMANDS: Final = {
+    "demo": "Run the whole system on synthetic slides.",
+    "score": "Score a QuPath project, or a folder of slides.",
+    "serve": "Run a model server.",
+    "status": "Show running model servers.",
+    "stop": "Stop running model servers.",
+    "clear": "Remove what score wrote.",
+    "model": "Make, show and verify model files.",
+    "keys": "Make CURVE keys for remote servers.",
+    "doctor": "Say what is installed, and what to do about what is not.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"bridge.commands.{cmd_name}")
+        return cast(click.Command, module.command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="herohe-bridge")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """HER2 status from H&E slides, inside QuPath. Research use only."""
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 all well, 1 something failed, 2 wrong usage."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = cli.main(prog_name="herohe-bridge", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        code = 1
+    except HeroheError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        code = 2 if isinstance(error, OptionError) else 1
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"Unexpected {type(error).__name__}: {error}", err=True)
+        click.echo("Run it again as 'herohe-bridge --debug ...' for a traceback to report.", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

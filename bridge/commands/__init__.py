@@ -1,0 +1,1 @@
+"""The commands of ``herohe-bridge``, a module each; :mod:`bridge.cli` binds them together."""
