@@ -1,0 +1,138 @@
+"""What a batch has done so far, in an SQLite file: a killed run goes on where it stopped.
+
+A finished slide is found again by its *work key*, a digest of everything that decides its result (slide,
+regions, model, options), so a changed annotation or another model is scored again and nothing else is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+
+from bridge.results import SlideResult
+from herohe_model.errors import HeroheError
+
+FORMAT: Final = 1
+
+
+class ManifestError(HeroheError):
+    """The manifest cannot be read or written."""
+
+    code = "manifest"
+
+
+def work_key(facts: dict[str, Any]) -> str:
+    """SHA-256 of the facts that decide a slide's result, as a hexadecimal string."""
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+
+
+class Manifest:
+    """Results by work key, and which result each entry had in the latest run.
+
+    Parameters
+    ----------
+    path
+        The SQLite file; made when absent.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be opened, is not a manifest, or the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._errors():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            # Held until the process ends, however it ends: two runs never share an output folder.
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("CREATE TABLE IF NOT EXISTS format (version INTEGER NOT NULL)")
+                row = self._db.execute("SELECT version FROM format").fetchone()
+                if row is None:
+                    self._db.execute("INSERT INTO format VALUES (?)", (FORMAT,))
+                elif row[0] != FORMAT:
+                    raise ManifestError(
+                        f"{path} has the format {row[0]} of another version of herohe-bridge, not {FORMAT}",
+                        "Name another --output folder, or remove the file",
+                    )
+                self._db.execute(
+                    "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, result BLOB NOT NULL) STRICT"
+                )
+                self._db.execute(
+                    "CREATE TABLE IF NOT EXISTS latest"
+                    " (entry TEXT PRIMARY KEY, position INTEGER NOT NULL, result BLOB NOT NULL) STRICT"
+                )
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def find(self, key: str) -> SlideResult | None:
+        """Return the finished result of this work, if there is one."""
+        with self._errors():
+            row = self._db.execute("SELECT result FROM results WHERE key = ?", (key,)).fetchone()
+            return _unpack(row[0]) if row else None
+
+    def keep(self, key: str, result: SlideResult) -> None:
+        """Remember a finished result; durable when this returns."""
+        with self._errors():
+            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (key, _pack(result)))
+
+    def begin_run(self, *, restart: bool) -> None:
+        """Forget which results the previous run reported; with `restart`, forget all results."""
+        with self._errors(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM latest")
+            if restart:
+                self._db.execute("DELETE FROM results")
+
+    def report(self, position: int, result: SlideResult) -> None:
+        """Say what this run found for an entry; `position` orders the reports."""
+        with self._errors():
+            self._db.execute(
+                "INSERT OR REPLACE INTO latest VALUES (?, ?, ?)", (result.entry, position, _pack(result))
+            )
+
+    def reported(self) -> Iterator[SlideResult]:
+        """Yield this run's results in order, one in memory at a time."""
+        with self._errors():
+            for (blob,) in self._db.execute("SELECT result FROM latest ORDER BY position"):
+                yield _unpack(blob)
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        self._db.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, zlib.error, msgspec.MsgspecError) as error:
+            raise ManifestError(
+                f"The manifest {self.path} cannot be used: {error}",
+                "Check that the disk is not full and that no other run uses this folder, or remove the file",
+            ) from error
+
+
+def _pack(result: SlideResult) -> bytes:
+    return zlib.compress(msgspec.json.encode(result), 1)
+
+
+def _unpack(blob: bytes) -> SlideResult:
+    return msgspec.json.decode(zlib.decompress(blob), type=SlideResult)

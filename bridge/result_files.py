@@ -1,0 +1,176 @@
+"""``results.csv`` and ``results.json``: a run's results as files, written beside and then put in place."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+from bridge.results import RESEARCH_USE_ONLY, RegionResult, SlideResult
+from herohe_model.errors import HeroheError
+
+JSON_FORMAT: Final = "herohe-bridge results"
+JSON_VERSION: Final = 1
+
+COLUMNS: Final = (
+    "slide",
+    "region",
+    "outcome",
+    "grade",
+    "status",
+    "p_positive",
+    "p_positive_sd",
+    "p_ge_1",
+    "p_ge_2",
+    "p_3",
+    "expected_grade",
+    "patches_foreground",
+    "patches_sampled",
+    "composites",
+    "region_name",
+    "region_class",
+    "message",
+    "warnings",
+    "model",
+    "model_sha256",
+    "seed",
+    "run",
+    "entry",
+    "path",
+    "note",
+)
+
+
+class ResultFileError(HeroheError):
+    """A result file cannot be written."""
+
+    code = "result_file"
+
+
+def write_csv(path: Path, results: Iterable[SlideResult]) -> None:
+    """Write one line a slide, and one an annotation where annotations were scored for themselves.
+
+    UTF-8, commas, line feeds; numbers with 6 decimals; a slide's own line has the region ``slide``.
+    """
+
+    def fill(file: IO[str]) -> None:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for result in results:
+            for row in _rows(result):
+                writer.writerow([row.get(column, "") for column in COLUMNS])
+
+    _replace(path, fill)
+
+
+def write_json(path: Path, results: Iterable[SlideResult]) -> None:
+    """Write everything: each sampled patch, each composite, and the provenance; one slide a line."""
+
+    def fill(file: IO[str]) -> None:
+        head = {"format": JSON_FORMAT, "version": JSON_VERSION, "note": RESEARCH_USE_ONLY}
+        file.write(msgspec.json.encode(head).decode()[:-1] + ',"slides":[')
+        for number, result in enumerate(results):
+            file.write(("," if number else "") + "\n" + msgspec.json.encode(result).decode())
+        file.write("\n]}\n")
+
+    _replace(path, fill)
+
+
+def read_json(path: Path) -> list[SlideResult]:
+    """Read a ``results.json``.
+
+    Raises
+    ------
+    ResultFileError
+        If it is not there or not one of ours.
+    """
+
+    class File(msgspec.Struct):
+        format: str
+        version: int
+        slides: list[SlideResult]
+
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=File)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ResultFileError(f"{path} cannot be read as results: {error}", "Name a results.json") from error
+    if file.format != JSON_FORMAT or file.version != JSON_VERSION:
+        raise ResultFileError(
+            f"{path} holds '{file.format}' version {file.version}", f"Version {JSON_VERSION} is understood"
+        )
+    return file.slides
+
+
+def _rows(result: SlideResult) -> Iterator[dict[str, Any]]:
+    common: dict[str, Any] = {
+        "slide": result.slide,
+        "entry": result.entry,
+        "path": result.path,
+        "warnings": " | ".join(result.warnings),
+        "note": RESEARCH_USE_ONLY,
+    }
+    if result.provenance is not None:
+        common |= {
+            "model": result.provenance.model,
+            "model_sha256": result.provenance.model_sha256,
+            "seed": result.provenance.seed,
+            "run": result.provenance.run,
+        }
+    whole = {"region": "slide", "outcome": result.outcome.value, "message": result.message}
+    yield common | (_region_cells(result.union) if result.union else {}) | whole
+    for region in result.annotations:
+        yield common | _region_cells(region)
+
+
+def _region_cells(region: RegionResult) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        "region": region.region,
+        "outcome": region.outcome.value,
+        "message": region.message,
+        "patches_foreground": region.patches_foreground,
+        "patches_sampled": region.patches_sampled,
+        "composites": len(region.composites),
+        "region_name": region.name,
+        "region_class": region.class_name,
+    }
+    p = region.prediction
+    if p is not None:
+        cells |= {
+            "grade": p.grade,
+            "status": p.status,
+            "p_positive": f"{p.p_positive:.6f}",
+            "p_positive_sd": f"{p.p_positive_sd:.6f}",
+            "p_ge_1": f"{p.at_least['1+']:.6f}",
+            "p_ge_2": f"{p.at_least['2+']:.6f}",
+            "p_3": f"{p.at_least['3+']:.6f}",
+            "expected_grade": f"{p.expected_grade:.6f}",
+        }
+    return cells
+
+
+def _replace(path: Path, fill: Callable[[IO[str]], None]) -> None:
+    """Write beside, flush to the disk, then replace: a reader sees the old file or the new one."""
+    with _beside(path) as beside:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    beside = path.with_name(path.name + ".part")
+    try:
+        yield beside
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ResultFileError(
+            f"{path} cannot be written: {error.strerror or error}",
+            "Close it elsewhere, check the free space and the folder's permissions, or name another --output",
+        ) from error

@@ -1,0 +1,224 @@
+"""SlideResult: what scoring a slide gives, in one schema for QuPath, CSV, JSON and the wire.
+
+Lengths and coordinates are level-0 pixels of the slide as OpenSlide counts them, x to the right and y down.
+Probabilities are rounded to :data:`DECIMALS` decimals when a result is made, so every way of storing one
+stores the same number. A result holds no time and no host: the same work gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+DECIMALS: Final = 6
+RESEARCH_USE_ONLY: Final = "Research use only, not for diagnosis: HER2 status needs IHC, and ISH at 2+."
+PREFIX: Final = "HER2-HE"
+
+
+class Outcome(str, Enum):
+    """How a slide or an annotation ended."""
+
+    SCORED = "scored"
+    INSUFFICIENT_TISSUE = "insufficient_tissue"
+    NO_MATCHING_ANNOTATION = "no_matching_annotation"
+    UNREADABLE = "unreadable"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a batch that holds this outcome must not end with exit code 0."""
+        return self in (Outcome.UNREADABLE, Outcome.FAILED, Outcome.CANCELLED)
+
+
+class PlacedPatch(msgspec.Struct, frozen=True):
+    """One cell of one composite.
+
+    ``contributions`` holds this patch's share of each logit, highest step first.
+    """
+
+    x: int
+    y: int
+    size: int
+    composite: int
+    cell: int
+    saturation: float
+    contributions: tuple[float, ...]
+
+
+class ForegroundPatch(msgspec.Struct, frozen=True):
+    """A foreground patch that no composite drew."""
+
+    x: int
+    y: int
+    size: int
+    saturation: float
+
+
+class CompositeResult(msgspec.Struct, frozen=True):
+    """Logits of one composite, highest step first, and what follows from them."""
+
+    index: int
+    logits: tuple[float, ...]
+    p_positive: float
+    grade: str
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What the composites of one region say together.
+
+    ``at_least`` has the keys ``1+``, ``2+`` and ``3+``; ``levels`` one key a level of the model's target,
+    summing to 1; ``p_positive_sd`` is the sample standard deviation over composites (0 for one).
+    """
+
+    grade: str
+    status: str
+    p_positive: float
+    p_positive_sd: float
+    expected_grade: float
+    at_least: dict[str, float]
+    levels: dict[str, float]
+
+
+class RegionResult(msgspec.Struct, frozen=True):
+    """The result for a slide's union of regions, or for one annotation.
+
+    ``region`` is ``"slide"`` for the union and the annotation's identifier (QuPath's UUID) otherwise.
+    ``annotations`` are the identifiers of all annotations that the region is made of; empty when the whole
+    slide was sampled.
+    """
+
+    region: str
+    name: str
+    class_name: str
+    annotations: tuple[str, ...]
+    outcome: Outcome
+    message: str = ""
+    patches_foreground: int = 0
+    patches_sampled: int = 0
+    prediction: Prediction | None = None
+    composites: tuple[CompositeResult, ...] = ()
+    patches: tuple[PlacedPatch, ...] = ()
+    unsampled: tuple[ForegroundPatch, ...] = ()
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What made a result. ``run`` is a digest of all the rest and of the regions' geometry."""
+
+    run: str
+    model: str
+    model_sha256: str
+    target: str
+    steps: tuple[str, ...]
+    seed: int
+    device: str
+    precision: str
+    options: dict[str, Any]
+    versions: dict[str, str]
+    regions_sha256: str
+    slide_fingerprint: str
+    slide_mpp: float
+    model_mpp: float
+    patch_px: int
+    note: str = RESEARCH_USE_ONLY
+
+    def digest(self) -> str:
+        """SHA-256 over all fields but ``run``, as a hexadecimal string."""
+        facts = msgspec.json.encode(msgspec.structs.replace(self, run=""), order="deterministic")
+        return hashlib.sha256(facts).hexdigest()
+
+
+class SlideResult(msgspec.Struct, frozen=True):
+    """Everything known about one slide after scoring it, or the reason why it was not scored."""
+
+    entry: str
+    slide: str
+    path: str
+    outcome: Outcome
+    message: str = ""
+    error_code: str = ""
+    warnings: tuple[str, ...] = ()
+    union: RegionResult | None = None
+    annotations: tuple[RegionResult, ...] = ()
+    provenance: Provenance | None = None
+
+
+class Tile(msgspec.Struct, frozen=True):
+    """A distinct patch of a region, for display; contributions are means over its placements."""
+
+    x: int
+    y: int
+    size: int
+    saturation: float
+    contributions: tuple[float, ...] | None
+
+
+def tiles(region: RegionResult) -> tuple[Tile, ...]:
+    """Each distinct patch of a region once: the sampled ones, then the unsampled where they were kept."""
+    placed: dict[tuple[int, int], list[PlacedPatch]] = {}
+    for patch in region.patches:
+        placed.setdefault((patch.x, patch.y), []).append(patch)
+    sampled = (
+        Tile(
+            x=same[0].x,
+            y=same[0].y,
+            size=same[0].size,
+            saturation=same[0].saturation,
+            contributions=tuple(rounded(np.mean([p.contributions for p in same], axis=0))),
+        )
+        for same in placed.values()
+    )
+    rest = (Tile(p.x, p.y, p.size, p.saturation, None) for p in region.unsampled)
+    return (*sampled, *rest)
+
+
+def measurements(region: RegionResult) -> dict[str, float]:
+    """QuPath measurements of an annotation. The names are an API that users' scripts rely on."""
+    values: dict[str, float] = {}
+    if region.prediction is not None:
+        p = region.prediction
+        values = {
+            "P(>=1+)": p.at_least["1+"],
+            "P(>=2+)": p.at_least["2+"],
+            "P(3+)": p.at_least["3+"],
+            "P(positive)": p.p_positive,
+            "expected grade": p.expected_grade,
+            "P(positive) SD": p.p_positive_sd,
+        }
+    values["patches foreground"] = float(region.patches_foreground)
+    values["patches sampled"] = float(region.patches_sampled)
+    values["composites"] = float(len(region.composites))
+    return {f"{PREFIX}: {name}": float(value) for name, value in values.items()}
+
+
+def tile_measurements(tile: Tile, steps: Iterable[str]) -> dict[str, float]:
+    """QuPath measurements of a sampled patch: its saturation and its share of each logit."""
+    values = {f"{PREFIX}: saturation": tile.saturation}
+    if tile.contributions is not None:
+        for step, share in zip(steps, tile.contributions, strict=True):
+            values[f"{PREFIX}: contribution {step}"] = share
+    return values
+
+
+def image_metadata(result: SlideResult) -> dict[str, str]:
+    """Text for the project's image list; every key is always present, so a re-run overwrites them all."""
+    prediction = result.union.prediction if result.union is not None else None
+    provenance = result.provenance
+    return {
+        f"{PREFIX} outcome": result.outcome.value,
+        f"{PREFIX} grade": prediction.grade if prediction else "",
+        f"{PREFIX} status": prediction.status if prediction else "",
+        f"{PREFIX} P(positive)": f"{prediction.p_positive:.{DECIMALS}f}" if prediction else "",
+        f"{PREFIX} model": f"{provenance.model} {provenance.model_sha256[:12]}" if provenance else "",
+        f"{PREFIX} run": provenance.run if provenance else "",
+    }
+
+
+def rounded(values: Any) -> list[float]:
+    """Values as Python floats with the stored number of decimals; -0.0 becomes 0.0."""
+    return [round(float(v), DECIMALS) + 0.0 for v in np.asarray(values, dtype=np.float64).ravel()]

@@ -1,0 +1,366 @@
+"""A slide and its regions become a result: the one function behind every way in.
+
+The command line, the model server (for QuPath's script) and a cluster's workers all call
+:func:`score_slide`, so the same slide, regions, options, model and device give the same result, to the last
+stored digit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.options import ScoreOptions
+from bridge.regions import Region, SlideRegions
+from bridge.results import (
+    CompositeResult,
+    ForegroundPatch,
+    Outcome,
+    PlacedPatch,
+    Prediction,
+    Provenance,
+    RegionResult,
+    SlideResult,
+    rounded,
+)
+from herohe_model.checkpoint import ModelCard
+from herohe_model.composite import draw_composites, read_composite
+from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
+from herohe_model.grades import (
+    Target,
+    bit_probabilities,
+    expected_grade,
+    grade_of,
+    ihc_probabilities,
+    level_probabilities,
+    status_of,
+)
+from herohe_model.patches import PatchSet, find_patches
+from herohe_model.scorer import CompositeScore, CompositeScorer
+from herohe_model.slide import SlideSource
+
+READ_AHEAD: Final = 2
+"""Composites of a slide that are in the scorer's hands while the next is being read."""
+
+_POLL_S: Final = 0.2
+"""How long a wait for the scorer may be deaf to cancelling."""
+
+_VERSIONED: Final = (
+    "herohe-bridge",
+    "numpy",
+    "openslide-bin",
+    "openslide-python",
+    "pillow",
+    "shapely",
+    "timm",
+    "torch",
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a slide is: `done` of `total` composites are scored, or the foreground is being found."""
+
+    stage: Literal["foreground", "composites"]
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def score_slide(
+    source: SlideSource,
+    regions: SlideRegions,
+    options: ScoreOptions,
+    scorer: CompositeScorer,
+    *,
+    entry: str,
+    slide: str,
+    path: str | None = None,
+    warnings: Sequence[str] = (),
+    progress: ProgressCallback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> SlideResult:
+    """Sample composites inside the regions of one slide, have them scored, and say what they mean.
+
+    Parameters
+    ----------
+    source
+        Where pixels come from.
+    regions
+        The union, and the annotations it is made of; a union of None means that no annotation matched.
+    scorer
+        A model, in this process or behind a server.
+    entry, slide, path
+        Identifier within the collection, display name and file of the slide, as they shall stand in the
+        result; `path` defaults to the source's.
+    warnings
+        What was noticed before, to be kept with the result.
+    progress, cancelled
+        Called often from the calling thread; a true `cancelled` ends the work within one composite.
+
+    Returns
+    -------
+    SlideResult
+        With the outcome scored, insufficient_tissue or no_matching_annotation.
+
+    Raises
+    ------
+    HeroheError
+        Whatever the slide, the regions or the scorer raise; :func:`failed_result` turns it into a result.
+    CancelledError
+        When `cancelled` said so.
+    """
+    stop = cancelled or (lambda: False)
+    notice = progress or (lambda _: None)
+    card = scorer.card
+    all_warnings = (*warnings, *source.warnings, *regions.warnings)
+    scale = source.scale_warning(card.mpp)
+    if scale:
+        all_warnings = (*all_warnings, scale)
+
+    provenance = _provenance(source, regions, options, scorer)
+    where = path if path is not None else str(source.path)
+    if regions.union is None:
+        return SlideResult(
+            entry=entry,
+            slide=slide,
+            path=where,
+            outcome=Outcome.NO_MATCHING_ANNOTATION,
+            message=regions.no_match_message(),
+            warnings=all_warnings,
+            provenance=provenance,
+        )
+
+    targets = [regions.union, *(regions.annotations if options.per_annotation else ())]
+    sampled: list[tuple[Region, PatchSet, NDArray[np.int64]]] = []
+    for number, region in enumerate(targets):
+        notice(Progress("foreground", number, len(targets)))
+        patches = find_patches(
+            source,
+            region.geometry,
+            patch_px=card.patch_px,
+            mpp=card.mpp,
+            threshold=card.foreground_threshold,
+            min_coverage=options.min_coverage,
+            exact=options.exact_foreground,
+            cancelled=stop,
+        )
+        cells = card.grid * card.grid
+        enough = len(patches) >= options.min_patches
+        drawn = (
+            draw_composites(len(patches), composites=options.composites, seed=options.seed, cells=cells)
+            if enough
+            else np.empty((0, cells), dtype=np.int64)
+        )
+        sampled.append((region, patches, drawn))
+
+    total = sum(len(drawn) for _, _, drawn in sampled)
+    notice(Progress("composites", 0, total))
+    with closing(
+        _score_all(source, sampled, scorer, stop, lambda done: notice(Progress("composites", done, total)))
+    ) as scores:
+        results = [
+            _region_result(region, patches, drawn, [next(scores) for _ in drawn], card, options)
+            for region, patches, drawn in sampled
+        ]
+    union = results[0]
+    return SlideResult(
+        entry=entry,
+        slide=slide,
+        path=where,
+        outcome=union.outcome,
+        message=union.message,
+        warnings=all_warnings,
+        union=union,
+        annotations=tuple(results[1:]),
+        provenance=provenance,
+    )
+
+
+def failed_result(error: HeroheError, *, entry: str, slide: str, path: str = "") -> SlideResult:
+    """Return the result of a slide that could not be scored, with the outcome that the error stands for."""
+    if isinstance(error, CancelledError):
+        outcome = Outcome.CANCELLED
+    elif isinstance(error, (SlideError, EntryDamagedError)):
+        outcome = Outcome.UNREADABLE
+    else:
+        outcome = Outcome.FAILED
+    return SlideResult(
+        entry=entry, slide=slide, path=path, outcome=outcome, message=str(error), error_code=error.code
+    )
+
+
+def _score_all(
+    source: SlideSource,
+    sampled: Sequence[tuple[Region, PatchSet, NDArray[np.int64]]],
+    scorer: CompositeScorer,
+    stop: Callable[[], bool],
+    done: Callable[[int], None],
+) -> Generator[CompositeScore, None, None]:
+    """Yield the scores of all composites in order, reading ahead of the scorer by :data:`READ_AHEAD`."""
+    waiting: deque[Future[CompositeScore]] = deque()
+    finished = 0
+
+    def next_score() -> CompositeScore:
+        nonlocal finished
+        while True:
+            if stop():
+                raise CancelledError(f"Scoring of {source.path.name} was cancelled")
+            if wait([waiting[0]], timeout=_POLL_S).done:
+                finished += 1
+                done(finished)
+                return waiting.popleft().result()
+            done(finished)
+
+    try:
+        for _, patches, drawn in sampled:
+            for cells in drawn:
+                if stop():
+                    raise CancelledError(f"Scoring of {source.path.name} was cancelled")
+                picture = read_composite(source, patches, cells, patch_px=scorer.card.patch_px)
+                waiting.append(scorer.submit(picture))
+                if len(waiting) > READ_AHEAD:
+                    yield next_score()
+        while waiting:
+            yield next_score()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _region_result(
+    region: Region,
+    patches: PatchSet,
+    drawn: NDArray[np.int64],
+    scores: Sequence[CompositeScore],
+    card: ModelCard,
+    options: ScoreOptions,
+) -> RegionResult:
+    """Put the composites of one region together."""
+    outcome, message = Outcome.SCORED, ""
+    if not scores:
+        outcome = Outcome.INSUFFICIENT_TISSUE
+        message = (
+            f"{len(patches)} foreground patches of {patches.covered} covered by the region; at least "
+            f"{options.min_patches} are needed. Draw a larger region, or lower --min-patches."
+        )
+    saturation = rounded(patches.saturation)
+    xs, ys = patches.x.tolist(), patches.y.tolist()
+    placed = tuple(
+        PlacedPatch(
+            x=xs[index],
+            y=ys[index],
+            size=patches.size,
+            composite=number,
+            cell=cell,
+            saturation=saturation[index],
+            contributions=tuple(rounded(score.contributions[cell])),
+        )
+        for number, (cells, score) in enumerate(zip(drawn, scores, strict=True))
+        for cell, index in enumerate(cells.tolist())
+    )
+    used = set(np.unique(drawn).tolist())
+    unsampled = (
+        tuple(
+            ForegroundPatch(xs[i], ys[i], patches.size, saturation[i])
+            for i in range(len(patches))
+            if i not in used
+        )
+        if options.keep_unsampled
+        else ()
+    )
+    prediction, composites = _predict(np.array([s.logits for s in scores]), card) if scores else (None, ())
+    return RegionResult(
+        region=region.id,
+        name=region.name,
+        class_name=region.class_name,
+        annotations=region.annotations,
+        outcome=outcome,
+        message=message,
+        patches_foreground=len(patches),
+        patches_sampled=len(used),
+        prediction=prediction,
+        composites=composites,
+        patches=placed,
+        unsampled=unsampled,
+    )
+
+
+def _predict(logits: NDArray[np.float32], card: ModelCard) -> tuple[Prediction, tuple[CompositeResult, ...]]:
+    """Average the composites' probabilities; logits have the shape (composites, bits)."""
+    target = Target(card.target)
+    positive = card.positive_bit
+    each = bit_probabilities(logits, temperature=card.temperature)
+    mean = each.mean(axis=0)
+    # Grade and status follow from the stored digits, so that a reader of the file comes to the same.
+    at_least = {grade: rounded(p)[0] for grade, p in ihc_probabilities(mean, target).items()}
+    p_positive = rounded(mean[positive])[0]
+    spread = float(each[:, positive].std(ddof=1)) if len(each) > 1 else 0.0
+    prediction = Prediction(
+        grade=grade_of(at_least),
+        status=status_of(p_positive, card.decision_threshold),
+        p_positive=p_positive,
+        p_positive_sd=rounded(spread)[0],
+        expected_grade=rounded(expected_grade(at_least))[0],
+        at_least=at_least,
+        levels=dict(zip(target.levels, rounded(level_probabilities(mean)), strict=True)),
+    )
+    composites = tuple(
+        CompositeResult(
+            index=number,
+            logits=tuple(rounded(logit)),
+            p_positive=rounded(q[positive])[0],
+            grade=grade_of(ihc_probabilities(q, target)),
+        )
+        for number, (logit, q) in enumerate(zip(logits, each, strict=True))
+    )
+    return prediction, composites
+
+
+def _provenance(
+    source: SlideSource, regions: SlideRegions, options: ScoreOptions, scorer: CompositeScorer
+) -> Provenance:
+    """Say what makes this result."""
+    card = scorer.card
+    facts = Provenance(
+        run="",
+        model=card.name,
+        model_sha256=scorer.model_sha256,
+        target=card.target,
+        steps=card.steps,
+        seed=options.seed,
+        device=scorer.device,
+        precision=scorer.precision,
+        options=msgspec.to_builtins(options),
+        versions=dict(package_versions()),
+        regions_sha256=regions.digest(),
+        slide_fingerprint=source.fingerprint,
+        slide_mpp=source.mpp,
+        model_mpp=card.mpp,
+        patch_px=card.patch_px,
+    )
+    return msgspec.structs.replace(facts, run=facts.digest()[:16])
+
+
+@cache
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """Versions of the packages that decide a result, by name."""
+    found = []
+    for name in _VERSIONED:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            found.append((name, "unknown"))
+    return tuple(found)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_results import made_result
+
+from bridge.manifest import Manifest, ManifestError, work_key
+
+
+def test_a_kept_result_is_found_by_its_key_only(tmp_path: Path) -> None:
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        manifest.keep(work_key({"seed": 1}), made_result())
+        assert manifest.find(work_key({"seed": 1})) == made_result()
+        assert manifest.find(work_key({"seed": 2})) is None
+
+
+def test_the_key_does_not_depend_on_the_order_of_the_facts() -> None:
+    assert work_key({"a": 1, "b": [2]}) == work_key({"b": [2], "a": 1})
+
+
+def test_results_outlive_the_process(tmp_path: Path) -> None:
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        manifest.keep("k", made_result())
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        assert manifest.find("k") == made_result()
+
+
+def test_reports_come_in_the_collections_order(tmp_path: Path) -> None:
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        manifest.report(1, made_result("b"))
+        manifest.report(0, made_result("a"))
+        assert [r.entry for r in manifest.reported()] == ["a", "b"]
+
+
+def test_a_new_run_reports_anew_and_forgets_results_only_on_restart(tmp_path: Path) -> None:
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        manifest.keep("k", made_result())
+        manifest.report(0, made_result())
+        manifest.begin_run(restart=False)
+        assert list(manifest.reported()) == [] and manifest.find("k") is not None
+        manifest.begin_run(restart=True)
+        assert manifest.find("k") is None
+
+
+def test_two_runs_cannot_share_an_output_folder(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from bridge.manifest import Manifest
+Manifest(Path(sys.argv[1]))
+"""
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        manifest.keep("k", made_result())
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "m.sqlite")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert other.returncode != 0 and "ManifestError" in other.stderr
+
+
+def test_a_file_that_is_no_manifest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.sqlite").write_text("not a database, and long enough to be looked at" * 20)
+    with pytest.raises(ManifestError, match=r"m\.sqlite"):
+        Manifest(tmp_path / "m.sqlite")
+
+
+def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
+    Manifest(tmp_path / "m.sqlite").close()
+    db = sqlite3.connect(tmp_path / "m.sqlite")
+    with db:
+        db.execute("UPDATE format SET version = 99")
+    db.close()
+    with pytest.raises(ManifestError, match="99"):
+        Manifest(tmp_path / "m.sqlite")

@@ -1,0 +1,58 @@
+"""Fixtures of all tests, and the sentence that says whether a real QuPath took part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_REAL_SLIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "CMU-1-Small-Region.svs"
+
+
+@pytest.fixture(scope="session")
+def real_slide() -> Path:
+    """The developers' real slide, which the project does not ship."""
+    if not _REAL_SLIDE.is_file():
+        pytest.skip("the real slide of the developers' shared folder is not here")
+    return _REAL_SLIDE
+
+
+def _qupath_directory() -> Path | None:
+    """Where paquo finds QuPath with the settings at hand, without starting it."""
+    from paquo._config import settings, to_kwargs
+    from paquo.jpype_backend import find_qupath
+
+    try:
+        return find_qupath(**to_kwargs(settings)).app_dir.parents[1]
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs QuPath where paquo finds none."""
+    marked = [item for item in items if item.get_closest_marker("qupath")]
+    directory = _qupath_directory() if marked else None
+    config.stash[_FOUND] = directory
+    if directory is None:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="paquo finds no QuPath on this machine"))
+
+
+_FOUND = pytest.StashKey[Path | None]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in plain words whether the tests that need QuPath ran."""
+    ran = skipped = 0
+    for outcome, reports in terminalreporter.stats.items():
+        for report in reports:
+            if "qupath" in getattr(report, "keywords", {}) and isinstance(report, pytest.TestReport):
+                ran += outcome in ("passed", "failed") and report.when == "call"
+                skipped += outcome == "skipped"
+    if not ran and not skipped:
+        return
+    where = config.stash.get(_FOUND, None)
+    if ran:
+        terminalreporter.write_line(f"QuPath: {ran} tests ran against the real QuPath at {where}.")
+    if skipped:
+        terminalreporter.write_line(f"QuPath: {skipped} tests did NOT run: paquo finds no QuPath here.")
