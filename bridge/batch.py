@@ -1,0 +1,354 @@
+"""Many slides: read, score, keep, write back, one outcome each, whatever happens to the others.
+
+Entries are read and written by the calling thread alone (QuPath's classes live there); slides are read and
+scored by a few threads, so that reading the next slide overlaps with scoring the one before. A finished
+result is in the manifest before the project is touched, so a run killed at any moment goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from bridge.collection import Collection, Entry, EntryContent
+from bridge.manifest import Manifest, work_key
+from bridge.options import ScoreOptions, WriteOptions
+from bridge.regions import SlideRegions, build_regions
+from bridge.result_files import write_csv, write_json
+from bridge.results import Outcome, SlideResult
+from bridge.scoring import Progress, failed_result, score_slide
+from herohe_model.checkpoint import ModelCard
+from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.patches import find_patches
+from herohe_model.scorer import CompositeScorer
+from herohe_model.slide import Slide
+
+MANIFEST_NAME: Final = "manifest.sqlite"
+_REFRESH_S: Final = 15.0
+"""How often the result files are brought up to date while a batch runs."""
+_KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE)
+_WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What a batch does with each slide, apart from the model.
+
+    Attributes
+    ----------
+    region_classes, exclude_classes
+        Classes of annotations to sample in, and to cut out; see :func:`bridge.regions.build_regions`.
+    slides_at_once
+        How many slides are read and scored at a time.
+    """
+
+    region_classes: tuple[str, ...] = ()
+    exclude_classes: tuple[str, ...] = ()
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    write: WriteOptions = field(default_factory=WriteOptions)
+    slides_at_once: int = 2
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """How a batch ended."""
+
+    outcomes: dict[Outcome, int]
+    reused: int
+    written: int
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every slide was scored or rightly skipped, 1 otherwise."""
+        return int(any(outcome.is_failure for outcome in self.outcomes))
+
+
+class Listener(Protocol):
+    """Who is told how a batch goes; called from the batch's own thread."""
+
+    def started(self, total: int) -> None:
+        """Tell that this many slides are to be done."""
+
+    def running(self, slides: Sequence[tuple[str, Progress]]) -> None:
+        """Tell how far the running slides are, with their names; several times a second."""
+
+    def finished(self, result: SlideResult, *, reused: bool) -> None:
+        """Tell the outcome of one slide; `reused` when it was known from an earlier run."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A slide on its way: what it is, and where it stands in the collection."""
+
+    position: int
+    entry: Entry
+    content: EntryContent
+    regions: SlideRegions
+    path: str
+    key: str
+
+
+def run_batch(
+    collection: Collection,
+    scorer: CompositeScorer,
+    options: BatchOptions,
+    *,
+    output: Path,
+    listener: Listener,
+    restart: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> BatchSummary:
+    """Score every slide of a collection and write the results back.
+
+    Parameters
+    ----------
+    output
+        Folder of the manifest, ``results.csv`` and ``results.json``; made when absent.
+    restart
+        Score everything again, whatever the manifest knows.
+    cancelled
+        A true answer ends the batch within one composite a running slide; what is done stays done, and the
+        rest has the outcome ``cancelled``.
+
+    Raises
+    ------
+    HeroheError
+        If the output folder or the collection as a whole cannot be used. A slide's error never is raised.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with Manifest(output / MANIFEST_NAME) as manifest:
+        manifest.begin_run(restart=restart)
+        return _Batch(collection, scorer, options, output, manifest, listener, cancelled).run()
+
+
+class _Batch:
+    """The state of one run of :func:`run_batch`."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        scorer: CompositeScorer,
+        options: BatchOptions,
+        output: Path,
+        manifest: Manifest,
+        listener: Listener,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._collection = collection
+        self._scorer = scorer
+        self._options = options
+        self._output = output
+        self._manifest = manifest
+        self._listener = listener
+        self._cancelled = cancelled
+        self._progress: dict[str, tuple[str, Progress]] = {}
+        self._outcomes: Counter[Outcome] = Counter()
+        self._reused = 0
+        self._written = 0
+        self._refreshed = time.monotonic()
+
+    def run(self) -> BatchSummary:
+        queue = deque(enumerate(self._collection.entries()))
+        running: dict[Future[SlideResult], _Job] = {}
+        self._listener.started(len(queue))
+        with ThreadPoolExecutor(self._options.slides_at_once, thread_name_prefix="slide") as pool:
+            try:
+                while queue or running:
+                    while queue and len(running) < self._options.slides_at_once:
+                        job = self._prepare(*queue.popleft())
+                        if job is not None:
+                            self._progress[job.entry.id] = (job.entry.name, Progress("foreground", 0, 1))
+                            running[pool.submit(self._score, job)] = job
+                    done, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
+                    self._listener.running(list(self._progress.values()))
+                    for future in done:
+                        self._finish(running.pop(future), future)
+            except BaseException:
+                # Running slides poll this; without it the pool would wait for whole slides.
+                self._cancelled = lambda: True
+                raise
+            finally:
+                self._collection.close()
+        self._write_files()
+        return BatchSummary(dict(self._outcomes), self._reused, self._written)
+
+    def _prepare(self, position: int, entry: Entry) -> _Job | None:
+        """Read an entry; return its job, or None when its outcome is already known."""
+        try:
+            if self._cancelled():
+                raise CancelledError(
+                    f"{entry.name} was not begun: the run was cancelled", "Give the same command again"
+                )
+            content, regions, fingerprint = _read(self._collection, entry, self._options)
+        except Exception as error:
+            self._close_slide(position, _failed(error, entry))
+            return None
+        path = _portable(content.slide_path, self._collection.root)
+        key = work_key(
+            {
+                "entry": entry.id,
+                "slide": entry.name,
+                "path": path,
+                "fingerprint": fingerprint,
+                "warnings": content.warnings,
+                "mpp": content.mpp,
+                "regions": regions.digest(),
+                "model": self._scorer.model_sha256,
+                "device": self._scorer.device,
+                "precision": self._scorer.precision,
+                "options": msgspec.to_builtins(self._options.score),
+            }
+        )
+        job = _Job(position, entry, content, regions, path, key)
+        known = self._manifest.find(key)
+        if known is None:
+            return job
+        self._reused += 1
+        self._close_slide(position, self._write_back(job, known), reused=True)
+        return None
+
+    def _score(self, job: _Job) -> SlideResult:
+        """Run in a thread of the pool."""
+
+        def progress(now: Progress) -> None:
+            self._progress[job.entry.id] = (job.entry.name, now)
+
+        mpp = self._options.score.mpp or job.content.mpp
+        with Slide(job.content.slide_path, mpp=mpp) as slide:
+            return score_slide(
+                slide,
+                job.regions,
+                self._options.score,
+                self._scorer,
+                entry=job.entry.id,
+                slide=job.entry.name,
+                path=job.path,
+                warnings=job.content.warnings,
+                progress=progress,
+                cancelled=lambda: self._cancelled(),
+            )
+
+    def _finish(self, job: _Job, future: Future[SlideResult]) -> None:
+        self._progress.pop(job.entry.id, None)
+        try:
+            result = future.result()
+        except Exception as error:
+            result = _failed(error, job.entry, job.path)
+        if result.outcome in _KEPT:
+            self._manifest.keep(job.key, result)
+        self._close_slide(job.position, self._write_back(job, result))
+
+    def _write_back(self, job: _Job, result: SlideResult) -> SlideResult:
+        """Bring the collection up to date; an error becomes the slide's outcome."""
+        run = result.provenance.run if result.provenance else None
+        there = job.content.written_run == run and job.content.written_with == self._options.write
+        if result.outcome not in _WRITTEN or there:
+            return result
+        try:
+            self._collection.write(job.entry, result, self._options.write)
+        except Exception as error:
+            return _failed(error, job.entry, job.path)
+        self._written += 1
+        return result
+
+    def _close_slide(self, position: int, result: SlideResult, *, reused: bool = False) -> None:
+        self._manifest.report(position, result)
+        self._outcomes[result.outcome] += 1
+        self._listener.finished(result, reused=reused)
+        if time.monotonic() - self._refreshed > _REFRESH_S:
+            self._write_files()
+
+    def _write_files(self) -> None:
+        write_csv(self._output / "results.csv", self._manifest.reported())
+        write_json(self._output / "results.json", self._manifest.reported())
+        self._refreshed = time.monotonic()
+
+
+@dataclass(frozen=True)
+class PlannedSlide:
+    """What a run would do with one slide.
+
+    ``patches_covered`` and ``patches_foreground`` count the patches of its regions; ``problem`` is empty for
+    a slide that can be scored.
+    """
+
+    slide: str
+    regions: int
+    patches_covered: int
+    patches_foreground: int
+    problem: str
+
+
+def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -> Iterator[PlannedSlide]:
+    """Look at every slide as a run would, without scoring and without changing a byte."""
+    for entry in collection.entries():
+        try:
+            content, regions, _ = _read(collection, entry, options)
+            if regions.union is None:
+                yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message())
+                continue
+            with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+                patches = find_patches(
+                    slide,
+                    regions.union.geometry,
+                    patch_px=card.patch_px,
+                    mpp=card.mpp,
+                    threshold=card.foreground_threshold,
+                    min_coverage=options.score.min_coverage,
+                    exact=options.score.exact_foreground,
+                )
+        except Exception as error:
+            yield PlannedSlide(entry.name, 0, 0, 0, str(_as_herohe(error, entry)))
+            continue
+        few = len(patches) < options.score.min_patches
+        yield PlannedSlide(
+            entry.name,
+            len(regions.annotations),
+            patches.covered,
+            len(patches),
+            f"insufficient tissue: fewer than {options.score.min_patches} foreground patches" if few else "",
+        )
+
+
+def _read(
+    collection: Collection, entry: Entry, options: BatchOptions
+) -> tuple[EntryContent, SlideRegions, str]:
+    """Read an entry's annotations and its slide's bounds and fingerprint."""
+    content = collection.read(entry)
+    with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+        regions = build_regions(
+            content.annotations,
+            region_classes=options.region_classes,
+            exclude_classes=options.exclude_classes,
+            slide_box=slide.bounds,
+        )
+        return content, regions, slide.fingerprint
+
+
+def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:
+    return failed_result(_as_herohe(error, entry), entry=entry.id, slide=entry.name, path=path)
+
+
+def _as_herohe(error: Exception, entry: Entry) -> HeroheError:
+    """Turn what nobody foresaw into an outcome that names the slide: one slide never stops the others."""
+    if isinstance(error, HeroheError):
+        return error
+    unforeseen = HeroheError(
+        f"{entry.name}: unexpected {type(error).__name__}: {error}",
+        "Please report it, with this slide's format and the versions that 'herohe-bridge doctor' prints",
+    )
+    unforeseen.__cause__ = error
+    return unforeseen
+
+
+def _portable(path: Path, root: Path) -> str:
+    """Return a path relative to the collection where it lies below it, with forward slashes."""
+    resolved, base = path.resolve(), root.resolve()
+    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)

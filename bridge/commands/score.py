@@ -1,0 +1,216 @@
+"""``herohe-bridge score``: a QuPath project, or a folder of slides, from annotations to results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.options import ScoreOptions, WriteOptions
+
+if TYPE_CHECKING:
+    from bridge.batch import BatchOptions, BatchSummary
+    from bridge.collection import Collection
+
+
+class _CompositeCount(click.ParamType):
+    """A number, or ``all``."""
+
+    name = "N|all"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "all" or isinstance(value, int):
+            return value if isinstance(value, int) else "all"
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'all'", param, ctx)
+
+
+@click.command("score")
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), help="Model file (.safetensors).")
+@click.option(
+    "--region-class",
+    "region_classes",
+    multiple=True,
+    metavar="CLASS",
+    help="Sample inside annotations of this class; may be repeated. Without it, the whole slide.",
+)
+@click.option(
+    "--exclude-class", "exclude_classes", multiple=True, metavar="CLASS", help="Cut these annotations out."
+)
+@click.option("--per-annotation", is_flag=True, help="Also sample and score each annotation for itself.")
+@click.option(
+    "--composites", type=_CompositeCount(), default=8, show_default=True, help="Composites a region."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampler.")
+@click.option(
+    "--min-patches",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Fewest foreground patches that a region is scored from.",
+)
+@click.option(
+    "--min-coverage",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of a patch that a region must cover.",
+)
+@click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--server", metavar="ENDPOINT", help="Use this running server instead of starting one.")
+@click.option(
+    "--tiles",
+    type=click.Choice(["sampled", "all", "none"]),
+    default="sampled",
+    show_default=True,
+    help="Which foreground patches are written as tiles.",
+)
+@click.option("--no-classify", is_flag=True, help="Leave the annotations' classes alone.")
+@click.option("--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking).")
+@click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
+@click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Say what would be scored; change no byte.")
+@click.option("--restart", is_flag=True, help="Score everything again, even what an earlier run finished.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of results.csv, results.json and the manifest.  [default: PROJECT/herohe-bridge]",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    project: Path,
+    model: Path | None,
+    region_classes: tuple[str, ...],
+    exclude_classes: tuple[str, ...],
+    per_annotation: bool,
+    composites: int | str,
+    seed: int,
+    min_patches: int,
+    min_coverage: float,
+    mpp: float | None,
+    device: str,
+    precision: str,
+    server: str | None,
+    tiles: str,
+    no_classify: bool,
+    exact_foreground: bool,
+    slides_root: Path | None,
+    slides_at_once: int,
+    dry_run: bool,
+    restart: bool,
+    output: Path | None,
+) -> None:
+    """Score the slides of PROJECT and write the results back into it.
+
+    PROJECT is a QuPath project (its folder or .qpproj file), which must not be open in QuPath, or a folder of
+    slides, each with an optional GeoJSON of annotations beside it. A run that was stopped goes on when the
+    same command is given again. Research use only.
+    """
+    import msgspec
+
+    from bridge.batch import BatchOptions
+    from bridge.collection import open_collection
+
+    if model is None and server is None:
+        raise click.UsageError("Name a model file with --model, or a running server with --server.")
+    options = BatchOptions(
+        region_classes=region_classes,
+        exclude_classes=exclude_classes,
+        score=ScoreOptions(
+            composites=composites if isinstance(composites, int) else None,
+            seed=seed,
+            min_patches=min_patches,
+            min_coverage=min_coverage,
+            per_annotation=per_annotation,
+            mpp=mpp,
+            exact_foreground=exact_foreground,
+            keep_unsampled=tiles == "all",
+        ),
+        write=msgspec.convert({"tiles": tiles, "classify": not no_classify}, WriteOptions),
+        slides_at_once=slides_at_once,
+    )
+    collection = open_collection(project, slides_root=slides_root, output=output)
+    for warning in collection.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if dry_run:
+        ctx.exit(_plan(collection, model, options))
+    folder = output or collection.root / "herohe-bridge"
+    summary = score_collection(
+        collection,
+        model,
+        server=server,
+        device=device,
+        precision=precision,
+        options=options,
+        output=folder,
+        restart=restart,
+    )
+    ctx.exit(summary.exit_code)
+
+
+def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
+    """Print what a run would do."""
+    from bridge.batch import plan_batch
+    from herohe_model.checkpoint import read_card
+
+    if model is None:
+        raise click.UsageError("--dry-run needs --model: its card says how patches are cut.")
+    card, _ = read_card(model)
+    planned = list(plan_batch(collection, card, options))
+    for slide in planned:
+        counts = f"{slide.patches_foreground} foreground of {slide.patches_covered} covered patches"
+        click.echo(f"{slide.slide}: {slide.problem or counts}")
+    bad = sum(bool(slide.problem) for slide in planned)
+    click.echo(f"{len(planned) - bad} of {len(planned)} slides would be scored. Nothing was changed.")
+    return 0
+
+
+def score_collection(
+    collection: Collection,
+    model: Path | None,
+    *,
+    server: str | None,
+    device: str,
+    precision: str,
+    options: BatchOptions,
+    output: Path,
+    restart: bool = False,
+) -> BatchSummary:
+    """Find or start a server, run the batch, and say how it ended."""
+    from rich.console import Console
+
+    from bridge.batch import run_batch
+    from bridge.client import connect_or_start
+    from bridge.interrupt import until_interrupted
+    from bridge.progress import BatchView
+    from bridge.results import RESEARCH_USE_ONLY
+
+    view = BatchView(Console(stderr=True))
+    with (
+        until_interrupted() as interrupted,
+        connect_or_start(model, server=server, device=device, precision=precision, notice=view.say) as scorer,
+        view,
+    ):
+        summary = run_batch(
+            collection,
+            scorer,
+            options,
+            output=output,
+            listener=view,
+            restart=restart,
+            cancelled=interrupted,
+        )
+    counts = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted(summary.outcomes.items()))
+    click.echo(f"{counts or 'No slides'}; {summary.reused} known before, {summary.written} written back.")
+    if interrupted():
+        click.echo("Stopped on request. Give the same command again to go on.")
+    click.echo(f"Results: {output / 'results.csv'}")
+    click.echo(RESEARCH_USE_ONLY)
+    return summary

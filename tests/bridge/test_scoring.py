@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from shapely.geometry import box
+from small_world import PATCH_PX, drawn, small_model, small_slide
+
+from bridge.options import ScoreOptions
+from bridge.regions import Annotation, SlideRegions, build_regions
+from bridge.results import Outcome, Prediction, SlideResult
+from bridge.scoring import Progress, failed_result, score_slide
+from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError
+from herohe_model.scorer import Scorer
+from herohe_model.slide import Slide
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
+    scorer = Scorer.load(small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), "cpu", "fp32")
+    yield scorer
+    scorer.close()
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slide]:
+    with Slide(small_slide(tmp_path_factory.mktemp("slide") / "s.tif")) as slide:
+        yield slide
+
+
+def regions_of(slide: Slide, *annotations: Annotation, classes: tuple[str, ...] = ("Tumor",)) -> SlideRegions:
+    return build_regions(annotations, region_classes=classes, exclude_classes=(), slide_box=slide.bounds)
+
+
+def score(slide: Slide, regions: SlideRegions, scorer: Scorer, **options: object) -> SlideResult:
+    chosen = msgspec.convert(options, ScoreOptions)
+    return score_slide(slide, regions, chosen, scorer, entry="1", slide="s.tif")
+
+
+def test_every_sampled_patch_lies_in_the_region(slide: Slide, scorer: Scorer) -> None:
+    drawn_area = drawn(64, 96, 256, 288)
+    result = score(slide, regions_of(slide, drawn_area), scorer, min_coverage=1.0)
+    assert result.union is not None and result.outcome is Outcome.SCORED
+    assert result.union.patches
+    for patch in result.union.patches:
+        assert drawn_area.geometry.covers(box(patch.x, patch.y, patch.x + patch.size, patch.y + patch.size))
+
+
+def test_scoring_twice_gives_the_same_bytes(slide: Slide, scorer: Scorer) -> None:
+    regions = regions_of(slide, drawn(64, 64, 320, 320))
+    first, second = (score(slide, regions, scorer, composites=3) for _ in range(2))
+    assert msgspec.json.encode(first) == msgspec.json.encode(second)
+
+
+def test_another_seed_draws_other_composites_and_is_another_run(slide: Slide, scorer: Scorer) -> None:
+    regions = regions_of(slide, drawn(64, 64, 320, 320))
+    first, second = (score(slide, regions, scorer, seed=seed) for seed in (0, 1))
+    assert first.union and second.union and first.provenance and second.provenance
+    assert first.union.patches != second.union.patches
+    assert first.provenance.run != second.provenance.run
+
+
+def test_all_composites_cover_every_foreground_patch(slide: Slide, scorer: Scorer) -> None:
+    result = score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer, composites=None)
+    assert result.union is not None
+    assert result.union.patches_sampled == result.union.patches_foreground == 100
+    assert len(result.union.composites) == 4
+
+
+def test_probabilities_are_ordered_and_levels_sum_to_one(slide: Slide, scorer: Scorer) -> None:
+    prediction = _prediction(score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer))
+    assert prediction.at_least["1+"] >= prediction.at_least["2+"] >= prediction.at_least["3+"]
+    assert sum(prediction.levels.values()) == pytest.approx(1.0, abs=5e-6)
+    assert prediction.expected_grade == pytest.approx(sum(prediction.at_least.values()), abs=5e-6)
+
+
+def test_contributions_add_up_to_the_logits(slide: Slide, scorer: Scorer) -> None:
+    union = score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer).union
+    assert union is not None
+    for composite in union.composites:
+        shares = [p.contributions for p in union.patches if p.composite == composite.index]
+        assert len(shares) == 25
+        np.testing.assert_allclose(np.sum(shares, axis=0), composite.logits, atol=1e-4)
+
+
+def test_too_little_tissue_is_said_and_not_guessed(slide: Slide, scorer: Scorer) -> None:
+    result = score(slide, regions_of(slide, drawn(64, 64, 96, 96)), scorer)
+    assert result.outcome is Outcome.INSUFFICIENT_TISSUE
+    assert result.union is not None and result.union.prediction is None
+    assert "9 foreground patches" in result.message and "min-patches" in result.message
+
+
+def test_glass_in_the_region_is_never_sampled(slide: Slide, scorer: Scorer) -> None:
+    result = score(slide, regions_of(slide, drawn(0, 0, 512, 512)), scorer, composites=None)
+    assert result.union is not None and result.union.patches_foreground == 14 * 14
+    assert min(p.x for p in result.union.patches) == 32
+
+
+def test_without_a_matching_annotation_the_classes_present_are_named(slide: Slide, scorer: Scorer) -> None:
+    result = score(slide, regions_of(slide, drawn(0, 0, 99, 99, class_name="Stroma")), scorer)
+    assert result.outcome is Outcome.NO_MATCHING_ANNOTATION and "Stroma" in result.message
+
+
+def test_each_annotation_is_scored_for_itself_on_request(slide: Slide, scorer: Scorer) -> None:
+    left, right = drawn(32, 32, 192, 320, id="left"), drawn(256, 32, 192, 320, id="right")
+    result = score(slide, regions_of(slide, left, right), scorer, per_annotation=True)
+    assert [r.region for r in result.annotations] == ["left", "right"]
+    for region, annotation in zip(result.annotations, (left, right), strict=True):
+        assert region.prediction is not None
+        assert all(annotation.geometry.intersects(box(p.x, p.y, p.x + 1, p.y + 1)) for p in region.patches)
+    assert result.union is not None and result.union.annotations == ("left", "right")
+
+
+def test_an_annotation_alone_gives_what_the_union_of_one_gives(slide: Slide, scorer: Scorer) -> None:
+    result = score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer, per_annotation=True)
+    assert result.union is not None
+    assert result.annotations[0].prediction == result.union.prediction
+
+
+def test_unsampled_foreground_is_kept_on_request(slide: Slide, scorer: Scorer) -> None:
+    regions = regions_of(slide, drawn(64, 64, 320, 320))
+    union = score(slide, regions, scorer, composites=1, keep_unsampled=True).union
+    assert union is not None
+    assert len(union.unsampled) == 100 - 25
+    places = {(p.x, p.y) for p in union.unsampled} | {(p.x, p.y) for p in union.patches}
+    assert len(places) == 100
+
+
+def test_the_result_says_what_made_it(slide: Slide, scorer: Scorer) -> None:
+    provenance = score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer, seed=5).provenance
+    assert provenance is not None
+    assert provenance.model_sha256 == scorer.model_sha256 and provenance.seed == 5
+    assert provenance.patch_px == PATCH_PX and provenance.options["composites"] == 8
+    assert {"torch", "openslide-bin"} <= provenance.versions.keys()
+    assert provenance.note.startswith("Research use only")
+
+
+def test_a_coarse_slide_is_scored_with_a_warning(tmp_path: Path, scorer: Scorer) -> None:
+    with Slide(small_slide(tmp_path / "coarse.tif", mpp=1.0)) as slide:
+        result = score(slide, regions_of(slide, drawn(0, 0, 512, 512)), scorer)
+    assert result.outcome is Outcome.SCORED
+    assert any("coarse" in warning for warning in result.warnings)
+
+
+def test_cancelling_stops_within_a_composite(slide: Slide, scorer: Scorer) -> None:
+    seen: list[Progress] = []
+    with pytest.raises(CancelledError):
+        score_slide(
+            slide,
+            regions_of(slide, drawn(64, 64, 320, 320)),
+            ScoreOptions(composites=50),
+            scorer,
+            entry="1",
+            slide="s.tif",
+            progress=seen.append,
+            cancelled=lambda: bool(seen) and seen[-1].done >= 2,
+        )
+    assert seen[-1].done <= 3
+
+
+def test_progress_ends_with_all_composites_done(slide: Slide, scorer: Scorer) -> None:
+    seen: list[Progress] = []
+    regions = regions_of(slide, drawn(64, 64, 320, 320))
+    score_slide(slide, regions, ScoreOptions(), scorer, entry="1", slide="s", progress=seen.append)
+    assert seen[-1] == Progress("composites", 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (SlideUnreadableError("x.svs is truncated"), Outcome.UNREADABLE),
+        (EntryDamagedError("data.qpdata"), Outcome.UNREADABLE),
+        (ServerBusyError("no answer"), Outcome.FAILED),
+        (CancelledError("stopped"), Outcome.CANCELLED),
+    ],
+)
+def test_an_error_becomes_the_outcome_it_stands_for(error: Exception, outcome: Outcome) -> None:
+    assert isinstance(error, (SlideUnreadableError, EntryDamagedError, ServerBusyError, CancelledError))
+    result = failed_result(error, entry="1", slide="x.svs")
+    assert result.outcome is outcome and result.error_code == error.code and result.message == str(error)
+
+
+def _prediction(result: SlideResult) -> Prediction:
+    assert result.union is not None and result.union.prediction is not None
+    return result.union.prediction

@@ -1,0 +1,60 @@
+"""Small slides and a small model that the tests of scoring share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely.geometry import box
+
+from bridge.regions import Annotation
+from herohe_model.checkpoint import save_model
+from herohe_model.new_model import new_model
+from herohe_model.synthetic import write_tiff
+
+PATCH_PX = 32
+MPP = 0.5
+
+
+def small_model(path: Path, *, seed: int = 0, target: str = "ihc") -> Path:
+    """Write a tiny model of 32 px patches, so a composite measures 160 px."""
+    card, state = new_model(
+        "test_resnet",
+        head="ordered",
+        target="ihc+ish" if target == "ihc+ish" else "ihc",
+        patch_px=PATCH_PX,
+        mpp=MPP,
+        seed=seed,
+        name=f"small {seed}",
+    )
+    save_model(path, card, state)
+    return path
+
+
+def tissue_picture(
+    side: int, *, seed: int = 0, tissue: tuple[int, int, int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Pale glass with a rectangle (x, y, width, height) of noisy tissue; by default, most of it."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((side, side, 3), 245, dtype=np.uint8)
+    x, y, width, height = tissue or (32, 32, side - 64, side - 64)
+    noise = rng.integers(0, 60, (height, width, 1), dtype=np.int16)
+    stained = np.array((170, 90, 150), dtype=np.int16) + noise + rng.integers(-20, 20, (height, width, 3))
+    picture[y : y + height, x : x + width] = np.clip(stained, 0, 255).astype(np.uint8)
+    return picture
+
+
+def small_slide(path: Path, *, side: int = 512, seed: int = 0, mpp: float | None = MPP) -> Path:
+    """Write a slide of 512 px with tissue in its middle: 14 × 14 foreground patches."""
+    write_tiff(path, tissue_picture(side, seed=seed), mpp=mpp, tile=128)
+    return path
+
+
+def drawn(
+    x: int, y: int, width: int, height: int, *, id: str = "a1", class_name: str = "Tumor"
+) -> Annotation:
+    """A rectangular annotation, level-0 px."""
+    return Annotation(
+        id=id, name=f"drawn {id}", class_name=class_name, geometry=box(x, y, x + width, y + height)
+    )
