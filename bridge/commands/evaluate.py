@@ -1,0 +1,159 @@
+"""``herohe-bridge evaluate``: how good predictions are, from a file of them and a file of the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from herohe_model.cases import Case
+    from herohe_model.evaluation import Evaluation, LeftOut, Measure, Number
+
+_DEFAULT_SPLIT = "test"
+
+
+@click.command("evaluate")
+@click.argument("results", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--truth",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="HEROHE's label file, or a table with the columns case, ihc, ish, status, laboratory, split.",
+)
+@click.option("--split", help="Take this split of the truth.  [default: all that the file has]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Call a slide positive from this P(positive) on.  [default: as RESULTS calls them]",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the two files.  [default: RESULTS']",
+)
+@click.option("--title", help="Of the page.  [default: the files' names]")
+@click.option(
+    "--resamples",
+    type=click.IntRange(100, 100_000),
+    default=2000,
+    show_default=True,
+    help="Of the bootstrap.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the bootstrap."
+)
+def command(
+    results: Path,
+    truth: Path,
+    split: str | None,
+    threshold: float | None,
+    output: Path | None,
+    title: str | None,
+    resamples: int,
+    seed: int,
+) -> None:
+    """Evaluate the predictions in RESULTS against the truth.
+
+    RESULTS is a results.csv or results.json of score, or a submission of the challenge (caseID,
+    soft_prediction, hard_prediction). Slides and cases match by the slide's name without its extension.
+    Writes evaluation.html and evaluation.json. A threshold chosen on the slides that are evaluated makes
+    every figure too good: choose it on out-of-fold predictions, as train does. Research use only.
+    """
+    from bridge.scored_files import read_predictions
+    from herohe_model.evaluate import evaluate
+    from herohe_model.evaluation import to_json
+    from herohe_model.evaluation_page import page
+    from herohe_model.predictions import match_truth
+    from herohe_model.whole_file import write_whole
+
+    predictions = read_predictions(results)
+    if threshold is not None:
+        predictions = predictions.with_threshold(threshold, "given by hand with --threshold")
+    matched = match_truth(predictions, _truth(truth, split))
+    evaluation = evaluate(
+        matched, title=title or f"{results.name} against {truth.name}", resamples=resamples, seed=seed
+    )
+    html = page(evaluation)
+    folder = output or results.parent
+    write_whole(folder / "evaluation.json", to_json(evaluation))
+    write_whole(folder / "evaluation.html", html.encode())
+    for warning in (*evaluation.warnings, *_unmatched(evaluation.left_out)):
+        click.echo(f"Warning: {warning}", err=True)
+    for line in _summary(evaluation):
+        click.echo(line)
+    click.echo(f"Page: {folder / 'evaluation.html'}")
+    click.echo(evaluation.note)
+
+
+def _truth(path: Path, split: str | None) -> tuple[Case, ...]:
+    """Return the cases of the truth file, of one split if it is named."""
+    from herohe_model.labels import read_labels
+    from herohe_model.predictions import EvaluationError
+
+    labels = read_labels(path, split=split or _DEFAULT_SPLIT)
+    for warning in labels.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if split is None:
+        return labels.cases
+    cases = labels.of_split(split)
+    if not cases:
+        splits = ", ".join(sorted({case.split for case in labels.cases}))
+        raise EvaluationError(f"{path} has no case of the split {split}", f"It has {splits}")
+    return cases
+
+
+def _unmatched(left_out: LeftOut) -> list[str]:
+    """Name what takes no part."""
+    from herohe_model.predictions import some
+
+    found = []
+    if left_out.without_truth:
+        found.append(f"{len(left_out.without_truth)} slides have no truth: {some(left_out.without_truth)}.")
+    if left_out.without_prediction:
+        named = some([f"{name} ({reason})" for name, reason in left_out.without_prediction])
+        found.append(f"{len(left_out.without_prediction)} cases have no prediction: {named}.")
+    if left_out.without_status:
+        named = some(left_out.without_status)
+        found.append(f"{len(left_out.without_status)} cases have no HER2 status: {named}.")
+    return found
+
+
+def _summary(evaluation: Evaluation) -> list[str]:
+    """Return the figures as a table."""
+    rows = [("", "value", "95% interval", "trivial")]
+    rows += [_row(measure) for measure in (*evaluation.status, *evaluation.grade)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        f"{evaluation.cases} cases of known status, {evaluation.positive} positive; "
+        f"{evaluation.graded} of known grade."
+    ]
+    lines += [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip()
+        for row in rows
+    ]
+    at_2 = evaluation.equivocal
+    if at_2 is not None:
+        positive, negative = at_2.sensitivity, at_2.specificity
+        lines.append(
+            f"At IHC 2+, called right: {positive.hits} of {positive.of} positive and {negative.hits} of "
+            f"{negative.of} negative cases; AUC {_number(at_2.auc.value)}."
+        )
+    board = evaluation.leaderboard
+    if board is not None:
+        lines.append(
+            f"Leaderboard: place {board.rank} of {board.teams + 1}; the interval reaches from "
+            f"{board.best_rank} to {board.worst_rank}. {board.caveats[0]}"
+        )
+    return lines
+
+
+def _row(measure: Measure) -> tuple[str, str, str, str]:
+    trivial = ", ".join(f"{t.answer}: {_number(t.value)}" for t in measure.trivial)
+    within = f"{_number(measure.low)} to {_number(measure.high)}"
+    return (measure.label, _number(measure.value), within, trivial)
+
+
+def _number(value: Number) -> str:
+    return "-" if value is None else f"{value:.3f}"

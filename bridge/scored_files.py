@@ -1,0 +1,155 @@
+"""Predictions from ``results.csv`` and ``results.json`` of ``score``, and from submission files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bridge.result_files import ResultFileError, read_json
+from bridge.results import Outcome, SlideResult
+from herohe_model.grades import GRADES
+from herohe_model.predictions import Predictions, decision_of_calls
+from herohe_model.slide_names import case_id
+from herohe_model.submission import read_submission
+from herohe_model.tables import Problem, Row, Table, explain, read_table
+
+_NEEDED: Final = ("slide", "region", "outcome", "status", "grade", "p_positive", "p_ge_1", "p_ge_2", "p_3")
+_STATUSES: Final = {"HER2-positive": True, "HER2-negative": False}
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read the predictions of slides, whichever of the three kinds of file it is.
+
+    Slides that were not scored are kept with their outcome; single annotations are passed over.
+
+    Raises
+    ------
+    HeroheError
+        If it is none of them, or cannot be understood; every bad row is named.
+    """
+    if path.suffix.lower() == ".json":
+        return _from_results(read_json(path), path)
+    table = read_table(path)
+    names = [name.casefold() for name in table.header]
+    if "soft_prediction" in names:
+        return _from_submission(path)
+    if all(name in names for name in _NEEDED):
+        return _from_table(table, {name: names.index(name) for name in names})
+    missing = [name for name in _NEEDED if name not in names]
+    raise ResultFileError(
+        f"{path} is neither a results.csv (it lacks {', '.join(missing)}) nor a submission",
+        "Name a results.csv or results.json of herohe-bridge score, or a file with the header "
+        "caseID,soft_prediction,hard_prediction",
+    )
+
+
+def _from_submission(path: Path) -> Predictions:
+    submission = read_submission(path)
+    return Predictions(
+        case_ids=submission.case_ids,
+        p_positive=submission.soft,
+        called=submission.hard,
+        decision=decision_of_calls(submission.soft, submission.hard, f"hard_prediction of {path.name}"),
+        model=f"submission {path.name}",
+        warnings=submission.warnings,
+    )
+
+
+def _from_results(results: Sequence[SlideResult], path: Path) -> Predictions:
+    scored = []
+    not_scored = []
+    for result in results:
+        prediction = result.union.prediction if result.union is not None else None
+        if result.outcome is Outcome.SCORED and result.union is not None and prediction is not None:
+            if prediction.status not in _STATUSES or prediction.grade not in GRADES:
+                raise ResultFileError(
+                    f"{path}: {result.slide} has the status '{prediction.status}' and the grade "
+                    f"'{prediction.grade}'",
+                    "Use the file as herohe-bridge score wrote it",
+                )
+            scored.append((case_id(result.slide), prediction, result.union.composites))
+        else:
+            not_scored.append((case_id(result.slide), _reason(result.outcome.value, result.message)))
+    p = np.array([prediction.p_positive for _, prediction, _ in scored], dtype=np.float64)
+    called = np.array([_STATUSES[prediction.status] for _, prediction, _ in scored], dtype=np.bool_)
+    at_least = [[prediction.at_least[g] for g in GRADES[1:]] for _, prediction, _ in scored]
+    models = [(r.provenance.model, r.provenance.model_sha256) for r in results if r.provenance is not None]
+    model, warnings = _models(models, path)
+    return Predictions(
+        case_ids=tuple(name for name, _, _ in scored),
+        p_positive=p,
+        called=called,
+        decision=decision_of_calls(p, called, f"status in {path.name}, by the model's own threshold"),
+        grades=np.array([GRADES.index(prediction.grade) for _, prediction, _ in scored], dtype=np.int64),
+        at_least=np.array(at_least, dtype=np.float64).reshape(len(scored), len(GRADES) - 1),
+        composites=tuple(np.array([c.p_positive for c in composites]) for _, _, composites in scored),
+        not_scored=tuple(not_scored),
+        model=model,
+        warnings=warnings,
+    )
+
+
+def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
+    problems = list(table.problems)
+    names, numbers, called, grades = [], [], [], []
+    not_scored = []
+    models = []
+
+    def cell(row: Row, name: str) -> str:
+        return row.cells[columns[name]] if name in columns else ""
+
+    for row in table.rows:
+        if cell(row, "region") != "slide":
+            continue
+        name = case_id(cell(row, "slide"))
+        models.append((cell(row, "model"), cell(row, "model_sha256")))
+        if cell(row, "outcome") != Outcome.SCORED.value:
+            not_scored.append((name, _reason(cell(row, "outcome"), cell(row, "message"))))
+            continue
+        try:
+            values = [float(cell(row, key)) for key in ("p_positive", "p_ge_1", "p_ge_2", "p_3")]
+            status, grade = _STATUSES[cell(row, "status")], GRADES.index(cell(row, "grade"))
+        except (ValueError, KeyError) as error:
+            remedy = "Use the file as herohe-bridge score wrote it, or results.json"
+            said = f"The result of {name or 'a slide without a name'} cannot be understood ({error})"
+            problems.append(Problem(table.path, row.number, said, remedy))
+            continue
+        names.append(name)
+        numbers.append(values)
+        called.append(status)
+        grades.append(grade)
+    fatal = [p for p in problems if p.fatal]
+    if fatal:
+        raise ResultFileError("\n  ".join(explain(fatal)).removesuffix("."))
+    p = np.array(numbers, dtype=np.float64).reshape(len(names), 4)
+    calls = np.array(called, dtype=np.bool_)
+    model, warnings = _models([(m, s) for m, s in models if m], table.path)
+    return Predictions(
+        case_ids=tuple(names),
+        p_positive=p[:, 0],
+        called=calls,
+        decision=decision_of_calls(
+            p[:, 0], calls, f"status in {table.path.name}, by the model's own threshold"
+        ),
+        grades=np.array(grades, dtype=np.int64),
+        at_least=p[:, 1:],
+        not_scored=tuple(not_scored),
+        model=model,
+        warnings=(*explain([p for p in problems if not p.fatal]), *warnings),
+    )
+
+
+def _models(models: Iterable[tuple[str, str]], path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the models' names, and a warning if there are several."""
+    distinct = sorted({f"{name} {sha256[:12]}".strip() for name, sha256 in models})
+    warnings: tuple[str, ...] = ()
+    if len(distinct) > 1:
+        warnings = (f"{path.name} holds results of {len(distinct)} models, evaluated as one.",)
+    return ", ".join(distinct), warnings
+
+
+def _reason(outcome: str, message: str) -> str:
+    return f"{outcome}: {message}" if message else outcome

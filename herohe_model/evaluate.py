@@ -1,0 +1,352 @@
+"""From predictions and their truth to everything that an evaluation says.
+
+The threshold comes with the predictions: it was chosen on out-of-fold predictions
+(:mod:`herohe_model.out_of_fold`), and nothing here chooses one on the cases that are evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herohe_model import metrics
+from herohe_model.bootstrap import METHOD, RESAMPLES
+from herohe_model.cases import Case, grade_numbers
+from herohe_model.evaluation import (
+    Abstention,
+    Agreement,
+    BoardPlace,
+    CaseLine,
+    Evaluation,
+    Group,
+    LeftOut,
+    Measure,
+    ReliabilityBin,
+    rounded,
+)
+from herohe_model.grades import GRADES
+from herohe_model.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
+from herohe_model.measured import grade_measures, group, share, status_measures
+from herohe_model.metrics import Floats
+from herohe_model.predictions import EvaluationError, Matched, Predictions
+
+NOTE: Final = "Research use only, not for diagnosis: HER2 status needs IHC, and ISH at 2+."
+FEWEST_KEPT: Final = 10
+"""Abstention is followed down to so many cases."""
+
+
+def evaluate(
+    matched: Matched,
+    *,
+    title: str = "Evaluation",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluate predictions against their truth.
+
+    Parameters
+    ----------
+    matched
+        Predictions and cases, as :func:`herohe_model.predictions.match_truth` puts them together; for
+        out-of-fold predictions ``Matched(oof.predictions(...), oof.cases)``.
+    title
+        Of the page.
+    resamples, seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    Evaluation
+        Status figures over the cases of known status, grade figures over those of known grade.
+
+    Raises
+    ------
+    EvaluationError
+        If no case has a status and none a grade.
+    """
+    predictions, cases = matched.predictions, matched.cases
+    sample = _Sample(predictions, cases, resamples, seed)
+    if not sample.with_status.any() and not sample.with_grade.any():
+        raise EvaluationError("No predicted case has a HER2 status or an IHC grade", "Fill in the truth file")
+    status = sample.take(np.flatnonzero(sample.with_status))
+    graded = sample.take(np.flatnonzero(sample.with_grade))
+    how = {"resamples": resamples, "seed": seed}
+    measures = status_measures(status.truth, status.called, status.p, **how) if len(status) else ()
+    names = np.array([case.id for case in cases])
+    return rounded(
+        Evaluation(
+            title=title,
+            model=predictions.model,
+            note=NOTE,
+            interval_method=METHOD,
+            resamples=resamples,
+            seed=seed,
+            threshold=predictions.decision.threshold,
+            cut=predictions.decision.cut,
+            threshold_source=predictions.decision.source,
+            cases=len(status),
+            positive=int(status.truth.sum()),
+            negative=int((~status.truth).sum()),
+            graded=len(graded),
+            status=measures,
+            status_counts=_counts(status),
+            grade=grade_measures(graded.grades, graded.called_grades, **how) if len(graded) else (),
+            grade_confusion=_grade_confusion(graded),
+            steps=_steps(sample),
+            equivocal=_equivocal(status),
+            by_grade=_by_grade(status),
+            by_laboratory=_by_laboratory(status),
+            roc=_points(metrics.roc_curve(status.truth, status.p)),
+            precision_recall=_points(metrics.precision_recall_curve(status.truth, status.p)),
+            reliability=_reliability(status),
+            abstention=_abstention(status),
+            agreement=_agreement(status),
+            leaderboard=_board_place(status, measures),
+            left_out=LeftOut(
+                without_truth=matched.without_truth,
+                without_prediction=matched.without_prediction,
+                without_status=tuple(names[~sample.with_status].tolist()),
+                without_grade=tuple(names[sample.grades < 0].tolist()),
+            ),
+            warnings=_warnings(matched, status),
+            lines=sample.lines(),
+        )
+    )
+
+
+class _Sample:
+    """Some cases with truth and predictions as arrays, and how to resample them."""
+
+    def __init__(self, predictions: Predictions, cases: Sequence[Case], resamples: int, seed: int) -> None:
+        if len(predictions.case_ids) != len(cases):
+            raise EvaluationError("There are not as many cases as predictions", "Match them first")
+        self.predictions, self.cases = predictions, tuple(cases)
+        self.resamples, self.seed = resamples, seed
+        self.with_status = np.array([case.positive is not None for case in cases], dtype=np.bool_)
+        self.truth = np.array([bool(case.positive) for case in cases], dtype=np.bool_)
+        self.p, self.called = predictions.p_positive, predictions.called
+        self.grades = grade_numbers(cases)
+        unknown = np.full(len(cases), -1, dtype=np.int64)
+        self.called_grades = unknown if predictions.grades is None else predictions.grades
+        self.with_grade = (self.grades >= 0) & (self.called_grades >= 0)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def take(self, indices: NDArray[np.int64]) -> _Sample:
+        chosen = indices.tolist()
+        cases = [self.cases[i] for i in chosen]
+        return _Sample(self.predictions.take(chosen), cases, self.resamples, self.seed)
+
+    @property
+    def sureness(self) -> Floats:
+        """Distance of P(positive) from the cut, as a share of what is possible on its side; 0 to 1."""
+        cut = self.predictions.decision.cut
+        # A cut of 0 or 1 leaves nothing on one of its sides.
+        room = np.where(self.p >= cut, 1.0 - cut, cut)
+        return np.divide(np.abs(self.p - cut), room, out=np.zeros(len(self)), where=room > 0)
+
+    @property
+    def agreeing(self) -> list[float | None]:
+        """Share of each slide's composites that are called as the slide; None where there is just one."""
+        composites = self.predictions.composites
+        if composites is None:
+            return [None] * len(self)
+        cut = self.predictions.decision.cut
+        return [
+            float(np.mean((p >= cut) == called)) if len(p) > 1 else None
+            for p, called in zip(composites, self.called.tolist(), strict=True)
+        ]
+
+    def lines(self) -> tuple[CaseLine, ...]:
+        return tuple(
+            CaseLine(
+                case=case.id,
+                split=case.split,
+                laboratory=case.laboratory,
+                ihc=case.ihc,
+                ish=case.ish,
+                positive=case.positive,
+                p_positive=p,
+                called_positive=called,
+                grade=GRADES[grade] if grade >= 0 else None,
+                sureness=sure,
+                composites_agreeing=agreeing,
+            )
+            for case, p, called, grade, sure, agreeing in zip(
+                self.cases,
+                self.p.tolist(),
+                self.called.tolist(),
+                self.called_grades.tolist(),
+                self.sureness.tolist(),
+                self.agreeing,
+                strict=True,
+            )
+        )
+
+
+def _counts(s: _Sample) -> tuple[int, int, int, int]:
+    n = metrics.count(s.truth, s.called)
+    return (int(n.tp), int(n.fp), int(n.fn), int(n.tn))
+
+
+def _grade_confusion(s: _Sample) -> tuple[tuple[int, ...], ...]:
+    if not len(s):
+        return ()
+    return tuple(tuple(int(n) for n in row) for row in metrics.confusion(s.grades, s.called_grades).tolist())
+
+
+def _steps(s: _Sample) -> tuple[Group, ...]:
+    """Return how well each step of the grade is told, over the cases of known grade."""
+    known = np.flatnonzero(s.grades >= 0)
+    if s.predictions.at_least is None or not len(known):
+        return ()
+    p, steps = s.predictions.at_least[known], enumerate((">=1+", ">=2+", "3+"))
+    return tuple(
+        group(name, s.grades[known] > k, p[:, k] >= 0.5, p[:, k], resamples=s.resamples, seed=s.seed)
+        for k, name in steps
+    )
+
+
+def _equivocal(s: _Sample) -> Group | None:
+    chosen = np.flatnonzero(s.grades == GRADES.index("2+"))
+    return _group_of("IHC 2+", s.take(chosen)) if len(chosen) else None
+
+
+def _by_grade(s: _Sample) -> tuple[Group, ...]:
+    names = ((-1, "not known"), *enumerate(GRADES))
+    groups = [(name, np.flatnonzero(s.grades == number)) for number, name in (*names[1:], names[0])]
+    return tuple(_group_of(name, s.take(chosen)) for name, chosen in groups if len(chosen))
+
+
+def _by_laboratory(s: _Sample) -> tuple[Group, ...]:
+    of_case = [case.laboratory for case in s.cases]
+    names = sorted({name for name in of_case if name is not None})
+    if not names:
+        return ()
+    labelled: list[tuple[str, str | None]] = [(name, name) for name in names]
+    if None in of_case:
+        labelled.append(("not known", None))
+    return tuple(
+        _group_of(label, s.take(np.flatnonzero(np.array([of == name for of in of_case]))))
+        for label, name in labelled
+    )
+
+
+def _group_of(name: str, s: _Sample) -> Group:
+    return group(name, s.truth, s.called, s.p, resamples=s.resamples, seed=s.seed)
+
+
+def _points(curve: tuple[Floats, Floats]) -> tuple[tuple[float, float], ...]:
+    """Return a curve's points; none where all cases have the same status and it is not defined."""
+    if np.isnan(curve).any():
+        return ()
+    return tuple(zip(curve[0].tolist(), curve[1].tolist(), strict=True))
+
+
+def _reliability(s: _Sample) -> tuple[ReliabilityBin, ...]:
+    bins = metrics.RELIABILITY_BINS
+    where = metrics.bin_of(s.p)
+    return tuple(
+        ReliabilityBin(
+            start=k / bins,
+            end=(k + 1) / bins,
+            mean_p=float(s.p[where == k].mean()),
+            positive=share(s.truth[where == k]),
+        )
+        for k in range(bins)
+        if (where == k).any()
+    )
+
+
+def _abstention(s: _Sample) -> tuple[Abstention, ...]:
+    """Leave out the least sure cases, more and more; equally sure ones go together."""
+    sureness = s.sureness
+    levels = [float("-inf"), *np.unique(sureness).tolist()[1:]] if len(s) else []
+    found = []
+    for least in levels:
+        kept = sureness >= least
+        if kept.sum() < min(FEWEST_KEPT, len(s)):
+            break
+        truth, called = s.truth[kept], s.called[kept]
+        found.append(
+            Abstention(
+                kept=int(kept.sum()),
+                share=float(kept.mean()),
+                least_sureness=max(least, 0.0),
+                f1=float(metrics.f1_score(truth, called)),
+                accuracy=float(metrics.accuracy(truth, called)),
+                sensitivity=float(metrics.recall(truth, called)),
+                specificity=float(metrics.specificity(truth, called)),
+            )
+        )
+    return tuple(found)
+
+
+def _agreement(s: _Sample) -> Agreement | None:
+    composites = s.predictions.composites
+    shares = s.agreeing
+    several = np.array([agreed is not None for agreed in shares], dtype=np.bool_)
+    if composites is None or not several.any():
+        return None
+    agreeing = np.array([agreed for agreed in shares if agreed is not None])
+    right = (s.called == s.truth)[several]
+    unanimous = agreeing == 1.0
+    spread = [float(np.std(p, ddof=1)) for p in composites if len(p) > 1]
+    return Agreement(
+        slides=int(several.sum()),
+        mean_share=float(agreeing.mean()),
+        unanimous=share(unanimous),
+        right_when_unanimous=share(right[unanimous]),
+        right_otherwise=share(right[~unanimous]),
+        mean_sd=float(np.mean(spread)),
+    )
+
+
+def _board_place(s: _Sample, measures: Sequence[Measure]) -> BoardPlace | None:
+    if not measures or not s.truth.any():
+        return None
+    f1 = measures[0]
+    if f1.value is None or f1.low is None or f1.high is None or np.isnan([f1.value, f1.low, f1.high]).any():
+        return None
+    where = place(f1.value, f1.low, f1.high)
+    positives = int(s.truth.sum())
+    tests = all(case.split == "test" for case in s.cases)
+    same = tests and positives == POSITIVES and len(s) - positives == NEGATIVES
+    caveats: tuple[str, ...] = CAVEATS
+    if not same:
+        apart = (
+            f"These are {len(s)} cases, {positives} of them positive, not the challenge's 150 test slides "
+            f"with {POSITIVES} positive: the place is a comparison, not a rank."
+        )
+        caveats = (apart, *CAVEATS)
+    return BoardPlace(
+        rank=where.rank,
+        teams=where.teams,
+        best_rank=where.best_rank,
+        worst_rank=where.worst_rank,
+        alike=where.alike,
+        same_slides=same,
+        caveats=caveats,
+    )
+
+
+def _warnings(matched: Matched, s: _Sample) -> tuple[str, ...]:
+    decision = matched.predictions.decision
+    found = list(matched.predictions.warnings)
+    if not decision.consistent and decision.threshold is None:
+        found.append(
+            "No one threshold on P(positive) gives the calls; one half is used for plots and sureness. "
+            "Were the slides scored with more than one model?"
+        )
+    missing = len(matched.without_prediction)
+    if missing:
+        found.append(
+            f"{missing} cases have no prediction and take no part; the challenge would count them as wrong."
+        )
+    if len(s) and (s.truth.all() or not s.truth.any()):
+        found.append("All cases have the same status: AUC and what compares the two is not defined.")
+    return tuple(found)

@@ -1,0 +1,91 @@
+"""Folds for cross-validation: stratified and shuffled, or one laboratory held out at a time.
+
+HEROHE's case numbers tell the label, so cases are shuffled; which fold a case falls into depends on its key,
+its stratum and the seed alone, not on the order in which cases come, and is the same on every platform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herohe_model.cases import Case, CaseKey
+from herohe_model.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which cases a model is trained on, and which are kept from it.
+
+    Attributes
+    ----------
+    name
+        Such as ``fold 1 of 5``, or a laboratory.
+    train, held_out
+        Indices into the cases that the fold was made of, ascending; shape (n,), int64.
+    """
+
+    name: str
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def stratified_folds(cases: Sequence[Case], folds: int = 5, *, seed: int = 0) -> tuple[Fold, ...]:
+    """Split cases into folds with the same shares of grade, ISH and status, as far as counts allow.
+
+    Parameters
+    ----------
+    cases
+        One may come several times (several slides of a case): all of them fall into one fold.
+    seed
+        0 to 2^64 - 1.
+
+    Raises
+    ------
+    OptionError
+        If there are fewer than two folds, or fewer cases than folds.
+    """
+    strata: dict[CaseKey, str] = {}
+    for case in cases:
+        if strata.setdefault(case.key, case.stratum) != case.stratum:
+            raise OptionError(f"The {case.split} case {case.id} comes with two labels", "Give it one")
+    if not 2 <= folds <= len(strata):
+        raise OptionError(
+            f"{len(strata)} cases cannot be split into {folds} folds",
+            "Ask for at least 2, and for no more than cases",
+        )
+    keys = sorted(strata)
+    # Raw bits and a stable sort: numpy promises them for every version and platform, unlike its shuffles.
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(keys)), kind="stable").tolist()
+    shuffled = sorted((keys[i] for i in order), key=lambda key: strata[key])
+    # Dealing goes on from one stratum to the next, so that the folds' sizes differ by one at most.
+    number = {key: position % folds for position, key in enumerate(shuffled)}
+    of_case = np.array([number[case.key] for case in cases])
+    return tuple(_fold(f"fold {k + 1} of {folds}", of_case == k) for k in range(folds))
+
+
+def leave_one_laboratory_out(cases: Sequence[Case]) -> tuple[Fold, ...]:
+    """Hold out one laboratory after the other, by name; cases without one are always trained on.
+
+    Raises
+    ------
+    OptionError
+        If fewer than two laboratories are named.
+    """
+    laboratories = sorted({case.laboratory for case in cases if case.laboratory is not None})
+    if len(laboratories) < 2:
+        raise OptionError(
+            f"The labels name {len(laboratories)} laboratories", "Leaving one out needs at least two of them"
+        )
+    split = {(case.key, case.laboratory) for case in cases}
+    if len(split) != len({key for key, _ in split}):
+        raise OptionError("A case comes from two laboratories", "Give it one")
+    of_case = [case.laboratory for case in cases]
+    return tuple(_fold(name, np.array([of == name for of in of_case])) for name in laboratories)
+
+
+def _fold(name: str, held_out: NDArray[np.bool_]) -> Fold:
+    return Fold(name, np.flatnonzero(~held_out), np.flatnonzero(held_out))

@@ -1,0 +1,227 @@
+"""Tables as people keep them: CSV with commas, semicolons or tabs, from any editor, and Excel workbooks.
+
+Cells come back as text without surrounding white space, each row with the number that a spreadsheet shows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from herohe_model.errors import HeroheError
+
+DELIMITERS: Final = (";", ",", "\t")
+_NAMES: Final = {";": "semicolons", ",": "commas", "\t": "tabs"}
+_XLSX: Final = b"PK\x03\x04"
+_XLS: Final = b"\xd0\xcf\x11\xe0"
+MAX_BYTES: Final = 1 << 28
+MAX_COLUMNS: Final = 1000
+
+
+class TableError(HeroheError):
+    """A table, or what it says, cannot be used."""
+
+    code = "table"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a file that is wrong, or only worth knowing.
+
+    Attributes
+    ----------
+    row
+        As a spreadsheet counts, the first row being 1; None for the file as a whole.
+    problem, remedy
+        What is wrong and what to do; sentences without their full stops.
+    fatal
+        Whether the file must not be used.
+    """
+
+    file: Path
+    row: int | None
+    problem: str
+    remedy: str
+    fatal: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that is not empty; as many cells as the header has."""
+
+    number: int
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's first table: its header, its rows, and the rows that do not fit the header."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV file or the first sheet of an .xlsx workbook.
+
+    The delimiter is the one that splits the header; a byte order mark, carriage returns and blank rows are no
+    matter. A CSV file that is not UTF-8 is read as Windows-1252, and a problem that is not fatal says so.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be read, or holds no table.
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_BYTES else b""
+    except OSError as error:
+        reason = error.strerror or error
+        raise TableError(f"{path} cannot be read ({reason})", "Check the path and its permissions") from error
+    if size > MAX_BYTES:
+        raise TableError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "Name a table of cases")
+    if data.startswith(_XLS):
+        raise TableError(f"{path} is an Excel 97 workbook", "Save it as .xlsx or CSV")
+    if data.startswith(_XLSX):
+        return _table(path, _sheet(path, data), None, [])
+    text, problems = _decoded(path, data)
+    delimiter = _delimiter(text)
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise TableError(f"{path} is no CSV file ({error})", "Save it again as CSV") from error
+    return _table(path, records, delimiter, problems)
+
+
+def explain(problems: tuple[Problem, ...] | list[Problem]) -> list[str]:
+    """Return problems as sentences, rows with the same problem in one, in the order of their first row."""
+    grouped: dict[tuple[Path, str, str], list[int]] = {}
+    for p in sorted(problems, key=lambda p: (p.row is not None, p.row or 0)):
+        rows = grouped.setdefault((p.file, p.problem, p.remedy), [])
+        if p.row is not None:
+            rows.append(p.row)
+    lines = []
+    for (file, problem, remedy), rows in grouped.items():
+        where = f", {'row' if len(rows) == 1 else 'rows'} {_listed(rows)}" if rows else ""
+        lines.append(f"{file}{where}: {problem}. {remedy}.")
+    return lines
+
+
+def _listed(rows: list[int]) -> str:
+    words = [str(row) for row in rows]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def _decoded(path: Path, data: bytes) -> tuple[str, list[Problem]]:
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+        problems = []
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+        problems = [
+            Problem(path, None, "It is not UTF-8 and was read as Windows-1252", "Check its names", False)
+        ]
+    if "\0" in text:
+        raise TableError(f"{path} is no text file", "Name a CSV file or an .xlsx workbook")
+    return text, problems
+
+
+def _delimiter(text: str) -> str:
+    """Return what splits the first row that is not blank; the semicolon where nothing does."""
+    for line in text.splitlines():
+        if line.strip(" \t;,"):
+            outside = "".join(line.split('"')[::2])
+            counts = Counter({d: outside.count(d) for d in DELIMITERS})
+            return max(DELIMITERS, key=lambda d: counts[d])
+    return DELIMITERS[0]
+
+
+def _sheet(path: Path, data: bytes) -> list[list[str]]:
+    """Return the first sheet's cells; computed values where there are formulas."""
+    try:
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
+    except ModuleNotFoundError as error:
+        raise TableError(
+            f"{path} is an Excel workbook, and openpyxl is not installed to read it",
+            "Save it as CSV, or install with: pip install 'herohe-bridge[train]'",
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            # openpyxl warns of styles and validations that it does not read; nor do we.
+            warnings.simplefilter("ignore", UserWarning)
+            book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            try:
+                sheet = book.worksheets[0]
+                sheet.reset_dimensions()
+                return [[_text(v) for v in row[:MAX_COLUMNS]] for row in sheet.iter_rows(values_only=True)]
+            finally:
+                book.close()
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError) as error:
+        raise TableError(f"{path} is no Excel workbook ({error})", "Save it again as .xlsx or CSV") from error
+
+
+def _text(value: object) -> str:
+    """Return a cell as it is seen: a whole number without decimals."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _table(path: Path, records: list[list[str]], delimiter: str | None, problems: list[Problem]) -> Table:
+    header: tuple[str, ...] | None = None
+    rows = []
+    for number, record in enumerate(records, start=1):
+        cells = tuple(cell.replace("\xa0", " ").strip() for cell in record)
+        if not any(cells):
+            continue
+        if header is None:
+            header = _without_empty_end(cells)
+            continue
+        width = len(header)
+        if delimiter is None:
+            # A sheet's cells know their column: what stands beside the table is a remark.
+            rows.append(Row(number, (cells + ("",) * width)[:width]))
+        elif len(cells) >= width and not any(cells[width:]):
+            rows.append(Row(number, cells[:width]))
+        else:
+            problems.append(_misfit(path, number, cells, width, delimiter))
+    if header is None:
+        raise TableError(f"{path} is empty", "Name a table with a header and a row a case")
+    return Table(path, header, tuple(rows), tuple(problems))
+
+
+def _without_empty_end(cells: tuple[str, ...]) -> tuple[str, ...]:
+    while cells and not cells[-1]:
+        cells = cells[:-1]
+    return cells
+
+
+def _misfit(path: Path, number: int, cells: tuple[str, ...], width: int, delimiter: str) -> Problem:
+    """Say how a row does not fit the header."""
+    text = delimiter.join(cells)
+    for other in DELIMITERS:
+        if other != delimiter and text.count(other) == width - 1:
+            return Problem(
+                path,
+                number,
+                f"It is split by {_NAMES[other]}, the header by {_NAMES[delimiter]}",
+                "Use one of them throughout",
+            )
+    return Problem(
+        path,
+        number,
+        f"It has {len(cells)} cells and the header has {width}",
+        "Give it one cell a column, and put quotation marks around text that holds the delimiter",
+    )

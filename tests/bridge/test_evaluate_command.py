@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from made_results import made_prediction, made_provenance, made_region, made_result
+
+from bridge.commands.evaluate import command
+from bridge.result_files import ResultFileError, write_csv, write_json
+from bridge.results import CompositeResult, Outcome, SlideResult
+from bridge.scored_files import read_predictions
+from herohe_model.cases import Case
+from herohe_model.errors import HeroheError
+from herohe_model.evaluation import Evaluation, from_json
+from herohe_model.labels import LabelError
+from herohe_model.predictions import EvaluationError
+from herohe_model.submission import Submission, write_submission
+
+THRESHOLD = 0.45
+
+
+def cases() -> list[Case]:
+    ihc = ["0", "1+", "2+", "2+", "2+", "3+"]
+    return [
+        Case("test", f"case-{k}", ihc[k % 6], status="HER2-positive" if k % 6 >= 3 else "HER2-negative")
+        for k in range(60)
+    ]
+
+
+def results() -> list[SlideResult]:
+    """A scored slide a case; P(positive) knows the status, more or less."""
+    rng = np.random.default_rng(0)
+    made = []
+    for case in cases():
+        p = round(float(np.clip(0.4 + 0.2 * bool(case.positive) + rng.normal(0, 0.15), 0, 1)), 6)
+        prediction = msgspec.structs.replace(
+            made_prediction(p),
+            grade="2+" if p >= 0.5 else "1+",
+            status="HER2-positive" if p >= THRESHOLD else "HER2-negative",
+        )
+        composites = tuple(CompositeResult(k, (0.0, 0.0, 0.0), round(p, 6), "2+") for k in range(2))
+        union = msgspec.structs.replace(made_region(), prediction=prediction, composites=composites)
+        whole = made_result(case.id, per_annotation=True)
+        made.append(msgspec.structs.replace(whole, slide=f"{case.id}.mrxs", union=union))
+    return made
+
+
+def write_truth(path: Path, these: list[Case]) -> Path:
+    lines = ["case;ihc;status;split", *(f"{c.id};{c.ihc};{c.status};{c.split}" for c in these)]
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_csv(tmp_path / "results.csv", results())
+    write_json(tmp_path / "results.json", results())
+    read = read_predictions(tmp_path / "results.csv")
+    write_submission(tmp_path / "submission.csv", Submission(read.case_ids, read.p_positive, read.called))
+    write_truth(tmp_path / "truth.csv", cases())
+    return tmp_path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(
+        command, [str(a) for a in arguments] + ["--resamples", "200"], catch_exceptions=False
+    )
+
+
+def evaluated(folder: Path) -> Evaluation:
+    return from_json((folder / "evaluation.json").read_bytes())
+
+
+def test_results_are_evaluated_into_a_page_and_json(folder: Path) -> None:
+    done = run(folder / "results.csv", "--truth", folder / "truth.csv")
+    assert done.exit_code == 0
+    made = evaluated(folder)
+    assert made.cases == 60 and made.model == "trial abababababab"
+    f1 = made.measure("f1")
+    assert f"{f1.value:.3f}" in done.stdout and "always positive: 0.667" in done.stdout
+    assert "At IHC 2+" in done.stdout and "Leaderboard: place" in done.stdout
+    assert "Research use only" in done.stdout
+    assert made.title == "results.csv against truth.csv"
+    assert made.title in (folder / "evaluation.html").read_text(encoding="utf-8")
+    assert not list(folder.glob("*.part"))
+
+
+def test_the_three_kinds_of_file_say_the_same_of_the_status(folder: Path) -> None:
+    found = {}
+    for name in ("results.csv", "results.json", "submission.csv"):
+        out = folder / name.replace(".", "-")
+        assert run(folder / name, "--truth", folder / "truth.csv", "--output", out).exit_code == 0
+        found[name] = evaluated(out)
+    first = found["results.csv"]
+    assert first.threshold is None and 0.4 < first.cut < 0.5
+    for other in found.values():
+        assert (other.status, other.equivocal, other.lines[0].p_positive) == (
+            first.status,
+            first.equivocal,
+            first.lines[0].p_positive,
+        )
+    assert found["results.json"].grade == first.grade
+    # Only results.json knows the composites, and a submission no grades.
+    assert found["results.json"].agreement is not None and first.agreement is None
+    assert found["submission.csv"].grade == ()
+
+
+def test_a_threshold_can_be_given(folder: Path) -> None:
+    run(folder / "results.csv", "--truth", folder / "truth.csv", "--threshold", 0)
+    made = evaluated(folder)
+    assert made.threshold == 0.0 and made.measure("recall").value == 1.0
+    assert "by hand" in made.threshold_source
+
+
+def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
+    for name in ("a", "b"):
+        run(folder / "results.json", "--truth", folder / "truth.csv", "--output", folder / name)
+    for file in ("evaluation.json", "evaluation.html"):
+        assert (folder / "a" / file).read_bytes() == (folder / "b" / file).read_bytes()
+
+
+def test_what_has_only_one_side_is_named_and_the_rest_evaluated(folder: Path) -> None:
+    write_truth(folder / "truth.csv", [*cases()[2:], Case("test", "unseen", "0", status="HER2-negative")])
+    scored = results()
+    scored[5] = msgspec.structs.replace(
+        scored[5], outcome=Outcome.UNREADABLE, message="It was cut off.", union=None, annotations=()
+    )
+    write_csv(folder / "results.csv", scored)
+    done = run(folder / "results.csv", "--truth", folder / "truth.csv")
+    assert done.exit_code == 0
+    assert "2 slides have no truth: case-0, case-1." in done.stderr
+    assert "case-5 (unreadable: It was cut off.)" in done.stderr
+    assert "unseen (no such slide in the results)" in done.stderr
+    made = evaluated(folder)
+    assert made.cases == 57 and made.left_out.without_truth == ("case-0", "case-1")
+    assert "It was cut off" in (folder / "evaluation.html").read_text(encoding="utf-8")
+
+
+def test_no_match_at_all_is_an_error_and_writes_nothing(folder: Path) -> None:
+    write_truth(folder / "truth.csv", [Case("test", "else", "0", status="HER2-negative")])
+    with pytest.raises(EvaluationError, match=r"case-0.*Cases: else"):
+        run(folder / "results.csv", "--truth", folder / "truth.csv")
+    assert not (folder / "evaluation.html").exists()
+
+
+def test_a_split_of_the_truth_is_taken_when_it_is_named(folder: Path) -> None:
+    others = [Case("train", c.id, "0", status="HER2-negative") for c in cases()]
+    write_truth(folder / "truth.csv", [*others, *cases()])
+    with pytest.raises(EvaluationError, match="which split"):
+        run(folder / "results.csv", "--truth", folder / "truth.csv")
+    run(folder / "results.csv", "--truth", folder / "truth.csv", "--split", "Training")
+    assert evaluated(folder).positive == 0
+    run(folder / "results.csv", "--truth", folder / "truth.csv", "--split", "test")
+    assert evaluated(folder).positive == 30
+    with pytest.raises(EvaluationError, match="It has test, train"):
+        run(folder / "results.csv", "--truth", folder / "truth.csv", "--split", "validation")
+
+
+def test_the_organisers_label_file_does_for_a_truth(folder: Path) -> None:
+    lines = ["Case;HER2 Status", *(f"{c.id};{'Positive' if c.positive else 'Negative'}" for c in cases())]
+    (folder / "labels.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert run(folder / "results.csv", "--truth", folder / "labels.csv").exit_code == 0
+    made = evaluated(folder)
+    assert made.cases == 60 and made.graded == 0 and made.equivocal is None
+
+
+def test_a_truth_that_contradicts_itself_is_refused_with_its_row(folder: Path) -> None:
+    (folder / "truth.csv").write_text("case,ihc,status\ncase-0,3+,Negative\n")
+    with pytest.raises(LabelError, match="row 2"):
+        run(folder / "results.csv", "--truth", folder / "truth.csv")
+
+
+def test_results_of_two_models_are_noticed(folder: Path) -> None:
+    scored = results()
+    other = msgspec.structs.replace(made_provenance(), model="other")
+    scored[0] = msgspec.structs.replace(scored[0], provenance=other)
+    write_json(folder / "results.json", scored)
+    assert "results of 2 models" in run(folder / "results.json", "--truth", folder / "truth.csv").stderr
+
+
+def test_two_slides_of_one_name_are_refused(folder: Path) -> None:
+    scored = results()
+    scored[1] = msgspec.structs.replace(scored[1], slide="case-0.tif")
+    for name, write in (("results.csv", write_csv), ("results.json", write_json)):
+        write(folder / name, scored)
+        with pytest.raises(EvaluationError, match="two predictions of case-0"):
+            read_predictions(folder / name)
+
+
+def test_a_damaged_results_file_names_its_rows(folder: Path) -> None:
+    path = folder / "results.csv"
+    lines = path.read_text().splitlines()
+    slides = [k for k, line in enumerate(lines) if ",slide,scored," in line]
+    lines[slides[1]] = lines[slides[1]].replace("HER2-", "HER3-")
+    lines[slides[3]] = lines[slides[3]].split(",", 1)[1]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ResultFileError) as caught:
+        read_predictions(path)
+    assert f"row {slides[1] + 1}: The result of case-1 cannot be understood" in str(caught.value)
+    assert f"row {slides[3] + 1}: It has 24 cells" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.csv", "a,b\n1,2\n"), ("x.json", "{}"), ("none.csv", None)])
+def test_what_is_no_result_is_refused_by_name(tmp_path: Path, name: str, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(HeroheError, match=name):
+        read_predictions(tmp_path / name)
+
+
+def test_slides_that_were_not_scored_leave_nothing_to_evaluate(folder: Path) -> None:
+    none = [
+        msgspec.structs.replace(r, outcome=Outcome.INSUFFICIENT_TISSUE, union=None, annotations=())
+        for r in results()
+    ]
+    write_csv(folder / "results.csv", none)
+    with pytest.raises(EvaluationError, match="No slide has a truth"):
+        run(folder / "results.csv", "--truth", folder / "truth.csv")
