@@ -1,0 +1,169 @@
+"""``herohe-bridge model``: make, show and verify model files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from herohe_model.checkpoint import Head, ModelCard, TargetName
+    from herohe_model.scorer import CompositeScore
+
+
+@click.group("model")
+def command() -> None:
+    """Make, show and verify model files."""
+
+
+@command.command("new")
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--backbone", required=True, metavar="NAME", help="A timm architecture, such as resnet18.")
+@click.option("--head", type=click.Choice(["free", "ordered"]), default="free", show_default=True)
+@click.option("--target", type=click.Choice(["ihc", "ihc+ish"]), default="ihc", show_default=True)
+@click.option("--patch-px", type=click.IntRange(16, 4096), default=512, show_default=True)
+@click.option(
+    "--mpp", type=click.FloatRange(0.01, 100), default=0.2425, show_default=True, help="µm per pixel."
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--name", help="Stands in every result.  [default: made of backbone, target and seed]")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+def new(
+    out: Path,
+    backbone: str,
+    head: Head,
+    target: TargetName,
+    patch_px: int,
+    mpp: float,
+    seed: int,
+    name: str | None,
+    force: bool,
+) -> None:
+    """Write a model with random weights to OUT, for trying things: it knows nothing of HER2.
+
+    The same options give the same file.
+    """
+    from herohe_model.checkpoint import save_model
+    from herohe_model.errors import OptionError
+    from herohe_model.new_model import new_model
+
+    if out.exists() and not force:
+        raise OptionError(f"{out} exists already", "Name another file, or replace it with --force")
+    card, state = new_model(
+        backbone, head=head, target=target, patch_px=patch_px, mpp=mpp, seed=seed, name=name
+    )
+    sha256 = save_model(out, card, state)
+    click.echo(f"Wrote {out} ({_parameters(state)} parameters, SHA-256 {sha256}).")
+    click.echo("Its weights are random: it is for trying things, and what it says of a slide means nothing.")
+
+
+@command.command("show")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+def show(file: Path, as_json: bool) -> None:
+    """Show the model card of FILE."""
+    import msgspec
+
+    from herohe_model.checkpoint import load_model
+
+    card, state, sha256 = load_model(file)
+    facts = {"file": str(file), "sha256": sha256, "parameters": _parameters(state)}
+    fields = msgspec.to_builtins(card)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({**facts, "card": fields})).decode())
+        return
+    rows = {**facts, **fields, "steps": ", ".join(card.steps)}
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(value)}")
+
+
+@command.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+def verify(file: Path, device: str, precision: str) -> None:
+    """Check that FILE is whole and scores as it must on this machine.
+
+    A composite of noise is scored twice. The answers must be equal to the last bit, contributions add up to
+    the logits, probabilities be in order and sum to 1; in bf16, they must be within 0.01 of those in fp32.
+    """
+    import numpy as np
+
+    from herohe_model.checkpoint import load_model
+    from herohe_model.errors import ModelFileError
+    from herohe_model.grades import bit_probabilities
+    from herohe_model.scorer import Scorer
+
+    card, state, sha256 = load_model(file)
+    pixels = noise_composite(card.side_px)
+    with Scorer(card, state, device=device, precision=precision, what=str(file)) as scorer:
+        first, second = scorer.score([pixels, pixels])
+        where = f"{scorer.device} in {scorer.precision}"
+        in_bf16 = scorer.precision == "bf16"
+    problems = _problems(card, first, second)
+    if in_bf16:
+        with Scorer(card, state, device=device, precision="fp32", what=str(file)) as scorer:
+            exact = scorer.score([pixels])[0]
+        q, q_exact = (bit_probabilities(s.logits, temperature=card.temperature) for s in (first, exact))
+        apart = float(np.abs(q - q_exact).max())
+        if apart > 0.01:
+            problems.append(f"probabilities in bf16 are {apart:.3f} from those in fp32; use --precision fp32")
+    if problems:
+        raise ModelFileError(f"{file} does not score as it must on {where}: {'; '.join(problems)}")
+    click.echo(f"OK: {file} ({card.name}, SHA-256 {sha256}) scores as it must on {where}.")
+
+
+def noise_composite(side_px: int) -> NDArray[np.uint8]:
+    """Make the composite that models are verified with: (side_px, side_px, 3), uint8, always the same."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+
+
+def _problems(card: ModelCard, first: CompositeScore, second: CompositeScore) -> list[str]:
+    import numpy as np
+
+    from herohe_model.grades import bit_probabilities, level_probabilities
+
+    problems = []
+    if (
+        first.logits.tobytes() != second.logits.tobytes()
+        or first.contributions.tobytes() != second.contributions.tobytes()
+    ):
+        problems.append("the same composite scored differently the second time")
+    gap = float(np.abs(first.contributions.sum(axis=0, dtype=np.float64) - first.logits).max())
+    if not gap <= 1e-4:
+        problems.append(f"contributions miss the logits by {gap:.2g}")
+    q = bit_probabilities(first.logits, temperature=card.temperature)
+    if not (np.diff(q) >= 0).all():
+        problems.append("a higher step is likelier than a lower one")
+    if not abs(float(level_probabilities(q).sum()) - 1.0) <= 1e-9:
+        problems.append("probabilities of the grades do not sum to 1")
+    if card.head == "ordered" and not (np.diff(first.logits) >= 0).all():
+        problems.append("the ordered head's logits are not in order")
+    return problems
+
+
+def _parameters(state: dict[str, torch.Tensor]) -> int:
+    """Count learned numbers: what is floating point, without the running statistics of normalisation."""
+    statistics = ("running_mean", "running_var")
+    return sum(
+        math.prod(t.shape)
+        for key, t in state.items()
+        if t.is_floating_point() and not key.endswith(statistics)
+    )
+
+
+def _readable(value: object) -> str:
+    import msgspec
+
+    if isinstance(value, dict | list | tuple):
+        return msgspec.json.encode(value).decode() if value else "none"
+    return str(value) if value != "" else "none"

@@ -1,0 +1,74 @@
+"""Each patch's share of a logit, exactly.
+
+A logit is the mean over the final map of a linear function of the features, plus a bias (Zhou et al. 2016,
+*Learning Deep Features for Discriminative Localization*). The mean is a sum over the map's cells, so it can
+be parted among the patches: a cell that straddles patches is parted by area, the bias equally. The map's
+cells are taken to tile the composite evenly, as they do for networks that pad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class CompositeScore:
+    """What the network says of one composite.
+
+    Attributes
+    ----------
+    logits
+        Shape (bits,), float32, highest step first.
+    contributions
+        Shape (cells, bits), float32: each patch's share of each logit, patches row-major. They add up to the
+        logits within 1e-4.
+    """
+
+    logits: NDArray[np.float32]
+    contributions: NDArray[np.float32]
+
+
+def area_shares(cells: int, grid: int) -> NDArray[np.float64]:
+    """Which part of each of `cells` equal intervals lies in each of `grid` equal intervals.
+
+    Returns
+    -------
+    ndarray
+        Shape (grid, cells), float64, 0 to 1; columns sum to 1.
+    """
+    # Edges in units of 1/(cells * grid) of the side: whole numbers, so that nothing is lost by rounding.
+    patch = np.arange(grid)[:, None] * cells
+    cell = np.arange(cells)[None, :] * grid
+    overlap = np.minimum(patch + cells, cell + grid) - np.maximum(patch, cell)
+    return np.asarray(np.clip(overlap, 0, None) / grid, dtype=np.float64)
+
+
+def share_out(linear: NDArray[np.float32], biases: NDArray[np.float32], grid: int) -> CompositeScore:
+    """Logits of one composite, and each patch's share of them.
+
+    Parameters
+    ----------
+    linear
+        Shape (bits, h, w): the head's linear function at each cell of the final map, without bias.
+    biases
+        Shape (bits,).
+    grid
+        The composite has grid x grid patches.
+    """
+    bits, height, width = linear.shape
+    rows = np.einsum("ih,bhw->biw", area_shares(height, grid), linear.astype(np.float64))
+    shares = np.einsum("biw,jw->ijb", rows, area_shares(width, grid)) / (height * width)
+    shares = shares.reshape(grid * grid, bits) + biases.astype(np.float64) / (grid * grid)
+    return CompositeScore(shares.sum(axis=0).astype(np.float32), shares.astype(np.float32))
+
+
+def mean_score(scores: Sequence[CompositeScore]) -> CompositeScore:
+    """Average the logits of an ensemble's members; contributions stay additive, as the mean is linear."""
+    return CompositeScore(
+        np.asarray(np.mean([s.logits for s in scores], axis=0, dtype=np.float64), dtype=np.float32),
+        np.asarray(np.mean([s.contributions for s in scores], axis=0, dtype=np.float64), dtype=np.float32),
+    )

@@ -1,0 +1,203 @@
+"""A loaded model on a device: composites in, logits and contributions out.
+
+What a composite scores depends on nothing but its pixels, the model, the device, the precision and the number
+of threads: every composite has a forward pass of its own, with deterministic kernels and without TF32.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from herohe_model.checkpoint import ModelCard, load_model
+from herohe_model.contributions import CompositeScore
+from herohe_model.device import (
+    choose_device,
+    choose_precision,
+    default_threads,
+    describe_devices,
+    device_label,
+)
+from herohe_model.engine import Engine, stop_engine
+from herohe_model.errors import CancelledError, OptionError
+from herohe_model.network import load_networks
+
+__all__ = ["CompositeScore", "CompositeScorer", "Scorer", "describe_devices"]
+
+
+class CompositeScorer(Protocol):
+    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server.
+
+    Attributes
+    ----------
+    device
+        Such as ``cpu`` or ``cuda:0 NVIDIA H200``.
+    precision
+        ``fp32`` or ``bf16``.
+    """
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the model file, hexadecimal."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Name of the device, as it stands in results."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        ...
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        """Score one composite, uint8 (side, side, 3); the array must not change until the future is done."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what has not begun and let go of the device; may be called twice."""
+        ...
+
+
+class Scorer:
+    """A model in this process; thread-safe. Use it as a context manager, or close it.
+
+    All work is done by one thread of its own. PyTorch's thread count is set for that thread alone; while a
+    composite is scored on a GPU, cuDNN's and the matrix products' process-wide switches are set for
+    determinism and full float32, and put back after it.
+
+    Parameters
+    ----------
+    card, state
+        As :func:`~herohe_model.checkpoint.load_model` gives them.
+    model_sha256
+        Names the model in results; "" for one that was never a file.
+    device, precision, threads
+        As :meth:`load` takes them.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        state: Mapping[str, torch.Tensor],
+        *,
+        model_sha256: str = "",
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        what: str = "The model",
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise OptionError(f"{threads} threads were asked for", "Ask for 1 or more")
+        chosen = choose_device(device)
+        self.card = card
+        self.model_sha256 = model_sha256
+        self.device = device_label(chosen)
+        self.precision = choose_precision(precision, chosen)
+        self.threads = threads or default_threads()
+        networks = load_networks(card, state, what)
+        engine = Engine(card, networks, chosen, self.precision, self.threads, what)
+        self._tasks = engine.tasks
+        self._lock = threading.Lock()
+        self._closed = False
+        # The thread holds the engine, not the scorer: a forgotten scorer can be collected, and ends it.
+        thread = threading.Thread(target=engine.run, name="herohe-scorer", daemon=True)
+        thread.start()
+        self._stop = weakref.finalize(self, stop_engine, engine.tasks, thread)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str = "auto", precision: str = "auto", threads: int | None = None
+    ) -> Scorer:
+        """Load a model file.
+
+        Parameters
+        ----------
+        device
+            ``auto`` (CUDA, then MPS, then the CPU), ``cpu``, ``cuda``, ``cuda:n`` or ``mps``.
+        precision
+            ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware computes in it.
+        threads
+            Threads of a forward pass on the CPU; None for the physical cores.
+
+        Raises
+        ------
+        ModelFileError
+            If the file cannot be used.
+        DeviceError
+            If the device is not there.
+        """
+        card, state, sha256 = load_model(path)
+        return cls(
+            card,
+            state,
+            model_sha256=sha256,
+            device=device,
+            precision=precision,
+            threads=threads,
+            what=str(path),
+        )
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        """Score one composite in the background.
+
+        Parameters
+        ----------
+        pixels
+            Shape (side, side, 3), uint8, R, G, B, side = ``card.side_px``. It must not change until the
+            future is done.
+
+        Raises
+        ------
+        OptionError
+            If the array is not of that shape and type.
+        CancelledError
+            If the scorer is closed.
+        """
+        side = self.card.side_px
+        if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
+            raise OptionError(
+                f"A composite for {self.card.name} is uint8 of shape ({side}, {side}, 3), "
+                f"not {pixels.dtype} of shape {pixels.shape}"
+            )
+        future: Future[CompositeScore] = Future()
+        with self._lock:
+            if self._closed:
+                raise CancelledError("The scorer is closed")
+            self._tasks.put((pixels, future))
+        return future
+
+    def score(self, pixels: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[CompositeScore]:
+        """Score composites, (n, side, side, 3) or a sequence of (side, side, 3); errors as :meth:`submit`."""
+        futures = [self.submit(composite) for composite in pixels]
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Cancel what has not begun, wait for what has, and end the thread; may be called twice."""
+        with self._lock:
+            self._closed = True
+        # Without the lock: what ends meanwhile may call back and find the scorer closed.
+        self._stop()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
