@@ -125,4 +125,6 @@ def default_threads() -> int:
 
 
 def _cpu_capabilities() -> dict[str, object]:
-    return dict(torch.cpu.get_capabilities())
+    # PyTorch 2.10 cannot tell; without an answer fp32 is taken, which is right anywhere.
+    ask = getattr(torch.cpu, "get_capabilities", dict)
+    return dict(ask())

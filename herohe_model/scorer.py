@@ -89,6 +89,8 @@ class Scorer:
         Names the model in results; "" for one that was never a file.
     device, precision, threads
         As :meth:`load` takes them.
+    what
+        Begins error messages about the weights; the file's path.
     """
 
     def __init__(
