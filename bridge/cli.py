@@ -21,8 +21,12 @@ _COMMANDS: Final = {
     "status": "Show running model servers.",
     "stop": "Stop running model servers.",
     "clear": "Remove what score wrote.",
+    "evaluate": "Say how good predictions are, beside the trivial answers.",
+    "report": "Make one page of a run to look through.",
+    "export": "Write a run's results for other tools.",
     "model": "Make, show and verify model files.",
     "keys": "Make CURVE keys for remote servers.",
+    "qupath": "Put the scripts into QuPath, or take them out.",
     "doctor": "Say what is installed, and what to do about what is not.",
 }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# As herohe_model sets it; test modules may import torch first.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _REAL_SLIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "CMU-1-Small-Region.svs"
 

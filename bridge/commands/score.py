@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -14,18 +14,14 @@ if TYPE_CHECKING:
     from bridge.collection import Collection
 
 
-class _CompositeCount(click.ParamType):
-    """A number, or ``all``."""
-
-    name = "N|all"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "all" or isinstance(value, int):
-            return value if isinstance(value, int) else "all"
-        try:
-            return int(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor 'all'", param, ctx)
+def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    """Read a number, or ``all`` as None."""
+    if value == "all":
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.") from None
 
 
 @click.command("score")
@@ -43,7 +39,12 @@ class _CompositeCount(click.ParamType):
 )
 @click.option("--per-annotation", is_flag=True, help="Also sample and score each annotation for itself.")
 @click.option(
-    "--composites", type=_CompositeCount(), default=8, show_default=True, help="Composites a region."
+    "--composites",
+    callback=_composite_count,
+    default="8",
+    show_default=True,
+    metavar="N|all",
+    help="Composites a region; all: as many as hold every foreground patch.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option(
@@ -75,6 +76,11 @@ class _CompositeCount(click.ParamType):
 @click.option("--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking).")
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option(
+    "--log-json",
+    type=click.File("a", encoding="utf-8", lazy=False),
+    help="Append the figures of the live view to this file as JSON lines.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be scored; change no byte.")
 @click.option("--restart", is_flag=True, help="Score everything again, even what an earlier run finished.")
 @click.option(
@@ -90,7 +96,7 @@ def command(
     region_classes: tuple[str, ...],
     exclude_classes: tuple[str, ...],
     per_annotation: bool,
-    composites: int | str,
+    composites: int | None,
     seed: int,
     min_patches: int,
     min_coverage: float,
@@ -103,6 +109,7 @@ def command(
     exact_foreground: bool,
     slides_root: Path | None,
     slides_at_once: int,
+    log_json: IO[str] | None,
     dry_run: bool,
     restart: bool,
     output: Path | None,
@@ -124,7 +131,7 @@ def command(
         region_classes=region_classes,
         exclude_classes=exclude_classes,
         score=ScoreOptions(
-            composites=composites if isinstance(composites, int) else None,
+            composites=composites,
             seed=seed,
             min_patches=min_patches,
             min_coverage=min_coverage,
@@ -151,6 +158,7 @@ def command(
         options=options,
         output=folder,
         restart=restart,
+        log=log_json,
     )
     ctx.exit(summary.exit_code)
 
@@ -182,6 +190,7 @@ def score_collection(
     options: BatchOptions,
     output: Path,
     restart: bool = False,
+    log: IO[str] | None = None,
 ) -> BatchSummary:
     """Find or start a server, run the batch, and say how it ended."""
     from rich.console import Console
@@ -192,7 +201,7 @@ def score_collection(
     from bridge.progress import BatchView
     from bridge.results import RESEARCH_USE_ONLY
 
-    view = BatchView(Console(stderr=True))
+    view = BatchView(Console(stderr=True), log)
     with (
         until_interrupted() as interrupted,
         connect_or_start(model, server=server, device=device, precision=precision, notice=view.say) as scorer,
@@ -200,7 +209,7 @@ def score_collection(
     ):
         summary = run_batch(
             collection,
-            scorer,
+            view.measure(scorer),
             options,
             output=output,
             listener=view,

@@ -1,0 +1,89 @@
+"""``herohe-bridge export``: a run's results for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bridge.export import Coordinates
+
+_FORMATS = ("csv", "parquet", "geojson")
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(_FORMATS),
+    multiple=True,
+    help="May be repeated.  [default: csv]",
+)
+@click.option(
+    "--coordinates",
+    type=click.Choice(["qupath", "level0"]),
+    default="qupath",
+    show_default=True,
+    help="Of GeoJSON: as QuPath shows the slide, cropped to its bounds, or as OpenSlide counts.",
+)
+@click.option(
+    "--features", is_flag=True, help="Also compute each sampled patch's features, as .npz; needs --model."
+)
+@click.option("--model", type=click.Path(path_type=Path), help="The model file that scored the run.")
+@click.option("--device", default="auto", show_default=True, help="For --features: auto, cpu, cuda[:n], mps.")
+@click.option(
+    "--slides-root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Look for the slides here, where they were moved.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: Path,
+    folder: Path,
+    formats: tuple[str, ...],
+    coordinates: Coordinates,
+    features: bool,
+    model: Path | None,
+    device: str,
+    slides_root: Path | None,
+) -> None:
+    """Write the results of RUN, the output folder of a run of score, for other tools.
+
+    Tables of slides, regions, composites and patches as CSV or Parquet; a GeoJSON file a slide with its
+    sampled patches; a .npz file a slide with features and contributions. Research use only.
+    """
+    from bridge.export import export_geojson
+    from bridge.export_tables import export_tables
+    from bridge.scored_run import find_run
+
+    if features and model is None:
+        raise click.UsageError("--features needs --model: features are computed by the model again.")
+    found = find_run(run, slides_root=slides_root)
+    done = []
+    for name in dict.fromkeys(formats or (() if features else ("csv",))):
+        if name == "geojson":
+            done.append(export_geojson(found, folder / "geojson", coordinates))
+        elif name in ("csv", "parquet"):
+            done.append(export_tables(found, folder, "csv" if name == "csv" else "parquet"))
+    if features and model is not None:
+        from bridge.export_features import export_features
+
+        done.append(
+            export_features(
+                found,
+                folder / "features",
+                model,
+                device=device,
+                progress=lambda slide: click.echo(f"Features of {slide}", err=True),
+            )
+        )
+    left_out = [pair for exported in done for pair in exported.left_out]
+    for slide, reason in left_out:
+        click.echo(f"Left out {slide}: {reason}", err=True)
+    click.echo(f"Wrote {sum(len(exported.files) for exported in done)} files to {folder}")
+    ctx.exit(int(bool(left_out)))

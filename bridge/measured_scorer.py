@@ -1,0 +1,113 @@
+"""A scorer that counts: how much was read for it, how much it has scored, and how long it had work."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herohe_model.checkpoint import ModelCard
+from herohe_model.scorer import CompositeScore, CompositeScorer
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What went through a scorer so far.
+
+    Attributes
+    ----------
+    read, scored
+        Composites handed to it, and composites it is done with.
+    busy_s
+        Seconds in which it had at least one composite in hand.
+    """
+
+    read: int = 0
+    scored: int = 0
+    busy_s: float = 0.0
+
+    @property
+    def queued(self) -> int:
+        """Composites that are in its hands."""
+        return self.read - self.scored
+
+
+class MeasuredScorer:
+    """Implements :class:`~herohe_model.scorer.CompositeScorer` by another one, and counts.
+
+    Parameters
+    ----------
+    scorer
+        The one that does the work; closed with this one.
+    clock
+        Seconds, never going back.
+    """
+
+    def __init__(self, scorer: CompositeScorer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._scorer = scorer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read = 0
+        self._scored = 0
+        self._busy_s = 0.0
+        self._since = 0.0
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self._scorer.card
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the model file, hexadecimal."""
+        return self._scorer.model_sha256
+
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+        return self._scorer.device
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        return self._scorer.precision
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        """Score one composite; see :class:`~herohe_model.scorer.CompositeScorer`."""
+        with self._lock:
+            if self._read == self._scored:
+                self._since = self._clock()
+            self._read += 1
+        try:
+            future = self._scorer.submit(pixels)
+        except BaseException:
+            with self._lock:
+                self._read -= 1
+                self._let_go()
+            raise
+        future.add_done_callback(self._done)
+        return future
+
+    def close(self) -> None:
+        """Close the scorer that does the work."""
+        self._scorer.close()
+
+    def counts(self) -> Counts:
+        """Return what went through so far."""
+        with self._lock:
+            running = self._clock() - self._since if self._read > self._scored else 0.0
+            return Counts(self._read, self._scored, self._busy_s + running)
+
+    def _done(self, _: Future[CompositeScore]) -> None:
+        with self._lock:
+            self._scored += 1
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._read == self._scored:
+            self._busy_s += self._clock() - self._since

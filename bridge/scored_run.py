@@ -1,0 +1,164 @@
+"""A finished run on disk: its results, one slide at a time, and where its slides are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+import msgspec
+
+from bridge.result_files import JSON_FORMAT, JSON_VERSION, ResultFileError, read_json
+from bridge.results import SlideResult
+from herohe_model.errors import SlideError, SlideNotFoundError
+from herohe_model.slide import Slide
+
+RESULTS_NAME: Final = "results.json"
+DEFAULT_FOLDER: Final = "herohe-bridge"
+"""What ``score`` calls its output folder, inside the collection, when no other is named."""
+
+_WHERE: Final = "Name the folder of the slides with --slides-root"
+
+
+class _Head(msgspec.Struct):
+    format: str
+    version: int
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """What ``herohe-bridge score`` left behind; made by :func:`find_run`.
+
+    Attributes
+    ----------
+    results
+        Its ``results.json``.
+    slides_root
+        Where to look for slides first; None to look only where the run found them.
+    """
+
+    results: Path
+    slides_root: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The output folder of the run."""
+        return self.results.parent
+
+    @property
+    def title(self) -> str:
+        """A name to show: of the collection where the run lies inside it, or else of the run's folder."""
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == DEFAULT_FOLDER and folder.parent.name else folder.name
+
+    def slides(self) -> Iterator[SlideResult]:
+        """Yield the slides' results in the run's order, one in memory at a time.
+
+        Raises
+        ------
+        ResultFileError
+            If the file is not one of ours.
+        """
+        return _read(self.results)
+
+    def open_slide(self, result: SlideResult) -> Slide:
+        """Open the very slide that was scored; the caller closes it.
+
+        A slide is looked for below ``slides_root`` first (by its whole recorded path, then by ever fewer of
+        its folders), then where the run found it, then relative to the folder that holds the run.
+
+        Raises
+        ------
+        SlideNotFoundError
+            If it is not there, or only another slide of its name is.
+        SlideUnreadableError
+            If it is there and damaged.
+        """
+        if result.provenance is None:
+            raise SlideNotFoundError(f"{result.slide} was not opened by the run", "Score it again")
+        other: Path | None = None
+        unreadable: SlideError | None = None
+        for path in self._places(result.path):
+            if not path.is_file():
+                continue
+            try:
+                slide = Slide(path)
+            except SlideError as error:
+                unreadable = unreadable or error
+                continue
+            if slide.fingerprint == result.provenance.slide_fingerprint:
+                return slide
+            slide.close()
+            other = other or path
+        if unreadable is not None:
+            raise unreadable
+        if other is not None:
+            raise SlideNotFoundError(
+                f"{other} is not the slide that was scored as {result.slide}: its content differs", _WHERE
+            )
+        raise SlideNotFoundError(f"{result.path} is not there", _WHERE)
+
+    def _places(self, recorded: str) -> Iterator[Path]:
+        """Yield where a slide may be, likeliest first."""
+        windows = "\\" in recorded or recorded[1:2] == ":"
+        pure = PureWindowsPath(recorded) if windows else PurePosixPath(recorded)
+        parts = pure.parts[1:] if pure.anchor else pure.parts
+        if self.slides_root is not None:
+            for first in range(len(parts)):
+                yield self.slides_root.joinpath(*parts[first:])
+        given = Path(recorded)
+        if given.is_absolute():
+            yield given
+        elif not pure.anchor:
+            # Paths below the collection are relative to it, and by default the run lies inside it.
+            yield self.folder.resolve().parent.joinpath(*parts)
+            yield self.folder.joinpath(*parts)
+
+
+def find_run(where: Path, *, slides_root: Path | None = None) -> ScoredRun:
+    """Find the results of a run.
+
+    Parameters
+    ----------
+    where
+        The output folder of ``score``, its ``results.json``, or the collection that holds the folder under
+        its default name.
+
+    Raises
+    ------
+    ResultFileError
+        If there are none.
+    """
+    for path in (where, where / RESULTS_NAME, where / DEFAULT_FOLDER / RESULTS_NAME):
+        if path.is_file():
+            return ScoredRun(path, slides_root)
+    raise ResultFileError(
+        f"There is no {RESULTS_NAME} in {where}", "Name the output folder of a run of score"
+    )
+
+
+def _read(path: Path) -> Iterator[SlideResult]:
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            opening = b',"slides":['
+            if not first.rstrip().endswith(opening):
+                # Not as we lay it out, one slide a line, but perhaps still the same content.
+                yield from read_json(path)
+                return
+            head = msgspec.json.decode(first.rstrip()[: -len(opening)] + b"}", type=_Head)
+            if head.format != JSON_FORMAT or head.version != JSON_VERSION:
+                raise ResultFileError(
+                    f"{path} holds '{head.format}' version {head.version}",
+                    f"Version {JSON_VERSION} is understood",
+                )
+            decoder = msgspec.json.Decoder(SlideResult)
+            for line in file:
+                text = line.strip().removesuffix(b",")
+                if text == b"]}":
+                    return
+                yield decoder.decode(text)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ResultFileError(f"{path} cannot be read as results: {error}", "Name a results.json") from error
+    raise ResultFileError(f"{path} is cut short", "Let herohe-bridge score finish, or copy it again")
