@@ -175,8 +175,10 @@ class _Batch:
                 self._cancelled = lambda: True
                 raise
             finally:
-                self._collection.close()
-        self._write_files()
+                try:
+                    self._collection.close()
+                finally:
+                    self._write_files()
         return BatchSummary(dict(self._outcomes), self._reused, self._written)
 
     def _prepare(self, position: int, entry: Entry) -> _Job | None:

@@ -138,7 +138,7 @@ def train_for_show(
         truth = torch.tensor([targets[i] for i in chosen], dtype=torch.float32)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network(torch.from_numpy(batch)), truth)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         progress(step + 1, loss.item())

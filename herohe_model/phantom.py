@@ -24,6 +24,8 @@ Pixels = NDArray[np.uint8]
 _TEXTURE_PX: Final = 160
 _TEXTURES: Final = 6
 _CELL_PX: Final = 20
+_REACH_PX: Final = 30
+"""Beyond it, a cell changes a pixel by less than 1e-14."""
 _RING_DEPTH: Final = {"0": 0.0, "1+": 0.33, "2+": 0.66, "3+": 1.0}
 _GLASS: Final = (244, 243, 245)
 _STROMA: Final = (232, 186, 205)
@@ -165,12 +167,13 @@ def _texture(rng: np.random.Generator, depth: float, *, stroma: bool, amplified:
             if stroma and rng.random() < 0.4:
                 continue
             y, x = cy + rng.uniform(-3, 3), cx + rng.uniform(-3, 3)
-            distance = np.hypot(ys - y, xs - x)
+            window = tuple(slice(max(0, c - _REACH_PX), c + _REACH_PX) for c in (cy, cx))
+            distance = np.hypot(ys[window] - y, xs[window] - x)
             nucleus = 1 / (1 + np.exp((distance - rng.uniform(3.5, 5)) / 0.6))
             ring = np.exp(-(((distance - 8.0) / 1.3) ** 2)) * depth * rng.uniform(0.75, 1.0)
             layers = [(ring, _RING), (nucleus, _NUCLEUS)]
             if amplified:
                 layers.append((np.exp(-((distance / _SPOT_PX) ** 2)), _SPOT))
             for share, colour in layers:
-                canvas += share[..., None] * (np.array(colour) - canvas)
+                canvas[window] += share[..., None] * (np.array(colour) - canvas[window])
     return np.clip(canvas, 0, 255).astype(np.uint8)

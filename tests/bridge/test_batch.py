@@ -181,6 +181,7 @@ def test_a_dry_run_counts_and_changes_no_byte(tmp_path: Path, scorer: Scorer) ->
 
 def command(folder: Path, model: Path) -> list[str]:
     arguments = ["score", str(folder), "--model", str(model), "--region-class", "Tumor", "--device", "cpu"]
+    arguments += ["--precision", "fp32"]
     return [sys.executable, "-m", "bridge", *arguments, "--composites", "3", "--output", str(folder / "out")]
 
 

@@ -1,0 +1,65 @@
+"""``herohe-bridge clear``: take out of a project what ``score`` wrote into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bridge.collection import OwnWork
+
+
+@click.command("clear")
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; change no byte.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where the results of a folder of slides are.  [default: PROJECT/herohe-bridge]",
+)
+@click.pass_context
+def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | None) -> None:
+    """Remove from PROJECT all that score wrote, and restore the classes of annotations.
+
+    PROJECT is a QuPath project, which must not be open in QuPath, or a folder of slides. Nothing of yours is
+    touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups.
+    """
+    from bridge.collection import OwnWork, open_collection
+    from herohe_model.errors import HeroheError
+
+    collection = open_collection(project, output=output)
+    for warning in collection.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    cleared = failed = 0
+    for entry in collection.entries():
+        try:
+            found = collection.own_work(entry)
+            if not dry_run and collection.clear(entry):
+                found = found or OwnWork(metadata=True)
+        except HeroheError as error:
+            failed += 1
+            click.echo(f"{entry.name}: {error}", err=True)
+            continue
+        if found:
+            cleared += 1
+            click.echo(f"{entry.name}: {_describe(found)}")
+    if not dry_run:
+        collection.close()
+    done = "would be cleared. Nothing was changed" if dry_run else "cleared"
+    click.echo(f"{cleared} of {len(collection.entries())} images {done}.")
+    if failed:
+        click.echo(f"{failed} could not be looked at; see above.", err=True)
+        ctx.exit(1)
+
+
+def _describe(found: OwnWork) -> str:
+    """Say how much of ours was found."""
+    parts = [
+        (found.tiles, "tile", "tiles"),
+        (found.annotations, "annotation with values", "annotations with values"),
+        (found.whole_image, "annotation over the whole image", "annotations over the whole image"),
+    ]
+    texts = [f"{count} {one if count == 1 else many}" for count, one, many in parts if count]
+    return ", ".join([*texts, *(["metadata"] if found.metadata else [])])

@@ -1,0 +1,344 @@
+"""QuPath projects: their images and annotations, and results written back into them.
+
+Nothing is saved through QuPath's own save, which stores what is in memory: an image's data are replaced by
+:mod:`bridge.qpdata`, the project file is edited by :mod:`bridge.qpproj`. QuPath's classes, reached through
+paquo (:mod:`bridge.jvm`), read the project, read and write the objects, and check what was written. An object
+of this module belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bridge.collection import Entry, EntryContent, OwnWork
+from bridge.frame import Frame
+from bridge.geojson import read_features
+from bridge.jvm import QuPath, qupath_facts, start_qupath
+from bridge.markup import plan_markup
+from bridge.new_project import NewImage, create_project
+from bridge.options import WriteOptions
+from bridge.qpdata import DATA_NAME, ImageData, WrittenMark
+from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
+from bridge.qpproj import add_classes, image_metadata, read_project, remove_classes, update_metadata
+from bridge.qupath_processes import open_project_warnings
+from bridge.regions import Annotation, area_of
+from bridge.results import Outcome, SlideResult
+from bridge.results import image_metadata as result_metadata
+from bridge.safe_files import Backups, changed_error
+from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
+from herohe_model.slide import Slide
+
+__all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
+
+OWN_FOLDER: Final = "herohe-bridge"
+"""Folder within a project that holds backups, and by default the results."""
+
+_METADATA: Final = result_metadata(SlideResult("", "", "", Outcome.SCORED))
+_OUTCOME_KEY, _RUN_KEY = next(iter(_METADATA)), next(reversed(_METADATA))
+_FLUSH_SHARE: Final = 0.05
+"""Share of a batch's time that writing the project file may take."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An image's data as they were read: their digest, and the identifiers of its annotations in order."""
+
+    sha256: str | None
+    ids: tuple[str, ...]
+
+
+class QuPathProject:
+    """A QuPath project, as a :class:`~bridge.collection.Collection`.
+
+    Opening and reading change no byte of it. Results are in an image's data when :meth:`write` returns; its
+    metadata follow with the project file, which is written every now and then and by :meth:`close`.
+
+    Parameters
+    ----------
+    path
+        The ``.qpproj`` file.
+    slides_root
+        A folder to look for slides in that are no longer where the project says.
+
+    Raises
+    ------
+    QuPathNotFoundError
+        If there is no QuPath to read it with.
+    ProjectError
+        If QuPath cannot read it.
+    """
+
+    def __init__(self, path: Path, *, slides_root: Path | None = None) -> None:
+        self._path = path.resolve()
+        document = read_project(self._path)
+        self._metadata = image_metadata(document)
+        self._qupath = start_qupath()
+        self._images = {str(image.entry_id): image for image in _open(self._qupath, self._path)}
+        self._finder = SlideFinder(self._path, str(document.get("uri") or ""), slides_root)
+        self._backups = Backups(self.root, self.root / OWN_FOLDER / "backups")
+        self._seen: dict[str, _Seen] = {}
+        self._pending: dict[str, dict[str, str | None]] = {}
+        self._classes: set[str] = set()
+        self._cleared: set[str] = set()
+        self._next_flush = 0.0
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return self._path.parent
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A QuPath that may have the project open, or one that is newer than any tested."""
+        found = open_project_warnings(self._path)
+        if self._qupath.is_tested:
+            return found
+        return (*found, f"QuPath {self._qupath.version} is newer than any tested: try it on a copy first.")
+
+    def entries(self) -> Sequence[Entry]:
+        """All images, in the project's order."""
+        return [Entry(id, str(image.image_name)) for id, image in self._images.items()]
+
+    def read(self, entry: Entry) -> EntryContent:
+        """Read one image's slide, annotations and what an earlier run wrote.
+
+        Raises
+        ------
+        SlideError
+            If its slide is missing, unreadable, or cannot be matched to what QuPath shows.
+        EntryDamagedError
+            If its data exist but cannot be read.
+        """
+        source, slide_path = self._locate(entry)
+        with Slide(slide_path) as slide:
+            frame = frame_of(source, slide, entry.name)
+            mpp = users_mpp(source, slide)
+        data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
+        annotations = _annotations(data, frame, entry)
+        self._seen[entry.id] = _Seen(
+            data.sha256 if data is not None else None, tuple(annotation.id for annotation in annotations)
+        )
+        run, options = self._written(entry, data)
+        return EntryContent(
+            entry=entry,
+            slide_path=slide_path,
+            mpp=mpp,
+            annotations=annotations,
+            written_run=run,
+            written_with=options,
+        )
+
+    def write(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
+        """Replace what an earlier run wrote by this result.
+
+        The outcome of a slide that could not be scored goes into the image's metadata only.
+
+        Raises
+        ------
+        EntryChangedError
+            If the image's data are not what :meth:`read` read.
+        EntryDamagedError
+            If they cannot be read.
+        WriteBackError
+            If they could not be written; they are as they were.
+        """
+        self._cleared.discard(entry.id)
+        if not result.outcome.is_failure:
+            self._write_data(entry, result, options)
+        self._pending[entry.id] = dict(result_metadata(result))
+        if time.monotonic() >= self._next_flush:
+            self.flush()
+
+    def own_work(self, entry: Entry) -> OwnWork:
+        """Count what is ours in an image.
+
+        Raises
+        ------
+        EntryDamagedError
+            If its data cannot be read.
+        """
+        data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
+        found = data.own_work() if data is not None else OwnWork()
+        return replace(found, metadata=self._has_metadata(entry))
+
+    def clear(self, entry: Entry) -> bool:
+        """Remove everything of ours from an image and restore its classes; False when there was nothing.
+
+        The classes of ours leave the project's list when all images were cleared.
+
+        Raises
+        ------
+        EntryDamagedError, EntryChangedError, WriteBackError
+            As :meth:`write`.
+        """
+        path = self._data_path(entry)
+        data = ImageData.read(self._qupath, path, entry.name)
+        found = data is not None and (bool(data.own_work()) or data.has_mark())
+        if data is not None and found:
+            before = data.user_digest()
+            data.clear()
+            self._backups.keep(path)
+            data.save(path, user_digest=before)
+            self._seen.pop(entry.id, None)
+        had_metadata = self._has_metadata(entry)
+        self._pending[entry.id] = dict.fromkeys(_METADATA)
+        self._cleared.add(entry.id)
+        return found or had_metadata
+
+    def flush(self) -> None:
+        """Bring the project file and its list of classes up to date with what was written.
+
+        Raises
+        ------
+        ProjectError, WriteBackError
+            If that cannot be done; both files are as they were.
+        """
+        started = time.monotonic()
+        if self._pending:
+            update_metadata(self._path, self._pending, self._backups, self._verify_project)
+            self._metadata = image_metadata(read_project(self._path))
+            self._pending = {}
+        classes = self.root / "classifiers" / "classes.json"
+        if self._classes:
+            add_classes(classes, sorted(self._classes), self._backups)
+            self._classes = set()
+        if self._cleared and self._cleared >= self._images.keys():
+            remove_classes(classes, self._backups)
+        now = time.monotonic()
+        self._next_flush = now + (now - started) / _FLUSH_SHARE
+
+    def close(self) -> None:
+        """Write what is pending; may be called twice."""
+        self.flush()
+
+    def _write_data(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
+        """Write a result onto an image's objects."""
+        path = self._data_path(entry)
+        data = ImageData.read(self._qupath, path, entry.name)
+        seen = self._seen.get(entry.id)
+        if seen is not None and seen.sha256 != (data.sha256 if data is not None else None):
+            raise changed_error(f"The data of {entry.name} ({path})")
+        if seen is not None and data is not None:
+            data.keep_ids(seen.ids)
+        source, slide_path = self._locate(entry)
+        with Slide(slide_path) as slide:
+            frame = frame_of(source, slide, entry.name)
+        annotations = _annotations(data, frame, entry)
+        areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}
+        sampled = result.union.annotations if result.union is not None else ()
+        if not areas.keys() >= set(sampled):
+            raise EntryChangedError(
+                f"{entry.name} no longer has all the annotations that were scored", "Run again"
+            )
+        markup = plan_markup(result, options, areas)
+        if data is None:
+            if not markup:
+                return  # nothing to be kept but the outcome, which is metadata
+            data = self._blank(entry, source, slide_path)
+        elif not markup and not data.own_work() and not data.has_mark():
+            return
+        before = data.user_digest()
+        data.clear()
+        run = result.provenance.run if result.provenance is not None else ""
+        self._classes |= data.apply(markup, frame, run=run, options=msgspec.to_builtins(options))
+        self._backups.keep(path)
+        data.save(path, user_digest=before)
+        self._seen[entry.id] = _Seen(data.sha256, tuple(a.id for a in annotations))
+
+    def _blank(self, entry: Entry, source: ImageSource, slide_path: Path) -> ImageData:
+        """Return the data that QuPath would save for an image that has none."""
+        java = self._qupath.java
+        if not self._qupath.openslide:
+            raise WriteBackError("QuPath's OpenSlide does not load", "Install QuPath again")
+        uri = java("java.net.URI")(source.uri)
+        found = java("java.nio.file.Paths").get(str(slide_path)).toUri()
+        builder = self._images[entry.id].java_object.getServerBuilder().updateURIs({uri: found})
+        return ImageData.blank(self._qupath, builder, entry.name, f"{self._path}::{entry.id}")
+
+    def _locate(self, entry: Entry) -> tuple[ImageSource, Path]:
+        """Return what the project says about an image, and its slide's file."""
+        java = self._qupath.java
+        builder = self._images[entry.id].java_object.getServerBuilder()
+        kind = java("qupath.lib.images.servers.ImageServerBuilder.ServerBuilder").class_
+        text = java("qupath.lib.io.GsonTools").getInstance().toJson(builder, kind)
+        source = parse_builder(json.loads(str(text)), entry.name)
+        return source, self._finder.find(source.uri, entry.name)
+
+    def _data_path(self, entry: Entry) -> Path:
+        folder: Path = self._images[entry.id].entry_path
+        return folder / DATA_NAME
+
+    def _has_metadata(self, entry: Entry) -> bool:
+        return bool(self._metadata.get(entry.id, {}).keys() & _METADATA.keys())
+
+    def _written(self, entry: Entry, data: ImageData | None) -> tuple[str | None, WriteOptions | None]:
+        """Return the run whose result is completely here, and the options it was written with."""
+        metadata = self._metadata.get(entry.id, {})
+        run = metadata.get(_RUN_KEY)
+        mark: WrittenMark | None = data.complete_mark() if data is not None else None
+        if not run or entry.id in self._pending:
+            return None, None
+        if mark is not None and mark.run == run:
+            try:
+                return run, msgspec.convert(mark.options, WriteOptions)
+            except msgspec.ValidationError:
+                return None, None  # another version's options
+        bare = data is None or (not data.own_work() and not data.has_mark())
+        if bare and metadata.get(_OUTCOME_KEY) in _WITHOUT_OBJECTS:
+            return run, None
+        return None, None
+
+    def _verify_project(self, new: Path) -> None:
+        """Have QuPath read a new project file."""
+        java = self._qupath.java
+        try:
+            project = java("qupath.lib.projects.ProjectIO").loadProject(
+                java("java.io.File")(str(new)), java("java.awt.image.BufferedImage")
+            )
+            found = {str(image.getID()): image for image in project.getImageList()}
+        except self._qupath.throwable as error:
+            raise WriteBackError(
+                f"QuPath could not read what was written for {self._path}", _REPORT
+            ) from error
+        for id, changes in self._pending.items():
+            for key, value in changes.items():
+                if id in found and found[id].getMetadataValue(key) != value:
+                    raise WriteBackError(f"{self._path} did not read back as it was written", _REPORT)
+
+
+_WITHOUT_OBJECTS: Final = (Outcome.NO_MATCHING_ANNOTATION.value, Outcome.INSUFFICIENT_TISSUE.value)
+_REPORT: Final = "It is as it was. Please report it"
+
+
+def _annotations(data: ImageData | None, frame: Frame, entry: Entry) -> tuple[Annotation, ...]:
+    """All annotations of the user's, level-0 px of the slide."""
+    if data is None:
+        return ()
+    source = f"The annotations of {entry.name}"
+    found = read_features(data.annotations_geojson(), (0, 0), source=source, own=True)
+    return tuple(replace(drawn, geometry=frame.to_slide(drawn.geometry)) for drawn, _ in found)
+
+
+def _open(qupath: QuPath, path: Path) -> list[Any]:
+    """Return paquo's image entries of a project."""
+    classifiers = path.parent / "classifiers"
+    existed = classifiers.is_dir()
+    try:
+        project = qupath.open_project(path)
+        return list(project.images)
+    except (qupath.throwable, ValueError, OSError) as error:
+        raise ProjectError(
+            f"QuPath cannot open {path} ({error})",
+            f"Restore it: QuPath keeps the one before as {path.name}.backup",
+        ) from error
+    finally:
+        # QuPath makes this folder when it only looks for the list of classes.
+        if not existed and classifiers.is_dir() and not any(classifiers.iterdir()):
+            classifiers.rmdir()

@@ -1,0 +1,156 @@
+"""A project's ``project.qpproj`` and list of classes, edited in place of QuPath's own save.
+
+QuPath saves a project by writing down what it has in memory: what somebody else saved meanwhile is lost, and
+so is what its version does not know. Here the JSON on the disk is read, our entries are set, everything else
+is kept as it stands, and the file is replaced whole. Both files are small, so that takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from bridge.classes import Colour, is_own_class, own_colour
+from bridge.safe_files import Backups, replace_file, sha256_of
+from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
+
+_ATTEMPTS: Final = 3
+
+
+def read_project(path: Path) -> dict[str, Any]:
+    """Return the content of a ``.qpproj`` file.
+
+    Raises
+    ------
+    ProjectError
+        If it is no project file.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ProjectError(
+            f"{path} cannot be read as a QuPath project ({error})",
+            f"Restore it: QuPath keeps the one before as {path.name}.backup",
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        raise ProjectError(f"{path} is no QuPath project", "Name a project.qpproj or its folder")
+    return document
+
+
+def image_metadata(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the metadata of all images by the image's id."""
+    return {str(image.get("entryID")): dict(image.get("metadata") or {}) for image in document["images"]}
+
+
+def update_metadata(
+    path: Path,
+    changes: Mapping[str, Mapping[str, str | None]],
+    backups: Backups,
+    verify: Callable[[Path], None],
+) -> None:
+    """Set or remove metadata of images in a project file, keeping everything else.
+
+    Parameters
+    ----------
+    changes
+        By image id: the new value of each key, None to remove it. Images that are gone are passed over.
+    verify
+        Called with the new file before it takes the old one's place; raises WriteBackError if it is unsound.
+    """
+
+    def edit(document: dict[str, Any]) -> None:
+        for image in document["images"]:
+            values = dict(image.get("metadata") or {})
+            for key, value in changes.get(str(image.get("entryID")), {}).items():
+                if value is None:
+                    values.pop(key, None)
+                else:
+                    values[key] = value
+            if values or image.get("metadata"):
+                image["metadata"] = values
+
+    _edit(path, read_project, edit, backups, verify)
+
+
+def add_classes(path: Path, names: Sequence[str], backups: Backups) -> None:
+    """Append classes of ours to a project's list of classes (``classes.json``).
+
+    A project without a list shows QuPath's own; it is not given one, which would replace them all by ours.
+    """
+
+    def edit(document: dict[str, Any]) -> None:
+        listed = {item.get("name") for item in document["pathClasses"]}
+        for name in names:
+            colour = own_colour(name)
+            if name not in listed and colour is not None:
+                document["pathClasses"].append({"name": name, "color": _packed(colour)})
+
+    if sha256_of(path) is not None:
+        _edit(path, _read_classes, edit, backups, _readable_classes)
+
+
+def remove_classes(path: Path, backups: Backups) -> None:
+    """Remove the classes of ours from a project's list of classes."""
+
+    def edit(document: dict[str, Any]) -> None:
+        document["pathClasses"] = [
+            item for item in document["pathClasses"] if not is_own_class(str(item.get("name")))
+        ]
+
+    if sha256_of(path) is not None:
+        _edit(path, _read_classes, edit, backups, _readable_classes)
+
+
+def _edit(
+    path: Path,
+    read: Callable[[Path], dict[str, Any]],
+    edit: Callable[[dict[str, Any]], None],
+    backups: Backups,
+    verify: Callable[[Path], None],
+) -> None:
+    """Read, edit and replace a JSON file; once more if somebody else saved it in between."""
+    for attempt in range(_ATTEMPTS):
+        before = sha256_of(path)
+        document = read(path)
+        plain = json.dumps(document)
+        edit(document)
+        if json.dumps(document) == plain:
+            return
+        text = json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        backups.keep(path)
+        try:
+            replace_file(path, partial(_write, text), verify, expected=before, what=str(path))
+            return
+        except EntryChangedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _write(text: bytes, path: Path) -> None:
+    path.write_bytes(text)
+
+
+def _read_classes(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"The list of classes {path} cannot be read ({error})", "Restore it") from error
+    if not isinstance(document, dict) or not isinstance(document.get("pathClasses"), list):
+        raise ProjectError(f"{path} holds no list of classes", "Restore it from a backup")
+    return document
+
+
+def _readable_classes(path: Path) -> None:
+    try:
+        _read_classes(path)
+    except ProjectError as error:
+        raise WriteBackError(error.problem, error.remedy) from error
+
+
+def _packed(colour: Colour) -> int:
+    """Return a colour as QuPath's JSON holds it: a signed 32-bit integer, opaque."""
+    red, green, blue = colour
+    return (0xFF << 24 | red << 16 | green << 8 | blue) - (1 << 32)

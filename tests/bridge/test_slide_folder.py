@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sampled_results import sampled_result
+from shapely.geometry import box, shape
+from small_world import small_slide, tissue_picture
+
+from bridge.collection import Entry, open_collection
+from bridge.commands.clear import command as clear
+from bridge.options import WriteOptions
+from bridge.slide_folder import SlideFolder
+from herohe_model.errors import EntryChangedError, ProjectNotFoundError, RegionError
+from herohe_model.synthetic import write_mirax
+
+ID = "6a6ae0fb-d3d1-4c1c-9d3e-6f2a0f4b0d11"
+OTHER = "00000000-0000-0000-0000-000000000002"
+
+
+def exported(id: str, x: int, y: int, side: int, class_name: str, **properties: Any) -> dict[str, Any]:
+    """A rectangle as QuPath exports it."""
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    return {
+        "type": "Feature",
+        "id": id,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": class_name, "color": [200, 0, 0]},
+            **properties,
+        },
+    }
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Two slides, one of them with two tumours and a stroma, and a project's usual neighbours."""
+    home = tmp_path / "Fälle"
+    home.mkdir()
+    small_slide(home / "b.tif")
+    write_mirax(home / "a.mrxs", tissue_picture(512), mpp=0.5, origin=(512, 256), canvas=(2048, 1024))
+    features = [
+        exported(
+            ID,
+            40,
+            40,
+            200,
+            "Tumor",
+            name="T1",
+            isLocked=True,
+            measurements={"mine": 1.5},
+            metadata={"k": "v"},
+        ),
+        exported(OTHER, 100, 100, 64, "Tumor", measurements=[{"name": "old", "value": 2}]),
+        exported("00000000-0000-0000-0000-000000000003", 300, 300, 50, "Stroma"),
+    ]
+    text = json.dumps({"type": "FeatureCollection", "features": features})
+    (home / "a.geojson").write_text(text)
+    (home / "stray.geojson").write_text(text)
+    (home / "notes.txt").touch()
+    return home
+
+
+def entry(folder: SlideFolder, name: str) -> Entry:
+    return next(e for e in folder.entries() if e.name == name)
+
+
+def written(home: Path, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(
+        (home / "herohe-bridge" / "geojson" / f"{name}.her2-he.geojson").read_text("utf-8")
+    )
+    return document
+
+
+def test_a_folder_holds_its_slides_by_name(home: Path) -> None:
+    folder = open_collection(home)
+    assert isinstance(folder, SlideFolder)
+    assert [e.name for e in folder.entries()] == ["a.mrxs", "b.tif"]
+    assert folder.root == home
+    assert folder.warnings == ("stray.geojson belongs to no slide of the folder.",)
+
+
+def test_a_folder_without_slides_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere", Path(__file__)):
+        with pytest.raises(ProjectNotFoundError, match=path.name):
+            open_collection(path)
+
+
+def test_two_projects_in_a_folder_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "one.qpproj").touch()
+    (tmp_path / "two.qpproj").touch()
+    with pytest.raises(ProjectNotFoundError, match="2 projects"):
+        open_collection(tmp_path)
+
+
+def test_annotations_lie_where_qupath_shows_them(home: Path) -> None:
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    assert content.annotations[0].geometry.equals(box(552, 296, 752, 496))
+    assert [a.class_name for a in content.annotations] == ["Tumor", "Tumor", "Stroma"]
+    assert content.written_run is None
+    assert folder.read(entry(folder, "b.tif")).annotations == ()
+
+
+def test_a_result_file_holds_the_sampled_annotations_with_their_tiles(home: Path) -> None:
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    result = sampled_result(content, patch=32)
+    folder.write(content.entry, result, WriteOptions())
+    first, second = written(home, "a.mrxs")["features"]
+    assert (first["id"], second["id"]) == (ID, OTHER)
+    assert first["geometry"] == exported(ID, 40, 40, 200, "")["geometry"]
+    properties = first["properties"]
+    assert properties["name"] == "T1"
+    assert properties["isLocked"] is True
+    assert properties["metadata"] == {"k": "v"}
+    assert properties["classification"] == {"names": ["Tumor", "HER2-HE 2+"], "color": [225, 150, 50]}
+    assert properties["measurements"]["mine"] == 1.5
+    assert properties["measurements"]["HER2-HE: P(positive)"] == 0.75
+    assert second["properties"]["measurements"]["old"] == 2
+    tiles = [*properties["childObjects"], *second["properties"]["childObjects"]]
+    assert result.union is not None
+    assert len(tiles) == len(result.union.patches)
+    assert all(t["properties"]["classification"]["name"] == "HER2-HE patch" for t in tiles)
+    for parent in (first, second):
+        area = shape(parent["geometry"])
+        assert all(area.contains(shape(t["geometry"]).centroid) for t in parent["properties"]["childObjects"])
+    assert second["properties"]["childObjects"]
+
+
+def test_a_whole_slide_is_one_annotation_over_the_image(home: Path) -> None:
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    folder.write(content.entry, sampled_result(content, region_classes=()), WriteOptions(classify=False))
+    (whole,) = written(home, "a.mrxs")["features"]
+    assert shape(whole["geometry"]).bounds == (0, 0, 512, 512)
+    assert whole["properties"]["name"] == "HER2-HE"
+    assert whole["properties"]["isLocked"] is True
+    assert "classification" not in whole["properties"]
+
+
+def test_writing_again_gives_the_same_bytes_and_touches_nothing_else(home: Path) -> None:
+    before = {path: path.read_bytes() for path in home.iterdir() if path.is_file()}
+    texts = []
+    for _ in range(2):
+        folder = SlideFolder(home)
+        content = folder.read(entry(folder, "a.mrxs"))
+        folder.write(content.entry, sampled_result(content), WriteOptions())
+        texts.append((home / "herohe-bridge" / "geojson" / "a.mrxs.her2-he.geojson").read_bytes())
+    assert texts[0] == texts[1]
+    assert {path: path.read_bytes() for path in home.iterdir() if path.is_file()} == before
+
+
+def test_what_was_written_is_known_the_next_time(home: Path) -> None:
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    result = sampled_result(content)
+    options = WriteOptions(tiles="none")
+    folder.write(content.entry, result, options)
+    again = SlideFolder(home).read(content.entry)
+    assert result.provenance is not None
+    assert (again.written_run, again.written_with) == (result.provenance.run, options)
+    path = home / "herohe-bridge" / "geojson" / "a.mrxs.her2-he.geojson"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert SlideFolder(home).read(content.entry).written_run is None
+
+
+def test_results_go_where_they_are_sent(home: Path, tmp_path: Path) -> None:
+    folder = open_collection(home, output=tmp_path / "out")
+    content = folder.read(Entry("b.tif", "b.tif"))
+    folder.write(content.entry, sampled_result(content), WriteOptions())
+    assert (tmp_path / "out" / "geojson" / "b.tif.her2-he.geojson").is_file()
+
+
+def test_annotations_changed_since_they_were_read_are_not_written_over(home: Path) -> None:
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    (home / "a.geojson").write_text("[]")
+    with pytest.raises(EntryChangedError, match=r"a\.geojson"):
+        folder.write(content.entry, sampled_result(content), WriteOptions())
+    assert not (home / "herohe-bridge").exists()
+
+
+def test_malformed_geojson_is_named_with_its_line(home: Path) -> None:
+    (home / "b.geojson").write_text('{"type": "FeatureCollection",\n"features": [,]}')
+    folder = SlideFolder(home)
+    with pytest.raises(RegionError, match=r"b\.geojson is not JSON.*line 2"):
+        folder.read(entry(folder, "b.tif"))
+    assert folder.read(entry(folder, "a.mrxs")).annotations
+
+
+def test_two_files_that_could_be_meant_are_an_error(home: Path) -> None:
+    folder = SlideFolder(home)
+    (home / "a.mrxs.geojson").write_text("[]")
+    with pytest.raises(RegionError, match=r"a\.mrxs\.geojson and .*a\.geojson"):
+        folder.read(entry(folder, "a.mrxs"))
+    small_slide(home / "b.svs")
+    (home / "b.geojson").write_text("[]")
+    folder = SlideFolder(home)
+    with pytest.raises(RegionError, match=r"b\.svs and to b\.tif"):
+        folder.read(entry(folder, "b.tif"))
+    (home / "b.geojson").rename(home / "b.tif.geojson")
+    assert folder.read(entry(folder, "b.svs")).annotations == ()
+
+
+def test_clear_removes_our_files_only(home: Path) -> None:
+    folder = SlideFolder(home)
+    for e in folder.entries():
+        content = folder.read(e)
+        folder.write(e, sampled_result(content), WriteOptions())
+    results = home / "herohe-bridge" / "geojson"
+    (results / "b.tif.her2-he.geojson").write_text("[]")
+
+    dry = CliRunner().invoke(clear, [str(home), "--dry-run"])
+    assert dry.exit_code == 0
+    assert "a.mrxs: " in dry.output
+    assert "1 of 2 images would be cleared. Nothing was changed." in dry.output
+    assert (results / "a.mrxs.her2-he.geojson").exists()
+
+    done = CliRunner().invoke(clear, [str(home)])
+    assert done.exit_code == 0
+    assert "tiles, 2 annotations with values, metadata" in done.output
+    assert [p.name for p in results.iterdir()] == ["b.tif.her2-he.geojson"]
+    assert (home / "a.geojson").is_file()
