@@ -1,0 +1,339 @@
+"""The client of a model server: scores composites as if the model were in this process.
+
+A request that the server has not spoken of for a while is sent again under its id, so nothing is lost when
+messages, connections or the server itself are; when the server is gone for good, every request ends with an
+error in bounded time (:mod:`bridge.talker`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from bridge import __version__
+from bridge.contact import ServerAddress
+from bridge.finding import FoundServer, Wanted, find_server
+from bridge.mailbox import Context, Mailbox
+from bridge.messages import (
+    ArrayHeader,
+    Hello,
+    ImageHeader,
+    Info,
+    Pixels,
+    ProgressReply,
+    Read,
+    ReadBox,
+    Reply,
+    Result,
+    ScoreComposites,
+    ScoreSlide,
+)
+from bridge.own_server import OwnServer
+from bridge.protocol import new_id
+from bridge.score_frames import score_from
+from bridge.talker import Fixed, Pending, Talker, Whereabouts
+from herohe_model.checkpoint import ModelCard, read_card
+from herohe_model.errors import (
+    CancelledError,
+    OptionError,
+    ProtocolError,
+    ServerError,
+    ServerUnavailableError,
+)
+from herohe_model.scorer import CompositeScore
+
+_WINDOW: Final = 8
+"""Composites on their way to the server and back at a time; others wait here."""
+
+
+@dataclass(frozen=True)
+class SlideAnswer:
+    """The answer to a ``score_slide``.
+
+    Attributes
+    ----------
+    result
+        JSON of a :class:`bridge.results.SlideResult`.
+    markup
+        What QuPath's script has to write, b"" unless it was asked for.
+    origin
+        Where the image's (0, 0) lies on the slide, level-0 px (x, y).
+    """
+
+    result: bytes
+    markup: bytes
+    origin: tuple[int, int]
+
+
+class Client:
+    """A connection to a model server; implements :class:`herohe_model.scorer.CompositeScorer`. Thread-safe.
+
+    Parameters
+    ----------
+    whereabouts
+        Where the server is.
+    deadline_s
+        How long one composite may take from when it was sent.
+    hello_s
+        How long the server may take to say who it is.
+
+    Attributes
+    ----------
+    info
+        What the server said of itself.
+    card, model_sha256, device, precision
+        Of its model; see :class:`~herohe_model.scorer.CompositeScorer`.
+
+    Raises
+    ------
+    ServerUnavailableError
+        If it does not answer.
+    ProtocolError
+        If it speaks another protocol, or is of another version.
+    """
+
+    def __init__(
+        self,
+        whereabouts: Whereabouts,
+        *,
+        name: str = "python",
+        deadline_s: float = 3600.0,
+        hello_s: float = 15.0,
+    ) -> None:
+        address = whereabouts.find()
+        if address is None:
+            raise ServerUnavailableError("The server is not running any more", "Start it again")
+        self._deadline_s = deadline_s
+        self._context: Context = zmq.Context()
+        self._mailbox = Mailbox(self._context)
+        self._talker = Talker(self._context, self._mailbox, whereabouts, address)
+        self._thread = threading.Thread(target=self._talker.run, name="herohe-client", daemon=True)
+        self._thread.start()
+        self._closed = False
+        try:
+            self.info = self._hello(name, hello_s, address)
+            self.card = msgspec.convert(self.info.card, ModelCard)
+        except BaseException:
+            self.close()
+            raise
+        self.model_sha256 = self.info.model_sha256
+        self.device = self.info.device
+        self.precision = self.info.precision
+        side = self.card.side_px
+        window = min(_WINDOW, self.info.limits.in_flight)
+        self._mailbox.post(lambda: self._talker.open(3 * side * side, window))
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        """Score one composite in the background.
+
+        Parameters
+        ----------
+        pixels
+            Shape (side, side, 3), uint8, R, G, B. It must not change until the future is done.
+
+        Returns
+        -------
+        Future
+            Its errors are HeroheErrors. Cancelling it stops the work in the server, if it was not begun.
+
+        Raises
+        ------
+        OptionError
+            If the array is not of that shape and type.
+        CancelledError
+            If the client is closed.
+        """
+        side = self.card.side_px
+        if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
+            raise OptionError(
+                f"A composite for {self.card.name} is uint8 of shape ({side}, {side}, 3), "
+                f"not {pixels.dtype} of shape {pixels.shape}"
+            )
+        request = ScoreComposites(
+            id=new_id(),
+            composites=(ArrayHeader((side, side, 3)),),
+            model_sha256=self.model_sha256,
+            deadline_s=self._deadline_s,
+        )
+        future: Future[CompositeScore] = Future()
+        pending = Pending(request, future, _composite_score, pixels=np.ascontiguousarray(pixels))
+        self._put(pending)
+        return future
+
+    def score_slide(
+        self,
+        request: ScoreSlide,
+        regions: bytes,
+        *,
+        progress: Callable[[ProgressReply], None] = lambda _: None,
+        read: Callable[[ReadBox], NDArray[np.uint8]] | None = None,
+    ) -> Future[SlideAnswer]:
+        """Have the server score a slide.
+
+        Parameters
+        ----------
+        regions
+            GeoJSON; see :mod:`bridge.protocol`.
+        progress
+            Told how far it is; called from the client's thread.
+        read
+            Reads a box of the image, for a request with a ``source``; called from a thread of its own.
+        """
+        future: Future[SlideAnswer] = Future()
+
+        def told(reply: Reply) -> None:
+            if isinstance(reply, ProgressReply):
+                progress(reply)
+            if isinstance(reply, Read) and read is not None:
+                answer = (request.id, reply, read)
+                threading.Thread(target=self._answer_read, args=answer, daemon=True).start()
+
+        self._put(Pending(request, future, _slide_answer, told=told, frames=[regions]))
+        return future
+
+    def close(self) -> None:
+        """Cancel what has no answer, and disconnect; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._mailbox.post(self._talker.stop)
+        self._thread.join()
+        self._mailbox.close()
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _put(self, pending: Pending) -> None:
+        if not self._mailbox.post(lambda: self._talker.accept(pending)):
+            raise CancelledError("The connection to the server is closed")
+
+        def dropped(future: Future[Any]) -> None:
+            if future.cancelled():
+                self._mailbox.post(lambda: self._talker.drop(pending))
+
+        pending.future.add_done_callback(dropped)
+
+    def _hello(self, name: str, hello_s: float, address: ServerAddress) -> Info:
+        future: Future[Info] = Future()
+        hello = Hello(id=new_id(), client=name, version=__version__)
+        self._put(Pending(hello, future, lambda reply, _: reply))
+        try:
+            info = future.result(timeout=hello_s)
+        except FutureTimeoutError as error:
+            curve = " and whether your public key is allowed there" if address.key else ""
+            raise ServerUnavailableError(
+                f"The server {address.endpoint} does not answer", f"Look whether it runs{curve}"
+            ) from error
+        if info.version != __version__:
+            older = "this client" if _number(__version__) < _number(info.version) else "the server"
+            raise ProtocolError(
+                f"The server {address.endpoint} is herohe-bridge {info.version}, this client {__version__}",
+                f"Update {older}, and restart the server",
+            )
+        return info
+
+    def _answer_read(self, request: str, asked: Read, read: Callable[[ReadBox], NDArray[np.uint8]]) -> None:
+        images: list[NDArray[np.uint8]] = []
+        try:
+            images = [np.ascontiguousarray(read(box)) for box in asked.boxes]
+        except Exception as error:
+            answer = Pixels(id=new_id(), request=request, read=asked.read, problem=str(error) or repr(error))
+        else:
+            shapes = tuple(ImageHeader((box.out_height, box.out_width, 3)) for box in asked.boxes)
+            answer = Pixels(id=new_id(), request=request, read=asked.read, images=shapes)
+        self._mailbox.post(lambda: self._talker.send(answer, [image.tobytes() for image in images]))
+
+
+def _composite_score(reply: Reply, frames: Sequence[zmq.Frame]) -> CompositeScore:
+    if not isinstance(reply, Result) or reply.scores is None:
+        raise ValueError(f"a {type(reply).__name__} instead of scores")
+    return score_from(frames[0].bytes, frames[1].bytes, reply.scores.cells, reply.scores.bits)
+
+
+def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:
+    if not isinstance(reply, Result) or reply.slide is None:
+        raise ValueError(f"a {type(reply).__name__} instead of a slide's result")
+    markup = frames[1].bytes if len(frames) > 1 else b""
+    return SlideAnswer(frames[0].bytes, markup, (reply.slide.origin_x, reply.slide.origin_y))
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """Return a version as numbers that can be compared."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+@contextmanager
+def connect_or_start(
+    model: Path | None,
+    *,
+    server: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    notice: Callable[[str], None] = lambda _: None,
+) -> Iterator[Client]:
+    """Connect to a server: the named one, a running one that fits, or one that is started for this and ended.
+
+    Parameters
+    ----------
+    model
+        Model file; may be None when a server is named.
+    server
+        Endpoint of a running server.
+    device, precision
+        What a server must have, or is started with.
+    notice
+        Told in words what is being waited for.
+
+    Raises
+    ------
+    HeroheError
+        If there is no server, and none can be started.
+    OptionError
+        If the named server has another model.
+    """
+    sha256 = read_card(model)[1] if model is not None else ""
+    with ExitStack() as stack:
+        if server is not None:
+            client = stack.enter_context(Client(Fixed(ServerAddress.named(server))))
+            if sha256 and client.model_sha256 != sha256:
+                raise OptionError(
+                    f"The server {server} has the model {client.card.name}, not {model}",
+                    "Leave --model out, or name the server of that model",
+                )
+            yield client
+            return
+        if model is None:
+            raise OptionError("There is no model", "Name a model file, or a running server")
+        wanted = Wanted(sha256, device, precision)
+        found = find_server(wanted)
+        if found is not None:
+            try:
+                client = stack.enter_context(Client(FoundServer(wanted)))
+            except ServerError as error:
+                notice(f"{error} Going on without it.")
+            else:
+                notice(f"Using the model server of process {found.pid}: {found.device} ({found.precision})")
+                yield client
+                return
+        own = stack.enter_context(
+            closing(OwnServer(model, device=device, precision=precision, notice=notice))
+        )
+        yield stack.enter_context(Client(own))

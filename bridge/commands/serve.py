@@ -1,0 +1,128 @@
+"""``herohe-bridge serve``: a model server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("serve")
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    default=("auto",),
+    show_default="auto",
+    help="auto, cpu, cuda[:n] or mps; may be repeated, for a worker on each.",
+)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--bind",
+    "binds",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Also listen here, such as tcp://0.0.0.0:5555; may be repeated. Addresses that other machines can "
+    "reach need --key and --allow.",
+)
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="The server's .key_secret file ('herohe-bridge keys new')."
+)
+@click.option(
+    "--allow", type=click.Path(path_type=Path), help="Folder of the .key files of clients that may come in."
+)
+@click.option(
+    "--slides-root",
+    "slides_roots",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Clients of other machines may name slides below this folder; may be repeated.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 16),
+    default=4,
+    show_default=True,
+    help="Composites in a worker's hands.",
+)
+@click.option(
+    "--max-wait-ms",
+    type=click.FloatRange(0, 10_000),
+    default=0.0,
+    show_default=True,
+    help="How long an idle worker waits for a batch to fill.",
+)
+@click.option(
+    "--idle-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End after so long without a request.  [default: never]",
+)
+@click.option("--owned", is_flag=True, hidden=True, help="End with the standard input; report on the output.")
+def command(
+    model: Path,
+    devices: tuple[str, ...],
+    precision: str,
+    binds: tuple[str, ...],
+    key: Path | None,
+    allow: Path | None,
+    slides_roots: tuple[Path, ...],
+    max_batch: int,
+    max_wait_ms: float,
+    idle_timeout: float | None,
+    owned: bool,
+) -> None:
+    """Run a model server until Ctrl-C, 'herohe-bridge stop', or --idle-timeout.
+
+    QuPath's scripts and 'herohe-bridge score' find it by themselves: it leaves its address in a file that
+    only you can read. Research use only.
+    """
+    import logging
+
+    from bridge.curve import read_pair
+    from bridge.server import Server, ServerSettings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if owned:
+        logging.disable(logging.INFO)
+    settings = ServerSettings(
+        model=model,
+        devices=devices,
+        precision=precision,
+        binds=binds,
+        key=read_pair(key) if key is not None else None,
+        allow=allow,
+        slides_roots=slides_roots,
+        max_batch=max_batch,
+        max_wait_s=max_wait_ms / 1000,
+        idle_timeout_s=idle_timeout,
+        owned=owned,
+    )
+    server = Server(settings)
+    if owned:
+        _run_owned(server)
+    else:
+        server.run(lambda record: click.echo("\n".join((*record.endpoints, *record.remote_endpoints))))
+
+
+def _run_owned(server: object) -> None:
+    """Run on the lifeline of the process that started this one, and report to it."""
+    import sys
+
+    from bridge.lifeline import watch_lifeline
+    from bridge.own_server import StartReport
+    from bridge.server import Server
+    from herohe_model.errors import HeroheError
+
+    def report(line: StartReport) -> None:
+        sys.stdout.buffer.write(line.line())
+        sys.stdout.buffer.flush()
+
+    assert isinstance(server, Server)
+    watch_lifeline(server.cut_off)
+    try:
+        server.run(lambda record: report(StartReport(ready=record)))
+    except HeroheError as error:
+        report(StartReport.of(error))
+        sys.exit(1)

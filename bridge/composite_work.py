@@ -1,0 +1,83 @@
+"""``score_composites`` in the server: the composites of one message on their way through the crew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
+
+import zmq
+
+from bridge.crew import Crew
+from bridge.messages import ErrorReply, Reply, Result, ScoreComposites, Scores
+from bridge.work import Composite, Failure, Score
+
+
+class End(Protocol):
+    """Takes the last reply to a request."""
+
+    def __call__(self, reply: Reply, frames: Sequence[bytes] = ()) -> None:
+        """Send it, and forget the request."""
+        ...
+
+
+class CompositesWork:
+    """One ``score_composites``; used by the polling thread alone.
+
+    Parameters
+    ----------
+    client
+        Whose turn the composites take.
+    end
+        Called once, when all composites have come to their end.
+    """
+
+    def __init__(
+        self,
+        request: ScoreComposites,
+        frames: Sequence[zmq.Frame],
+        *,
+        client: Hashable,
+        deadline: float | None,
+        end: End,
+    ) -> None:
+        self.request = request
+        self._end = end
+        self._ends: list[Score | Failure | None] = [None] * len(request.composites)
+        rest = iter(frames)
+        self.composites = [
+            Composite(client, array, None if array.slot else next(rest), self._taker(number), deadline)
+            for number, array in enumerate(request.composites)
+        ]
+
+    def start(self, crew: Crew) -> None:
+        """Put all composites into the queue."""
+        for composite in self.composites:
+            crew.put(composite)
+
+    def cancel(self, crew: Crew) -> None:
+        """Drop what has not begun; the end comes when the rest is done, so that slots are free then."""
+        for composite, end in zip(self.composites, list(self._ends), strict=True):
+            if end is None:
+                crew.drop(composite)
+
+    def _taker(self, number: int) -> Callable[[Score | Failure], None]:
+        def take(end: Score | Failure) -> None:
+            self._ends[number] = end
+            self.composites[number].frame = None
+            if None not in self._ends:
+                self._finish()
+
+        return take
+
+    def _finish(self) -> None:
+        scores = [end for end in self._ends if isinstance(end, Score)]
+        failures = [end for end in self._ends if isinstance(end, Failure)]
+        if failures:
+            first = failures[0]
+            self._end(
+                ErrorReply(id=self.request.id, code=first.code, problem=first.problem, remedy=first.remedy)
+            )
+            return
+        shapes = Scores(composites=len(scores), cells=scores[0].cells, bits=scores[0].bits)
+        frames = [b"".join(s.logits for s in scores), b"".join(s.contributions for s in scores)]
+        self._end(Result(id=self.request.id, scores=shapes), frames)

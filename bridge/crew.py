@@ -1,0 +1,416 @@
+"""The server's model workers: started, given composites in turn, watched, and replaced when they die.
+
+Everything here runs in the server's polling thread. A composite that was in a dead worker's hands is given
+out again, but from then on alone, so that the next death shows who is to blame: a composite that two workers
+die of is answered with an error, and its neighbours are scored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import zmq
+
+from bridge.curve import WORKER_DOMAIN, KeyPair
+from bridge.endpoints import has_ipc, ipc_endpoint
+from bridge.fair_queue import FairQueue
+from bridge.lifeline import end_child, start_child
+from bridge.mailbox import Context, Mailbox, Socket
+from bridge.messages import WorkerInfo
+from bridge.work import Composite, Failure, Score
+from bridge.worker_messages import (
+    Drop,
+    Failed,
+    Job,
+    JobFailed,
+    Ready,
+    Scored,
+    ToWorker,
+    Work,
+    WorkerSettings,
+    decode_from_worker,
+    encode_worker,
+)
+
+MAX_DEATHS: Final = 2
+"""Workers that may die of one composite."""
+
+_MAX_FAILURES: Final = 5
+"""Deaths in a row that nothing explains, after which a device is given up."""
+
+_SMALLER: Final = "Look at the server's log; if memory ran out, use another --device or fewer servers"
+
+
+@dataclass(frozen=True)
+class CrewSettings:
+    """What the workers are, and how they are given work.
+
+    Attributes
+    ----------
+    model, devices, precision
+        A worker for each device.
+    max_batch
+        Most composites in one worker's hands: one is computed, the others wait there.
+    max_wait_s
+        How long an idle worker's first composite may wait for others to go with it.
+    silence_s
+        A worker that says nothing for so long is killed and replaced.
+    directory, slots
+        For its sockets, and for shared pixels ("" for none).
+    arguments
+        Of the Python that runs a worker.
+    over_tcp
+        Use loopback TCP with keys of its own instead of ipc.
+    """
+
+    model: Path
+    directory: Path
+    devices: tuple[str, ...] = ("auto",)
+    precision: str = "auto"
+    max_batch: int = 4
+    max_wait_s: float = 0.0
+    silence_s: float = 30.0
+    slots: str = ""
+    arguments: tuple[str, ...] = ("-m", "bridge.worker")
+    over_tcp: bool = field(default_factory=lambda: not has_ipc())
+
+
+@dataclass(eq=False)
+class _Seat:
+    """The place of one worker, on one device; ``name`` is that of the worker that has it now."""
+
+    index: int
+    device: str
+    name: bytes = b""
+    child: subprocess.Popen[bytes] | None = None
+    state: Literal["loading", "ready", "failed"] = "loading"
+    heard: float = 0.0
+    in_work: dict[int, Composite] = field(default_factory=dict)
+    scored: int = 0
+    restarts: int = -1
+    failures: int = 0
+
+
+class Crew:
+    """The workers of one server. Not thread-safe: everything is called by the polling thread.
+
+    Parameters
+    ----------
+    mailbox
+        Of the polling thread.
+
+    Attributes
+    ----------
+    socket
+        To be polled; :meth:`receive` is to be called when it is readable.
+    ready
+        What the first worker said of its model; None before.
+    failure
+        Why no worker is left; None while there is one.
+    """
+
+    def __init__(self, context: Context, settings: CrewSettings, mailbox: Mailbox) -> None:
+        self._settings = settings
+        self._mailbox = mailbox
+        self._queue: FairQueue[Composite] = FairQueue()
+        self._seats = [_Seat(number, device) for number, device in enumerate(settings.devices)]
+        self._numbers = 0
+        self._closed = False
+        self._complete = False
+        self.ready: Ready | None = None
+        self.failure: Failure | None = None
+        self.socket: Socket = context.socket(zmq.ROUTER)
+        self.socket.linger = 0
+        self.socket.router_mandatory = 1
+        # Bounded by max_batch instead.
+        self.socket.sndhwm = self.socket.rcvhwm = 0
+        self._keys = self._server_keys = None
+        if settings.over_tcp:
+            self._keys, self._server_keys = KeyPair.new(), KeyPair.new()
+            self.socket.curve_server = 1
+            self.socket.curve_publickey = self._server_keys.public.encode()
+            self.socket.curve_secretkey = self._server_keys.secret.encode()
+            self.socket.zap_domain = WORKER_DOMAIN
+            self.socket.bind("tcp://127.0.0.1:*")
+        else:
+            self.socket.bind(ipc_endpoint(settings.directory, "workers"))
+        self._endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def worker_key(self) -> str:
+        """Public CURVE key of the workers; "" over ipc."""
+        return self._keys.public if self._keys else ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every worker has loaded the model at least once."""
+        return self._complete
+
+    @property
+    def queued(self) -> int:
+        """Composites that wait."""
+        return len(self._queue)
+
+    @property
+    def in_work(self) -> int:
+        """Composites in the workers' hands."""
+        return sum(len(seat.in_work) for seat in self._seats)
+
+    @property
+    def scored(self) -> int:
+        """Composites scored so far."""
+        return sum(seat.scored for seat in self._seats)
+
+    @property
+    def device(self) -> str:
+        """The devices' names as they stand in results."""
+        return ", ".join(dict.fromkeys(seat.device for seat in self._seats))
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Describe every worker."""
+        return tuple(
+            WorkerInfo(
+                device=seat.device,
+                state=seat.state,
+                pid=seat.child.pid if seat.child else 0,
+                in_work=len(seat.in_work),
+                scored=seat.scored,
+                restarts=max(0, seat.restarts),
+            )
+            for seat in self._seats
+        )
+
+    def start(self) -> None:
+        """Start a worker on every device."""
+        for seat in self._seats:
+            self._fill(seat)
+
+    def put(self, composite: Composite) -> None:
+        """Have a composite scored."""
+        if self.failure is not None:
+            composite.done(self.failure)
+            return
+        self._numbers += 1
+        composite.number = self._numbers
+        composite.queued = time.monotonic()
+        self._queue.put(composite.client, composite)
+        self.give_out()
+
+    def drop(self, composite: Composite) -> None:
+        """Do not begin a composite that has not been begun; what it was is answered as cancelled."""
+        composite.dropped = True
+        if self._queue.remove(lambda other: other is composite):
+            composite.done(_CANCELLED)
+            return
+        for seat in self._seats:
+            if composite.number in seat.in_work:
+                self._send(seat, Drop((composite.number,)))
+
+    def receive(self) -> None:
+        """Take in what workers sent."""
+        while True:
+            try:
+                name, header, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            seat = next((seat for seat in self._seats if seat.name == name), None)
+            if seat is not None:
+                seat.heard = time.monotonic()
+                self._take(seat, decode_from_worker(header), frames)
+        self.give_out()
+
+    @property
+    def patience_s(self) -> float:
+        """How long the first waiting composite still waits for others; 0 when it waits for a worker."""
+        if len(self._queue) == 0 or self._settings.max_wait_s == 0:
+            return 0.0
+        waited = time.monotonic() - min(composite.queued for composite in self._queue)
+        return max(0.0, self._settings.max_wait_s - waited)
+
+    def tick(self) -> None:
+        """Look after deadlines and silent workers; to be called several times a second."""
+        now = time.monotonic()
+        for composite in self._queue.remove(lambda c: c.deadline is not None and c.deadline <= now):
+            composite.done(
+                Failure("deadline", "The deadline passed before a worker was free", "Try again later")
+            )
+        for seat in self._seats:
+            silent = seat.state == "ready" and now - seat.heard > self._settings.silence_s
+            if silent and seat.child is not None:
+                seat.child.kill()
+        self.give_out()
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing; may be called twice."""
+        self._closed = True
+        children = [seat.child for seat in self._seats if seat.child is not None]
+        for child in children:
+            _let_go(child)
+        for child in children:
+            end_child(child)
+        self.socket.close()
+
+    def give_out(self) -> None:
+        """Give waiting composites to workers that have room."""
+        while (first := self._queue.first()) is not None:
+            seat = min(
+                (s for s in self._seats if self._has_room(s, first)),
+                key=lambda s: len(s.in_work),
+                default=None,
+            )
+            if seat is None or self._should_wait(seat, first):
+                return
+            ready = sum(s.state == "ready" for s in self._seats)
+            room = self._settings.max_batch - len(seat.in_work)
+            share = 1 if first.deaths else min(room, -(-len(self._queue) // ready))
+            batch: list[Composite] = []
+            while len(batch) < share and (following := self._queue.first()) is not None:
+                if following.deaths and batch:
+                    break
+                batch.append(following)
+                self._queue.take()
+            self._hand_over(seat, batch)
+
+    def _has_room(self, seat: _Seat, composite: Composite) -> bool:
+        if seat.state != "ready" or any(other.deaths for other in seat.in_work.values()):
+            return False
+        return not seat.in_work if composite.deaths else len(seat.in_work) < self._settings.max_batch
+
+    def _should_wait(self, seat: _Seat, first: Composite) -> bool:
+        """Whether an idle worker's first composite should wait for company; :meth:`tick` looks again."""
+        if seat.in_work or first.deaths or len(self._queue) >= self._settings.max_batch:
+            return False
+        return time.monotonic() - min(c.queued for c in self._queue) < self._settings.max_wait_s
+
+    def _hand_over(self, seat: _Seat, batch: list[Composite]) -> None:
+        seat.in_work.update((composite.number, composite) for composite in batch)
+        jobs = tuple(Job(composite.number, composite.array) for composite in batch)
+        self._send(seat, Work(jobs), [c.frame for c in batch if c.frame is not None])
+
+    def _send(self, seat: _Seat, message: ToWorker, frames: list[zmq.Frame] | None = None) -> None:
+        try:
+            # Without copying: frames go on as they came.
+            self.socket.send_multipart(
+                [seat.name, encode_worker(message), *(frames or [])], zmq.NOBLOCK, copy=False
+            )
+        except zmq.ZMQError:
+            # It is gone; its end is noticed, and what it had is given to another.
+            return
+
+    def _take(self, seat: _Seat, message: object, frames: list[bytes]) -> None:
+        if isinstance(message, Ready):
+            self._welcome(seat, message)
+        elif isinstance(message, Failed):
+            self._give_up(seat, Failure(message.code, message.problem, message.remedy))
+        elif isinstance(message, Scored):
+            composite = seat.in_work.pop(message.job)
+            seat.scored += 1
+            seat.failures = 0
+            composite.done(Score(message.cells, message.bits, *frames))
+        elif isinstance(message, JobFailed):
+            composite = seat.in_work.pop(message.job)
+            composite.done(Failure(message.code, message.problem, message.remedy))
+
+    def _welcome(self, seat: _Seat, ready: Ready) -> None:
+        if self.ready is None:
+            self.ready = ready
+        elif ready.model_sha256 != self.ready.model_sha256:
+            changed = f"The model file {self._settings.model} has changed since the server was started"
+            self._give_up(seat, Failure("model_file", changed, "Restart the server"))
+            return
+        seat.device = ready.device
+        seat.state = "ready"
+        self._complete = self._complete or all(other.state == "ready" for other in self._seats)
+
+    def _fill(self, seat: _Seat) -> None:
+        """Start a worker for a seat that has none."""
+        seat.restarts += 1
+        seat.state = "loading"
+        seat.name = f"{seat.index}.{seat.restarts}".encode()
+        settings = WorkerSettings(
+            endpoint=self._endpoint,
+            name=seat.name.decode(),
+            model=str(self._settings.model),
+            # The device's full name is that of a result; what torch takes is its first word.
+            device=seat.device.split()[0],
+            precision=self._settings.precision,
+            slots=self._settings.slots,
+            server_key=self._server_keys.public if self._server_keys else "",
+            public_key=self._keys.public if self._keys else "",
+            secret_key=self._keys.secret if self._keys else "",
+        )
+        child = start_child(
+            self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
+        )
+        seat.child = child
+        name = seat.name
+
+        def watch() -> None:
+            child.wait()
+            self._mailbox.post(lambda: self._ended(seat, name))
+
+        threading.Thread(target=watch, name=f"worker {name.decode()}", daemon=True).start()
+
+    def _ended(self, seat: _Seat, name: bytes) -> None:
+        """Replace a worker that has ended, and give its composites to others."""
+        if self._closed or seat.name != name or seat.state == "failed":
+            return
+        seat.state = "loading"
+        # Its last answers may still be waiting to be read.
+        self.receive()
+        assert seat.child is not None
+        code = seat.child.returncode
+        _let_go(seat.child)
+        if not self._complete:
+            ended = f"The worker on {seat.device} ended with exit code {code} while it loaded the model"
+            self._give_up(seat, Failure("no_worker", ended, _SMALLER))
+            return
+        seat.failures += 1
+        lost = list(seat.in_work.values())
+        seat.in_work.clear()
+        for composite in reversed(lost):
+            composite.deaths += 1
+            if composite.dropped:
+                composite.done(_CANCELLED)
+            elif composite.deaths >= MAX_DEATHS:
+                # That explains the death; the device is not to blame.
+                seat.failures = 0
+                died = f"{MAX_DEATHS} workers ended while they scored a composite (exit code {code})"
+                composite.done(Failure("worker_died", died, _SMALLER))
+            else:
+                self._queue.put_back(composite.client, composite)
+        if seat.failures >= _MAX_FAILURES:
+            often = f"The worker on {seat.device} ended {seat.failures} times in a row (exit code {code})"
+            self._give_up(seat, Failure("no_worker", often, _SMALLER))
+            return
+        self._fill(seat)
+        self.give_out()
+
+    def _give_up(self, seat: _Seat, why: Failure) -> None:
+        """Leave a seat empty; with the last, everything ends."""
+        seat.state = "failed"
+        if seat.child is not None:
+            _let_go(seat.child)
+        # At the start every failure counts: a device that was asked for must work.
+        if self._complete and any(other.state != "failed" for other in self._seats):
+            return
+        self.failure = why
+        for composite in self._queue.remove(lambda _: True):
+            composite.done(why)
+
+
+def _let_go(child: subprocess.Popen[bytes]) -> None:
+    """Cut a worker's lifeline: it ends at once, whatever it is doing."""
+    if child.stdin is not None:
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+
+
+_CANCELLED: Final = Failure("cancelled", "The composite was dropped")

@@ -1,0 +1,415 @@
+"""What the server answers: the requests that are open, and what becomes of each message.
+
+Used by the polling thread alone, except for what it puts into the mailbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import zmq
+
+from bridge import __version__
+from bridge.composite_work import CompositesWork
+from bridge.crew import Crew
+from bridge.discovery import ServerRecord
+from bridge.fair_queue import FairQueue
+from bridge.front import Address, Front, Incoming
+from bridge.kept_replies import KeptReplies
+from bridge.mailbox import Mailbox
+from bridge.messages import (
+    Cancel,
+    ErrorReply,
+    Heartbeat,
+    Hello,
+    Info,
+    Limits,
+    Load,
+    Pixels,
+    Reply,
+    Request,
+    Result,
+    ScoreComposites,
+    ScoreSlide,
+    StatusRequest,
+    Stop,
+)
+from bridge.protocol import Refusal, decode_request
+
+if TYPE_CHECKING:
+    from bridge.queue_scorer import QueueScorer
+    from bridge.slide_work import SlideWork
+
+HEARTBEAT_S: Final = 1.0
+PROGRESS_S: Final = 0.25
+"""With the server's tick, at least twice a second."""
+GONE_S: Final = 10.0
+"""How long the work of a client that is gone goes on, in case it comes back."""
+
+_PROBE_S: Final = 10.0
+_MAX_SLIDES: Final = 32
+_MAX_PIXEL_BYTES: Final = 4 << 30
+_MAX_ADDRESSES: Final = 4
+
+STOPPED: Final = ErrorReply(id="", code="stopping", problem="The server was stopped", remedy="Start it again")
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Who (a public key, or "" for local clients) and the id: an id is its client's own."""
+
+
+@dataclass(frozen=True)
+class DeskSettings:
+    """What the answers depend on.
+
+    Attributes
+    ----------
+    record
+        The server's discovery record.
+    side_px
+        Side of the model's composites.
+    in_flight
+        Composites that one client may have open.
+    slides_at_once
+        Slides that are scored at a time.
+    slides_roots
+        Where clients of other machines may name slides.
+    """
+
+    record: ServerRecord
+    side_px: int
+    in_flight: int
+    slides_at_once: int
+    slides_roots: tuple[Path, ...]
+
+
+@dataclass(eq=False)
+class _Open:
+    """A request that is worked on."""
+
+    key: Key
+    client: Address
+    interim: bool
+    work: CompositesWork | SlideWork
+    pixel_bytes: int = 0
+    addresses: dict[Address, None] = field(default_factory=dict)
+    spoken: float = 0.0
+    gone_since: float | None = None
+
+
+class Desk:
+    """The open requests of one server."""
+
+    def __init__(self, front: Front, crew: Crew, mailbox: Mailbox, settings: DeskSettings) -> None:
+        self._front = front
+        self._crew = crew
+        self._mailbox = mailbox
+        self._settings = settings
+        self._began = time.monotonic()
+        self._probed = self._began
+        self._last_used = self._began
+        self._open: dict[Key, _Open] = {}
+        self._kept = KeptReplies()
+        self._slides: FairQueue[_Open] = FairQueue()
+        self._slot_files: dict[Address, set[str]] = {}
+        self._finishing = False
+        self._closed = False
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last request was, on the monotonic clock; None while one is open."""
+        return None if self._open else self._last_used
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the server was told to stop, and nothing is open any more."""
+        return self._finishing and not self._open
+
+    def take(self, incoming: Incoming) -> None:
+        """Act upon one message."""
+        token = None if incoming.who else self._settings.record.token
+        try:
+            request, frames = decode_request(incoming.body, token=token)
+        except Refusal as refusal:
+            self._front.send(incoming.address, refusal.reply)
+            return
+        try:
+            self._act(incoming, request, frames)
+        except Refusal as refusal:
+            self._front.send(incoming.address, msgspec.structs.replace(refusal.reply, id=request.id))
+        except Exception as error:
+            _log.exception("%s", type(request).__name__)
+            problem = f"The server failed: {type(error).__name__}: {error}"
+            self._front.send(
+                incoming.address,
+                ErrorReply(id=request.id, code="internal", problem=problem, remedy="Please report it"),
+            )
+
+    def tick(self) -> None:
+        """Speak to clients that wait; to be called several times a second."""
+        now = time.monotonic()
+        for opened in list(self._open.values()):
+            self._speak(opened, now)
+        if now - self._probed > _PROBE_S:
+            self._probed = now
+            # A client that was killed left its shared pixels; only sending shows that it is gone.
+            for address in list(self._slot_files):
+                if not self._front.send(address, Heartbeat(id="")):
+                    self._remove_slots(address)
+
+    def close(self, last: ErrorReply) -> None:
+        """Answer everything that is open with `last`, and let slides' threads end."""
+        self._closed = True
+        for opened in list(self._open.values()):
+            self._end(opened, msgspec.structs.replace(last, id=opened.key[1]), ())
+            if not isinstance(opened.work, CompositesWork):
+                opened.work.cancel()
+
+    def _act(self, incoming: Incoming, request: Request, frames: Sequence[zmq.Frame]) -> None:
+        address, key = incoming.address, (incoming.who, request.id)
+        if not isinstance(request, StatusRequest):
+            self._last_used = time.monotonic()
+        if isinstance(request, (Hello, StatusRequest)):
+            self._front.send(address, self._info(request.id, incoming))
+        elif isinstance(request, (ScoreComposites, ScoreSlide)):
+            if not self._answered_before(key, address, request):
+                self._begin(key, incoming, request, frames)
+        elif isinstance(request, Pixels):
+            opened = self._open.get((incoming.who, request.request))
+            if opened is None or isinstance(opened.work, CompositesWork):
+                raise Refusal("unknown_request", f"No slide {request.request} is being scored")
+            opened.work.take_pixels(request, list(frames))
+        elif isinstance(request, Cancel):
+            self._cancel(incoming, request)
+        else:
+            self._stop(address, request)
+
+    def _answered_before(self, key: Key, address: Address, request: ScoreComposites | ScoreSlide) -> bool:
+        """Whether a request is a repeated one, which joins what is open or gets what was kept."""
+        kept = self._kept.find(key)
+        if kept is not None:
+            self._front.send(address, *kept)
+            return True
+        opened = self._open.get(key)
+        if opened is None:
+            return False
+        if type(opened.work.request) is not type(request):
+            raise Refusal("malformed", f"The id {request.id} is another request's", "Use a new one each time")
+        opened.addresses.pop(address, None)
+        opened.addresses[address] = None
+        while len(opened.addresses) > _MAX_ADDRESSES:
+            del opened.addresses[next(iter(opened.addresses))]
+        opened.gone_since = None
+        if not isinstance(opened.work, CompositesWork):
+            for read in opened.work.open_reads():
+                self._front.send(address, read)
+        return True
+
+    def _begin(
+        self, key: Key, incoming: Incoming, request: ScoreComposites | ScoreSlide, frames: Sequence[zmq.Frame]
+    ) -> None:
+        record = self._settings.record
+        if self._finishing or self._closed:
+            raise Refusal("stopping", "The server is stopping", "Start it again, or use another")
+        if request.model_sha256 not in ("", record.model_sha256):
+            raise Refusal(
+                "wrong_model",
+                f"This server has {record.model_name} ({record.model_sha256[:12]}), "
+                f"not the model {request.model_sha256[:12]}",
+                "Start one with that model: herohe-bridge serve --model ...",
+            )
+        client = incoming.address
+        opened = (
+            self._open_composites(key, client, incoming.who, request, frames)
+            if isinstance(request, ScoreComposites)
+            else self._open_slide(key, client, incoming.who, request, frames[0].bytes)
+        )
+        opened.addresses[client] = None
+        opened.spoken = time.monotonic()
+        self._open[key] = opened
+        if isinstance(opened.work, CompositesWork):
+            opened.work.start(self._crew)
+        else:
+            self._slides.put(client, opened)
+            self._start_slides()
+
+    def _open_composites(
+        self, key: Key, client: Address, who: str, request: ScoreComposites, frames: Sequence[zmq.Frame]
+    ) -> _Open:
+        side = self._settings.side_px
+        if any(array.shape != (side, side, 3) for array in request.composites):
+            raise Refusal(
+                "wrong_shape",
+                f"Composites for {self._settings.record.model_name} have the shape ({side}, {side}, 3)",
+                "Take patch_px and grid from the model card",
+            )
+        self._check_slots(client, who, request)
+        size = sum(frame.buffer.nbytes for frame in frames)
+        mine = [o.work for o in self._open.values() if o.client == client]
+        composites = sum(len(w.composites) for w in mine if isinstance(w, CompositesWork))
+        if composites + len(request.composites) > self._settings.in_flight:
+            raise Refusal(
+                "busy",
+                f"{composites} composites of this client have no answer yet",
+                f"Wait for answers: at most {self._settings.in_flight} may be open",
+            )
+        if sum(o.pixel_bytes for o in self._open.values()) + size > _MAX_PIXEL_BYTES:
+            raise Refusal("busy", "The server's memory for pixels is full", "Wait for answers")
+        deadline = time.monotonic() + request.deadline_s if request.deadline_s is not None else None
+        work = CompositesWork(
+            request,
+            list(frames),
+            client=client,
+            deadline=deadline,
+            end=lambda reply, frames=(): self._end_by_key(key, reply, frames),
+        )
+        return _Open(key, client, request.interim, work, pixel_bytes=size)
+
+    def _check_slots(self, client: Address, who: str, request: ScoreComposites) -> None:
+        files = {array.slot for array in request.composites if array.slot}
+        if files and (who or not self._settings.record.slots):
+            raise Refusal("slot", "This client shares no memory with the server", "Send pixels as frames")
+        if files:
+            self._slot_files.setdefault(client, set()).update(files)
+
+    def _open_slide(self, key: Key, client: Address, who: str, request: ScoreSlide, regions: bytes) -> _Open:
+        mine = [o.work for o in self._open.values() if o.client == client]
+        if sum(not isinstance(work, CompositesWork) for work in mine) >= _MAX_SLIDES:
+            raise Refusal("busy", f"{_MAX_SLIDES} slides of this client are open", "Wait for answers")
+
+        def say(reply: Reply, frames: Sequence[bytes] = ()) -> None:
+            self._mailbox.post(lambda: self._say(key, reply, frames))
+
+        def end(reply: Reply, frames: Sequence[bytes] = ()) -> None:
+            self._mailbox.post(lambda: self._end_by_key(key, reply, frames))
+
+        # PyTorch comes with these: a server that is never asked for slides does without.
+        from bridge.slide_work import SlideWork, any_path, paths_below
+
+        paths = paths_below(self._settings.slides_roots) if who else any_path
+        return _Open(key, client, request.interim, SlideWork(request, regions, paths=paths, say=say, end=end))
+
+    def _start_slides(self) -> None:
+        """Start waiting slides, one of each client in turn."""
+        if self._closed:
+            return
+        running = sum(not isinstance(o.work, CompositesWork) and o.work.started for o in self._open.values())
+        while running < self._settings.slides_at_once:
+            opened = self._slides.take()
+            if opened is None:
+                return
+            assert not isinstance(opened.work, CompositesWork)
+            opened.work.start(self._scorer(opened.client))
+            running += 1
+
+    def _scorer(self, client: Address) -> QueueScorer:
+        from bridge.queue_scorer import QueueScorer
+        from herohe_model.checkpoint import ModelCard
+
+        ready, record = self._crew.ready, self._settings.record
+        assert ready is not None
+        return QueueScorer(
+            self._crew,
+            self._mailbox,
+            client=client,
+            card=msgspec.convert(ready.card, ModelCard),
+            model_sha256=record.model_sha256,
+            device=record.device,
+            precision=record.precision,
+        )
+
+    def _cancel(self, incoming: Incoming, request: Cancel) -> None:
+        opened = self._open.get((incoming.who, request.request))
+        if opened is None:
+            raise Refusal("unknown_request", f"No request {request.request} is open any more")
+        self._cancel_work(opened)
+        self._front.send(incoming.address, Result(id=request.id))
+
+    def _cancel_work(self, opened: _Open) -> None:
+        if isinstance(opened.work, CompositesWork):
+            opened.work.cancel(self._crew)
+            return
+        self._slides.remove(lambda other: other is opened)
+        opened.work.cancel()
+
+    def _stop(self, address: Address, request: Stop) -> None:
+        _log.info("a client said stop")
+        self._finishing = True
+        if not request.finish:
+            self.close(STOPPED)
+        self._front.send(address, Result(id=request.id))
+
+    def _speak(self, opened: _Open, now: float) -> None:
+        """Say that a request is not forgotten, and notice when nobody hears it."""
+        if not opened.interim:
+            return
+        slide = None if isinstance(opened.work, CompositesWork) else opened.work
+        if now - opened.spoken >= (PROGRESS_S if slide else HEARTBEAT_S):
+            opened.spoken = now
+            self._say(opened.key, slide.progress() if slide else Heartbeat(id=opened.key[1]))
+        if not opened.addresses and opened.gone_since is None:
+            opened.gone_since = now
+        if opened.gone_since is not None and now - opened.gone_since > GONE_S:
+            self._cancel_work(opened)
+
+    def _say(self, key: Key, reply: Reply, frames: Sequence[bytes] = ()) -> None:
+        opened = self._open.get(key)
+        if opened is None:
+            return
+        for address in list(opened.addresses):
+            if not self._front.send(address, reply, frames):
+                del opened.addresses[address]
+                self._remove_slots(address)
+
+    def _end_by_key(self, key: Key, reply: Reply, frames: Sequence[bytes]) -> None:
+        opened = self._open.get(key)
+        if opened is not None:
+            self._end(opened, reply, frames)
+
+    def _end(self, opened: _Open, reply: Reply, frames: Sequence[bytes]) -> None:
+        """Give the last answer; results are kept for whoever did not hear it."""
+        self._say(opened.key, reply, frames)
+        del self._open[opened.key]
+        self._last_used = time.monotonic()
+        if isinstance(reply, Result):
+            self._kept.keep(opened.key, reply, frames)
+        self._start_slides()
+
+    def _remove_slots(self, address: Address) -> None:
+        for name in self._slot_files.pop(address, ()):
+            with contextlib.suppress(OSError):
+                (Path(self._settings.record.slots) / name).unlink()
+
+    def _info(self, id: str, incoming: Incoming) -> Info:
+        record, ready = self._settings.record, self._crew.ready
+        assert ready is not None
+        return Info(
+            id=id,
+            version=__version__,
+            instance=record.instance,
+            pid=record.pid,
+            model=record.model_name,
+            model_sha256=record.model_sha256,
+            card=ready.card,
+            device=record.device,
+            precision=record.precision,
+            paths=not incoming.who or bool(self._settings.slides_roots),
+            limits=Limits(in_flight=self._settings.in_flight),
+            load=Load(
+                uptime_s=round(time.monotonic() - self._began, 3),
+                requests=len(self._open),
+                queued=self._crew.queued,
+                in_work=self._crew.in_work,
+                scored=self._crew.scored,
+                slides=sum(not isinstance(o.work, CompositesWork) for o in self._open.values()),
+            ),
+            workers=self._crew.workers(),
+        )

@@ -1,0 +1,68 @@
+"""Choosing among the running servers: the same model, in the same precision, on the device that is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge import __version__
+from bridge.contact import ServerAddress
+from bridge.discovery import ServerRecord, running_servers
+from bridge.messages import PROTOCOL
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a server must be to be used without asking.
+
+    Attributes
+    ----------
+    device
+        As ``--device`` takes it; ``auto`` wants a server that chose for itself, too.
+    precision
+        ``auto``, ``fp32`` or ``bf16``.
+    """
+
+    model_sha256: str
+    device: str = "auto"
+    precision: str = "auto"
+
+    def fits(self, record: ServerRecord) -> bool:
+        """Whether a server is one of those; one that belongs to another process never is."""
+        return (
+            not record.owned
+            and record.protocol == PROTOCOL
+            and record.version == __version__
+            and record.model_sha256 == self.model_sha256
+            and self._fits_device(record)
+            and self.precision in (record.precision_asked, record.precision)
+        )
+
+    def _fits_device(self, record: ServerRecord) -> bool:
+        names = {label.split()[0] for label in record.device.split(", ")}
+        device = "cuda:0" if self.device == "cuda" else self.device
+        return record.devices_asked == (self.device,) or names == {device}
+
+
+def find_server(wanted: Wanted) -> ServerRecord | None:
+    """Return the running server that fits and was started last, or None."""
+    fitting = [record for record in running_servers() if wanted.fits(record)]
+    return fitting[-1] if fitting else None
+
+
+@dataclass(frozen=True)
+class FoundServer:
+    """A server that was found, and will be found again when it was restarted.
+
+    Implements :class:`bridge.talker.Whereabouts`.
+    """
+
+    wanted: Wanted
+
+    def find(self) -> ServerAddress | None:
+        """Return the address of a server that fits, now."""
+        record = find_server(self.wanted)
+        return ServerAddress.of(record) if record is not None else None
+
+    def is_gone(self) -> bool:
+        """Return False: somebody may start it again."""
+        return False

@@ -1,0 +1,112 @@
+"""A server that is started for one run, and ends with it however the run ends."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bridge.contact import ServerAddress
+from bridge.discovery import ServerRecord
+from bridge.lifeline import end_child, start_child
+from bridge.protocol import error_from
+from herohe_model.errors import HeroheError, ServerUnavailableError
+
+_NOTICE_S: Final = 10.0
+_POLL_S: Final = 0.2
+
+
+class StartReport(msgspec.Struct, frozen=True):
+    """The line that a server writes to its standard output for the process that owns it: one of the two."""
+
+    ready: ServerRecord | None = None
+    code: str = ""
+    problem: str = ""
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, error: HeroheError) -> StartReport:
+        """Say why the server did not start."""
+        return cls(code=error.code, problem=error.problem, remedy=error.remedy)
+
+    def line(self) -> bytes:
+        """Return it as it is written."""
+        return msgspec.json.encode(self) + b"\n"
+
+    def error(self) -> HeroheError:
+        """Return the error that it stands for."""
+        return error_from(self.code, self.problem, self.remedy)
+
+
+class OwnServer:
+    """A server process of this process. Implements :class:`bridge.talker.Whereabouts`.
+
+    Parameters
+    ----------
+    notice
+        Told in words how far it is.
+
+    Raises
+    ------
+    HeroheError
+        If it cannot load the model, or ends before it is ready.
+    """
+
+    def __init__(self, model: Path, *, device: str, precision: str, notice: Callable[[str], None]) -> None:
+        arguments = ("-m", "bridge", "serve", "--owned", "--model", str(model))
+        notice(f"Starting a model server for {model.name}")
+        self._child = start_child(
+            [*arguments, "--device", device, "--precision", precision], stdout=subprocess.PIPE
+        )
+        try:
+            self.record = self._wait(notice, model)
+        except BaseException:
+            end_child(self._child)
+            raise
+        self._address = ServerAddress.of(self.record)
+        notice(f"{self.record.model_name} is ready on {self.record.device} ({self.record.precision})")
+
+    def find(self) -> ServerAddress | None:
+        """Return its address while it lives."""
+        return None if self.is_gone() else self._address
+
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return self._child.poll() is not None
+
+    def close(self) -> None:
+        """End the process, and its workers with it; may be called twice."""
+        end_child(self._child)
+
+    def _wait(self, notice: Callable[[str], None], model: Path) -> ServerRecord:
+        """Wait for the server's report."""
+        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        stdout = self._child.stdout
+        assert stdout is not None
+        # In a thread: a blocking read cannot be interrupted everywhere.
+        threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+        began = noticed = time.monotonic()
+        while True:
+            try:
+                line = lines.get(timeout=_POLL_S)
+                break
+            except queue.Empty:
+                if time.monotonic() - noticed > _NOTICE_S:
+                    noticed = time.monotonic()
+                    notice(f"Loading {model.name}: {noticed - began:.0f} s")
+        if not line:
+            code = self._child.wait()
+            raise ServerUnavailableError(
+                f"The model server ended with exit code {code} before it was ready",
+                "See its messages",
+            )
+        report = msgspec.json.decode(line, type=StartReport)
+        if report.ready is None:
+            raise report.error()
+        return report.ready

@@ -1,0 +1,82 @@
+"""The server's workers as a scorer for the server's own threads."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from concurrent.futures import Future
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from bridge.crew import Crew
+from bridge.mailbox import Mailbox
+from bridge.messages import ArrayHeader
+from bridge.protocol import error_from
+from bridge.score_frames import score_from
+from bridge.work import Composite, Failure, Score
+from herohe_model.checkpoint import ModelCard
+from herohe_model.errors import ServerUnavailableError
+from herohe_model.scorer import CompositeScore
+
+
+class QueueScorer:
+    """The crew as a :class:`herohe_model.scorer.CompositeScorer`, for threads of the server.
+
+    Parameters
+    ----------
+    client
+        Whose turn the composites take.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        mailbox: Mailbox,
+        *,
+        client: Hashable,
+        card: ModelCard,
+        model_sha256: str,
+        device: str,
+        precision: str,
+    ) -> None:
+        self._crew = crew
+        self._mailbox = mailbox
+        self._client = client
+        self.card = card
+        self.model_sha256 = model_sha256
+        self.device = device
+        self.precision = precision
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        """Score one composite; see :class:`herohe_model.scorer.CompositeScorer`."""
+        future: Future[CompositeScore] = Future()
+        height, width, channels = pixels.shape
+        assert channels == 3
+        composite = Composite(
+            client=self._client,
+            array=ArrayHeader((height, width, 3)),
+            frame=zmq.Frame(np.ascontiguousarray(pixels), copy=False),
+            done=lambda end: _settle(future, end),
+        )
+
+        def dropped(ended: Future[CompositeScore]) -> None:
+            if ended.cancelled():
+                self._mailbox.post(lambda: self._crew.drop(composite))
+
+        if not self._mailbox.post(lambda: self._crew.put(composite)):
+            raise ServerUnavailableError("The server is stopping", "Start it again")
+        future.add_done_callback(dropped)
+        return future
+
+    def close(self) -> None:
+        """Do nothing: the crew is the server's."""
+
+
+def _settle(future: Future[CompositeScore], end: Score | Failure) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(end, Score):
+        future.set_result(score_from(end.logits, end.contributions, end.cells, end.bits))
+    else:
+        future.set_exception(error_from(end.code, end.problem, end.remedy))

@@ -1,0 +1,135 @@
+"""What QuPath's script has to write, worked out here so that it is what :mod:`bridge.project` would write.
+
+The script only puts names and numbers onto objects: which annotation gets which values, where each tile goes
+and what everything is called is decided by :func:`bridge.markup.plan_markup` for every way in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bridge.classes import GRADE_COLOURS, MARK, TILE_COLOUR, WHOLE_IMAGE_NAME, grade_component
+from bridge.frame import Frame
+from bridge.markup import AnnotationMarkup, Markup, plan_markup
+from bridge.options import WriteOptions
+from bridge.qpdata import WrittenMark
+from bridge.regions import Annotation, area_of
+from bridge.results import SlideResult, image_metadata, tile_measurements
+
+
+def script_markup(
+    result: SlideResult,
+    options: WriteOptions,
+    annotations: Iterable[Annotation],
+    *,
+    origin: tuple[int, int],
+    width: int,
+    height: int,
+) -> bytes:
+    """Return a result as instructions for the script, JSON in UTF-8.
+
+    Parameters
+    ----------
+    annotations
+        Those that were sent with the request, level-0 px of the slide.
+    origin
+        Where QuPath's (0, 0) lies on the slide, level-0 px (x, y).
+    width, height
+        Size of QuPath's image, px.
+
+    Returns
+    -------
+    bytes
+        An object with ``annotations``, ``whole_image`` (or null), ``metadata`` of the image, ``mark`` (the
+        text of the image's property that says what was written), and ``layout``, see
+        :func:`composite_layout`. An annotation has an ``id``, ``measurements``, ``component`` and ``colour``
+        of its derived class (or null), and ``tiles``: ``ids``, ``squares`` as (x, y, size) in QuPath's px,
+        ``names`` of measurements and ``values``, a row a tile, null where a tile has no such measurement.
+    """
+    frame = Frame.at(*origin, width, height)
+    geometries = {}
+    for annotation in annotations:
+        area = area_of(annotation, [])
+        if area is not None:
+            geometries[annotation.id] = area
+    markup = plan_markup(result, options, geometries)
+    run = result.provenance.run if result.provenance is not None else ""
+    planned = [_annotation(item, item.id, markup.steps, frame, run) for item in markup.annotations]
+    whole = None
+    if markup.whole_image is not None:
+        id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{MARK} {run}"))
+        whole = {
+            **_annotation(markup.whole_image, id, markup.steps, frame, run),
+            "name": WHOLE_IMAGE_NAME,
+            "run": run,
+        }
+    document = {
+        "annotations": planned,
+        "whole_image": whole,
+        "tile_colour": TILE_COLOUR,
+        "metadata": image_metadata(result),
+        "mark": msgspec.json.encode(_mark(markup, planned, options, run)).decode(),
+        "layout": composite_layout(result, frame),
+    }
+    return msgspec.json.encode(document)
+
+
+def composite_layout(result: SlideResult, frame: Frame) -> dict[str, Any]:
+    """Say which patch lies in which cell of which composite.
+
+    Returns
+    -------
+    dict
+        ``size``: side of a patch in QuPath's px; ``patch_px``: its side in a composite; ``regions``: for each
+        region's id its composites, each a list of the cells' (x, y) in QuPath's px, row by row.
+    """
+    regions = [*((result.union,) if result.union is not None else ()), *result.annotations]
+    layout: dict[str, list[list[tuple[int, int]]]] = {}
+    size = 0
+    for region in regions:
+        composites: list[list[tuple[int, int]]] = [[] for _ in region.composites]
+        for patch in region.patches:
+            size = patch.size
+            composites[patch.composite].append(frame.square_from_slide(patch.x, patch.y, patch.size))
+        layout[region.region] = composites
+    patch_px = result.provenance.patch_px if result.provenance is not None else 0
+    return {"size": size, "patch_px": patch_px, "regions": layout}
+
+
+def _annotation(
+    item: AnnotationMarkup, id: str, steps: Sequence[str], frame: Frame, run: str
+) -> dict[str, Any]:
+    rows = [tile_measurements(tile, steps) for tile in item.tiles]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    namespace = uuid.UUID(id)
+    return {
+        "id": id,
+        "measurements": item.measurements,
+        "component": None if item.grade is None else grade_component(item.grade),
+        "colour": None if item.grade is None else GRADE_COLOURS[item.grade],
+        "tiles": {
+            "ids": [str(uuid.uuid5(namespace, f"{run} {t.x} {t.y}")) for t in item.tiles],
+            "squares": [(*frame.square_from_slide(t.x, t.y, t.size), t.size) for t in item.tiles],
+            "names": names,
+            "values": [[row.get(name) for name in names] for row in rows],
+        },
+    }
+
+
+def _mark(
+    markup: Markup, planned: Sequence[Mapping[str, Any]], options: WriteOptions, run: str
+) -> WrittenMark:
+    rows = sorted((a["id"], a["component"] or "", sorted(a["measurements"].items())) for a in planned)
+    return WrittenMark(
+        run=run,
+        tiles=markup.tile_count,
+        annotations=tuple(annotation["id"] for annotation in planned),
+        whole_image=markup.whole_image is not None,
+        state=hashlib.sha256(msgspec.json.encode(rows)).hexdigest(),
+        options=msgspec.to_builtins(options),
+    )

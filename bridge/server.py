@@ -1,0 +1,328 @@
+"""The model server: one process that answers clients, and a process for each device that computes.
+
+One thread polls all sockets and never computes; slides that are scored as a whole have a thread each. The
+server takes everything in at once and answers "busy" beyond a client's share, rather than let its sockets
+fill up, so that it always hears a ``cancel``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from bridge import __version__
+from bridge.crew import Crew, CrewSettings
+from bridge.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapDoor, allowed_in
+from bridge.desk import STOPPED, Desk, DeskSettings
+from bridge.discovery import (
+    ServerRecord,
+    own_start_time,
+    private_directory,
+    remove_private_directory,
+    remove_record,
+    write_record,
+)
+from bridge.endpoints import has_ipc
+from bridge.front import Front, check_binds
+from bridge.mailbox import Context, Mailbox
+from bridge.messages import MAX_READ_BYTES, MAX_REGIONS_BYTES, MAX_SIDE_PX, PROTOCOL, ErrorReply
+from bridge.protocol import error_from
+from bridge.slots import SlotDirectory
+from herohe_model.errors import ModelFileError, OptionError
+
+TICK_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server is.
+
+    Attributes
+    ----------
+    model, devices, precision
+        The model, with a worker on each device.
+    binds
+        Further addresses; with `key`, they want CURVE.
+    key, allow
+        The server's keys, and the directory of the public keys that may come in.
+    slides_roots
+        Folders of slides that clients of other machines may name.
+    max_batch, max_wait_s
+        See :class:`bridge.crew.CrewSettings`.
+    idle_timeout_s
+        End after so long without a request; None never.
+    in_flight
+        Composites that one client may have sent without an answer.
+    slides_at_once
+        Slides that are read at a time.
+    owned
+        See :class:`bridge.discovery.ServerRecord`.
+    worker_silence_s, worker_arguments, workers_over_tcp
+        See :class:`bridge.crew.CrewSettings`.
+    """
+
+    model: Path
+    devices: tuple[str, ...] = ("auto",)
+    precision: str = "auto"
+    binds: tuple[str, ...] = ()
+    key: KeyPair | None = None
+    allow: Path | None = None
+    slides_roots: tuple[Path, ...] = ()
+    max_batch: int = 4
+    max_wait_s: float = 0.0
+    idle_timeout_s: float | None = None
+    in_flight: int = 32
+    slides_at_once: int = 4
+    owned: bool = False
+    worker_silence_s: float = 30.0
+    worker_arguments: tuple[str, ...] = ("-m", "bridge.worker")
+    workers_over_tcp: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a server that strangers could use, and numbers that mean nothing."""
+        if not self.model.is_file():
+            raise ModelFileError(f"There is no file {self.model}", "Name one made by herohe-bridge train")
+        check_binds(self.binds, key=self.key is not None)
+        if (self.key is None) != (self.allow is None):
+            raise OptionError("--key and --allow belong together", "Give both or none")
+        if self.key is not None and not self.binds:
+            raise OptionError(
+                "Keys are for further addresses", "Name one with --bind, such as tcp://0.0.0.0:5555"
+            )
+        if self.allow is not None and not self.allow.is_dir():
+            raise OptionError(f"{self.allow} is no folder", "Name the folder of the clients' public keys")
+        if not self.devices:
+            raise OptionError("A server needs a device", "Name one with --device")
+
+
+class Server:
+    """One server; :meth:`run` it in one thread.
+
+    Parameters
+    ----------
+    settings
+        What it is.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._context: Context = zmq.Context()
+        self._mailbox = Mailbox(self._context)
+        self._signals = 0
+        self._cut_off = threading.Event()
+
+    def cut_off(self) -> None:
+        """Stop soon, cancelling what runs; may be called from any thread."""
+        self._cut_off.set()
+        self._mailbox.post(lambda: None)
+
+    def run(self, started: Callable[[ServerRecord], None] = lambda _: None) -> None:
+        """Serve until stopped: by a ``stop`` message, a signal, :meth:`cut_off`, or idleness.
+
+        Parameters
+        ----------
+        started
+            Called when clients can come.
+
+        Raises
+        ------
+        HeroheError
+            If the model cannot be loaded, an address cannot be had, or no worker is left.
+        """
+        directory = private_directory()
+        slots = SlotDirectory()
+        try:
+            with self._signals_handled():
+                self._serve(directory, slots.path, started)
+        finally:
+            self._mailbox.close()
+            self._context.destroy(linger=1000)
+            remove_private_directory(directory)
+            slots.remove()
+
+    def _serve(self, directory: Path, slots: str, started: Callable[[ServerRecord], None]) -> None:
+        s = self._settings
+        crew = Crew(
+            self._context,
+            CrewSettings(
+                model=s.model,
+                directory=directory,
+                devices=s.devices,
+                precision=s.precision,
+                max_batch=s.max_batch,
+                max_wait_s=s.max_wait_s,
+                silence_s=s.worker_silence_s,
+                slots=slots,
+                arguments=s.worker_arguments,
+                over_tcp=s.workers_over_tcp or not has_ipc(),
+            ),
+            self._mailbox,
+        )
+        door = ZapDoor(
+            self._context,
+            {
+                WORKER_DOMAIN: lambda key: key == crew.worker_key,
+                ZAP_DOMAIN: allowed_in(s.allow) if s.allow else lambda _: False,
+            },
+        )
+        try:
+            crew.start()
+            if not self._settings.owned:
+                # PyTorch comes with slides, and takes as long here as in the workers: at the same time, then.
+                importlib.import_module("bridge.slide_work")
+            if not self._wait_for(crew, door):
+                return
+            self._open_to_clients(crew, door, directory, slots, started)
+        finally:
+            crew.close()
+            door.close()
+
+    def _wait_for(self, crew: Crew, door: ZapDoor) -> bool:
+        """Wait until every worker is ready; False when the server shall stop before."""
+        poller = _poller(crew, door, self._mailbox)
+        while not crew.complete:
+            self._poll(poller, crew, door)
+            if crew.failure is not None:
+                raise error_from(crew.failure.code, crew.failure.problem, crew.failure.remedy)
+            if self._told_to_stop:
+                return False
+        return True
+
+    def _open_to_clients(
+        self,
+        crew: Crew,
+        door: ZapDoor,
+        directory: Path,
+        slots: str,
+        started: Callable[[ServerRecord], None],
+    ) -> None:
+        s, ready = self._settings, crew.ready
+        assert ready is not None
+        side = int(ready.card["patch_px"]) * int(ready.card["grid"])
+        if side > MAX_SIDE_PX:
+            raise ModelFileError(
+                f"{s.model} takes composites of {side} px; a server takes up to {MAX_SIDE_PX}",
+                "Use a model with smaller patches",
+            )
+        # A little more than the largest frame: ZeroMQ counts some overhead.
+        front = Front(self._context, max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20))
+        record = None
+        try:
+            front.bind_local(directory, s.binds if s.key is None else ())
+            if s.key is not None:
+                front.bind_remote(s.binds, s.key)
+            record = ServerRecord(
+                instance=secrets.token_hex(16),
+                pid=os.getpid(),
+                started=own_start_time(),
+                protocol=PROTOCOL,
+                version=__version__,
+                model_name=str(ready.card["name"]),
+                model_path=str(s.model.resolve()),
+                model_sha256=ready.model_sha256,
+                device=crew.device,
+                precision=ready.precision,
+                devices_asked=s.devices,
+                precision_asked=s.precision,
+                endpoints=front.local_endpoints,
+                token=secrets.token_urlsafe(32),
+                remote_endpoints=front.remote_endpoints,
+                public_key=s.key.public if s.key else "",
+                directory=str(directory),
+                slots=slots,
+                owned=s.owned,
+            )
+            desk = Desk(
+                front,
+                crew,
+                self._mailbox,
+                DeskSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots),
+            )
+            write_record(record)
+            started(record)
+            _log.info("%s is ready on %s (%s)", record.model_name, record.device, record.precision)
+            self._loop(crew, door, front, desk)
+        finally:
+            if record is not None:
+                remove_record(record)
+            front.close()
+
+    def _loop(self, crew: Crew, door: ZapDoor, front: Front, desk: Desk) -> None:
+        poller = _poller(crew, door, self._mailbox)
+        for socket in front.sockets:
+            poller.register(socket, zmq.POLLIN)
+        idle = self._settings.idle_timeout_s
+        while True:
+            readable = self._poll(poller, crew, door)
+            for socket in front.sockets:
+                if socket in readable:
+                    for incoming in front.receive(socket):
+                        desk.take(incoming)
+            desk.tick()
+            if crew.failure is not None:
+                desk.close(ErrorReply(id="", **vars(crew.failure)))
+                raise error_from(crew.failure.code, crew.failure.problem, crew.failure.remedy)
+            if desk.may_end or self._told_to_stop:
+                desk.close(STOPPED)
+                _log.info("stopped")
+                return
+            if idle is not None and desk.idle_since is not None and time.monotonic() - desk.idle_since > idle:
+                _log.info("nobody asked for %.0f s: stopping", idle)
+                return
+
+    def _poll(self, poller: zmq.Poller, crew: Crew, door: ZapDoor) -> dict[object, int]:
+        """Wait for something, and do what all states of the server have in common."""
+        wait_s = min(TICK_S, crew.patience_s or TICK_S)
+        # Rounded up: a poll that ends just too early would only be repeated.
+        readable: dict[object, int] = dict(poller.poll(math.ceil(wait_s * 1000)))
+        if self._mailbox.socket in readable:
+            self._mailbox.run()
+        if door.socket in readable:
+            door.answer()
+        if crew.socket in readable:
+            crew.receive()
+        crew.tick()
+        return readable
+
+    @property
+    def _told_to_stop(self) -> bool:
+        return self._cut_off.is_set() or self._signals > 0
+
+    @contextmanager
+    def _signals_handled(self) -> Iterator[None]:
+        """Within the block, SIGINT and SIGTERM stop the server, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(*_: object) -> None:
+            self._signals += 1
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _poller(crew: Crew, door: ZapDoor, mailbox: Mailbox) -> zmq.Poller:
+    poller = zmq.Poller()
+    for socket in (crew.socket, door.socket, mailbox.socket):
+        poller.register(socket, zmq.POLLIN)
+    return poller

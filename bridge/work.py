@@ -1,0 +1,56 @@
+"""A composite on its way through the server, and the two ends it can come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import zmq
+
+from bridge.messages import ArrayHeader
+
+
+@dataclass(frozen=True)
+class Score:
+    """A composite's score as it travels: float32, little-endian; see :class:`bridge.messages.Scores`."""
+
+    cells: int
+    bits: int
+    logits: bytes
+    contributions: bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a composite has none; see :class:`bridge.messages.ErrorReply`."""
+
+    code: str
+    problem: str
+    remedy: str = ""
+
+
+@dataclass(eq=False)
+class Composite:
+    """A composite on its way through the server.
+
+    Attributes
+    ----------
+    client
+        Who sent it; clients are served in turn.
+    array, frame
+        Its shape, and its pixels unless they are in a slot.
+    done
+        Called once, in the polling thread, with the end of it.
+    deadline
+        When it need not be begun any more, on the monotonic clock.
+    """
+
+    client: Hashable
+    array: ArrayHeader
+    frame: zmq.Frame | None
+    done: Callable[[Score | Failure], None]
+    deadline: float | None = None
+    number: int = -1
+    queued: float = 0.0
+    deaths: int = 0
+    dropped: bool = False

@@ -1,0 +1,106 @@
+"""What the server and its model workers say to each other: a header, then frames as it says.
+
+They share one machine and one installation, so there is no version and no token; the connection itself is
+private.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bridge.messages import ArrayHeader
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is told on its standard input.
+
+    Attributes
+    ----------
+    endpoint
+        The server's socket for workers.
+    name
+        The worker's own name, its ZeroMQ identity.
+    model, device, precision
+        As :meth:`herohe_model.scorer.Scorer.load` takes them.
+    slots
+        Directory of shared pixels, "" for none.
+    server_key, public_key, secret_key
+        CURVE keys in Z85 where the connection is not private by itself; "" where it is.
+    """
+
+    endpoint: str
+    name: str
+    model: str
+    device: str
+    precision: str
+    slots: str = ""
+    server_key: str = ""
+    public_key: str = ""
+    secret_key: str = ""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One composite, with the number that its answer carries."""
+
+    job: int
+    array: ArrayHeader
+
+
+class Work(msgspec.Struct, frozen=True, tag="work"):
+    """Score these; a frame follows for each that is in no slot."""
+
+    jobs: tuple[Job, ...]
+
+
+class Drop(msgspec.Struct, frozen=True, tag="drop"):
+    """Do not begin these."""
+
+    jobs: tuple[int, ...]
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded; ``card`` is the model card."""
+
+    card: dict[str, Any]
+    model_sha256: str
+    device: str
+    precision: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The model cannot be loaded."""
+
+    code: str
+    problem: str
+    remedy: str
+
+
+class Scored(msgspec.Struct, frozen=True, tag="scored"):
+    """Two frames follow, float32: logits (bits,) and contributions (cells, bits)."""
+
+    job: int
+    cells: int
+    bits: int
+
+
+class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
+    """The composite cannot be scored, or was dropped."""
+
+    job: int
+    code: str
+    problem: str
+    remedy: str
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """Still there."""
+
+
+ToWorker = Work | Drop
+FromWorker = Ready | Failed | Scored | JobFailed | Beat
+
+encode_worker = msgspec.json.Encoder().encode
+decode_to_worker = msgspec.json.Decoder(ToWorker).decode
+decode_from_worker = msgspec.json.Decoder(FromWorker).decode

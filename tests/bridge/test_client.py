@@ -1,0 +1,391 @@
+"""The client: with scripted workers where something must go wrong, with the real ones for what is scored."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+from running_server import PATIENCE_S, SIDE_PX, Running, all_gone, composite, scripted, serving, wait_until
+from scripted_worker import WAIT_FOR_GATE
+from small_world import small_model
+
+import bridge.client
+import bridge.talker
+from bridge.client import Client, connect_or_start
+from bridge.contact import ServerAddress
+from bridge.discovery import running_servers
+from bridge.finding import FoundServer, Wanted, find_server
+from bridge.own_server import OwnServer
+from bridge.server import ServerSettings
+from bridge.talker import Fixed
+from herohe_model.errors import (
+    CancelledError,
+    DeviceError,
+    ModelFileError,
+    OptionError,
+    ProtocolError,
+    ServerBusyError,
+    ServerUnavailableError,
+)
+from herohe_model.scorer import CompositeScore, Scorer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEROHE_RUNTIME_DIR", str(tmp_path_factory.mktemp("run") / "r"))
+        yield
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Iterator[Running]:
+    with serving(scripted(tmp_path)) as running:
+        yield running
+        running.open_gate()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model") / "m.safetensors")
+
+
+@pytest.fixture(scope="module")
+def real(model: Path) -> Iterator[Running]:
+    """A server with the real worker."""
+    with serving(ServerSettings(model, devices=("cpu",))) as running:
+        yield running
+
+
+def pictures(count: int) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def the_same(one: list[CompositeScore], other: list[CompositeScore]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a.logits, b.logits) and np.array_equal(a.contributions, b.contributions)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("slots", [True, False], ids=["shared memory", "frames"])
+def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
+    real: Running, model: Path, slots: bool
+) -> None:
+    address = real.address if slots else replace(real.address, slots="")
+    with Client(Fixed(address)) as client, Scorer.load(model, "cpu") as scorer:
+        assert (client.card, client.model_sha256) == (scorer.card, scorer.model_sha256)
+        assert (client.device, client.precision) == (scorer.device, scorer.precision)
+        # Many at a time, one at a time, in another order: neighbours do not matter.
+        together = [future.result(PATIENCE_S) for future in [client.submit(p) for p in pictures(12)]]
+        alone = [client.submit(p).result(PATIENCE_S) for p in reversed(pictures(12))]
+        assert the_same(together, scorer.score(pictures(12)))
+        assert the_same(alone, scorer.score(pictures(12)[::-1]))
+
+
+def test_a_worker_killed_in_mid_work_changes_no_score(real: Running, model: Path) -> None:
+    with Client(Fixed(real.address)) as client, Scorer.load(model, "cpu") as scorer:
+        futures = [client.submit(p) for p in pictures(40)]
+        futures[3].result(PATIENCE_S)
+        for worker in real.workers():
+            worker.kill()
+        assert the_same([future.result(PATIENCE_S) for future in futures], scorer.score(pictures(40)))
+
+
+def test_many_threads_share_a_client(gated: Running) -> None:
+    gated.open_gate()
+    found: dict[int, float] = {}
+    with Client(Fixed(gated.address)) as client:
+
+        def work(number: int) -> None:
+            for name in range(number, number + 10):
+                found[name] = float(client.submit(composite(name=name)).result(PATIENCE_S).logits[0])
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(0, 80, 10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {name: float(name) for name in range(80)}
+
+
+def test_more_than_fit_into_the_window_wait_in_the_client(gated: Running) -> None:
+    with Client(Fixed(gated.address)) as client:
+        futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(60)]
+        wait_until(lambda: len(gated.begun()) == 1)
+        assert gated.info().load.requests <= 8
+        gated.open_gate()
+        assert [future.result(PATIENCE_S).logits[0] for future in futures] == list(range(60))
+
+
+def test_a_composite_of_another_shape_is_refused_at_once(gated: Running) -> None:
+    with Client(Fixed(gated.address)) as client:
+        for wrong in (np.zeros((SIDE_PX, SIDE_PX), np.uint8), np.zeros((SIDE_PX, SIDE_PX, 3), np.float32)):
+            with pytest.raises(OptionError, match=str(SIDE_PX)):
+                client.submit(wrong)  # type: ignore[arg-type]
+
+
+def test_a_view_into_a_larger_picture_is_scored_as_its_copy(gated: Running) -> None:
+    large = np.zeros((SIDE_PX * 2, SIDE_PX * 2, 3), np.uint8)
+    large[::2, ::2] = composite(name=12)
+    with Client(Fixed(gated.address)) as client:
+        assert client.submit(large[::2, ::2]).result(PATIENCE_S).logits[0] == 12
+
+
+def test_a_cancelled_future_cancels_the_work_in_the_server(gated: Running) -> None:
+    with Client(Fixed(gated.address)) as client:
+        futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
+        wait_until(lambda: gated.begun() == [0])
+        for future in futures[1:3]:
+            assert future.cancel()
+        wait_until(lambda: gated.info().load.in_work == 2)
+        # Whoever waits is told, too.
+        assert wait(futures[1:3], timeout=PATIENCE_S).not_done == set()
+        gated.open_gate()
+        assert futures[3].result(PATIENCE_S).logits[0] == 3
+        assert gated.begun() == [0, 3]
+
+
+def test_the_deadline_ends_the_wait(gated: Running) -> None:
+    with Client(Fixed(gated.address), deadline_s=0.5) as client:
+        future = client.submit(composite(WAIT_FOR_GATE))
+        with pytest.raises(ServerBusyError, match="deadline"):
+            future.result(PATIENCE_S)
+        gated.open_gate()
+        # Its slot is free again once the server has let go of it.
+        assert client.submit(composite(name=5)).result(PATIENCE_S).logits[0] == 5
+
+
+def test_closing_a_client_ends_what_it_waits_for(gated: Running) -> None:
+    client = Client(Fixed(gated.address))
+    futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(12)]
+    wait_until(lambda: gated.begun() == [0])
+    client.close()
+    client.close()
+    for future in futures:
+        with pytest.raises(FutureCancelledError):
+            future.result(PATIENCE_S)
+    with pytest.raises(CancelledError):
+        client.submit(composite())
+    wait_until(lambda: gated.info().load.queued == 0)
+    assert not list(Path(gated.record.slots).glob("[0-9a-f]*")) if gated.record.slots else True
+
+
+def test_where_no_memory_can_be_shared_pixels_are_sent(gated: Running, tmp_path: Path) -> None:
+    gated.open_gate()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    # A directory that the client can write and the server does not know, as in a container.
+    for slots in (str(elsewhere), str(tmp_path / "absent")):
+        with Client(Fixed(replace(gated.address, slots=slots))) as client:
+            assert client.submit(composite(name=7)).result(PATIENCE_S).logits[0] == 7
+
+
+def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
+    with serving(scripted(tmp_path, in_flight=2)) as running, Client(Fixed(running.address)) as client:
+        # As if another of this client's requests were open already.
+        client._talker._window = 4
+        futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
+        wait_until(lambda: len(running.begun()) == 1)
+        running.open_gate()
+        assert [future.result(PATIENCE_S).logits[0] for future in futures] == [0, 1, 2, 3]
+
+
+def test_a_lost_request_is_sent_again(gated: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.talker, "REPEAT_S", 0.3)
+    gated.open_gate()
+    with Client(Fixed(gated.address)) as client:
+        send, lost = client._talker.send, []
+
+        def lose_the_first(*message: object) -> None:
+            if lost:
+                send(*message)  # type: ignore[arg-type]
+            lost.append(message)
+
+        monkeypatch.setattr(client._talker, "send", lose_the_first)
+        assert client.submit(composite(name=4)).result(PATIENCE_S).logits[0] == 4
+
+
+def test_a_server_that_was_restarted_is_found_again(tmp_path: Path) -> None:
+    wanted = Wanted("0" * 64)
+    settings = scripted(tmp_path)
+    settings = replace(settings, devices=("auto",))
+    with serving(settings) as first:
+        assert find_server(wanted) == first.record
+        client = Client(FoundServer(wanted))
+        futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(3)]
+        wait_until(lambda: len(first.begun()) == 1)
+    with serving(settings) as second:
+        second.open_gate()
+        assert [future.result(PATIENCE_S).logits[0] for future in futures] == [0, 1, 2]
+        client.close()
+
+
+def test_without_a_server_every_request_ends_in_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge.talker, "SILENT_S", 0.5)
+    monkeypatch.setattr(bridge.talker, "GIVE_UP_S", 1.5)
+    with serving(scripted(tmp_path)) as running:
+        client = Client(Fixed(running.address))
+        futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(12)]
+        wait_until(lambda: len(running.begun()) == 1)
+    began = time.monotonic()
+    for future in futures:
+        with pytest.raises(ServerUnavailableError):
+            future.result(PATIENCE_S)
+    assert time.monotonic() - began < 20
+    client.close()
+
+
+def test_nobody_there_is_an_error_that_names_the_address() -> None:
+    with pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:9"):
+        Client(Fixed(ServerAddress("tcp://127.0.0.1:9")), hello_s=0.5)
+
+
+def test_another_version_is_refused_with_the_side_to_update(
+    gated: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, older in (("0.0.9", "this client"), ("99.0.0", "the server")):
+        monkeypatch.setattr(bridge.client, "__version__", version)
+        with pytest.raises(ProtocolError, match=f"Update {older}"):
+            Client(Fixed(gated.address))
+
+
+def test_only_a_server_that_fits_is_used(gated: Running) -> None:
+    record = gated.record
+    fitting = Wanted(record.model_sha256, "cpu", "auto")
+    assert fitting.fits(record)
+    assert Wanted(record.model_sha256, "cpu", "fp32").fits(record)
+    for other in (
+        replace(fitting, model_sha256="1" * 64),
+        replace(fitting, device="cuda"),
+        replace(fitting, device="auto"),
+        replace(fitting, precision="bf16"),
+    ):
+        assert not other.fits(record)
+    for changes in ({"owned": True}, {"protocol": 99}, {"version": "99.0.0"}):
+        from msgspec.structs import replace as changed
+
+        assert not fitting.fits(changed(record, **changes))
+    gpu = changed(record, device="cuda:0 NVIDIA H200", devices_asked=("auto",))
+    assert Wanted(record.model_sha256, "cuda").fits(gpu)
+    assert Wanted(record.model_sha256, "auto").fits(gpu)
+    assert not Wanted(record.model_sha256, "cuda:1").fits(gpu)
+
+
+def test_a_running_server_is_used_and_left_running(real: Running, model: Path) -> None:
+    notices: list[str] = []
+    with connect_or_start(model, device="cpu", notice=notices.append) as client:
+        assert client.info.instance == real.record.instance
+    assert "Using the model server" in notices[0]
+    assert real.info().instance == real.record.instance
+
+
+def test_a_named_server_is_used_for_its_own_model_only(real: Running, tmp_path: Path) -> None:
+    endpoint = real.record.endpoints[-1]
+    with connect_or_start(None, server=endpoint) as client:
+        assert client.info.instance == real.record.instance
+    other = small_model(tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(OptionError, match="small 0"), connect_or_start(other, server=endpoint):
+        pass
+    with (
+        pytest.raises(ServerUnavailableError, match="status"),
+        connect_or_start(None, server="tcp://127.0.0.1:9"),
+    ):
+        pass
+    with (
+        pytest.raises(OptionError, match="keys trust"),
+        connect_or_start(None, server="tcp://example.org:5555"),
+    ):
+        pass
+
+
+def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> None:
+    notices: list[str] = []
+    with connect_or_start(model, device="cpu", precision="fp32", notice=notices.append) as client:
+        (record,) = [record for record in running_servers() if record.owned]
+        processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
+        assert len(processes) >= 2
+        assert find_server(Wanted(client.model_sha256, "cpu", "fp32")) is None
+        assert client.submit(pictures(1)[0]).result(PATIENCE_S).logits.shape == (3,)
+    assert all_gone(processes)
+    assert record not in list(running_servers())
+    assert "Starting a model server" in notices[0]
+    assert "ready on cpu (fp32)" in notices[-1]
+
+
+def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:
+    own = OwnServer(model, device="cpu", precision="auto", notice=lambda _: None)
+    server = psutil.Process(own.record.pid)
+    processes = [server, *server.children(recursive=True)]
+    client = Client(own)
+    client.submit(pictures(1)[0]).result(PATIENCE_S)
+    server.suspend() if sys.platform != "win32" else None
+    futures: list[Future[CompositeScore]] = [client.submit(p) for p in pictures(4)]
+    server.kill()
+    for future in futures:
+        with pytest.raises(ServerUnavailableError):
+            future.result(PATIENCE_S)
+    client.close()
+    own.close()
+    assert all_gone(processes)
+    assert own.record not in list(running_servers())
+
+
+_OWNER = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from bridge.own_server import OwnServer
+with closing(OwnServer(Path(sys.argv[1]), device="cpu", precision="auto", notice=print)) as own:
+    print("pid", own.record.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_an_own_server_ends_when_its_owner_is(
+    model: Path, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEROHE_RUNTIME_DIR", str(tmp_path / "r"))
+    with subprocess.Popen(
+        [sys.executable, "-c", _OWNER, str(model)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as owner:
+        assert owner.stdout is not None
+        pid = next(line.split()[1] for line in owner.stdout if line.startswith("pid"))
+        processes = [psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True)]
+        assert len(processes) >= 2
+        owner.kill() if how == "killed" else owner.send_signal(signal.SIGINT)
+        owner.wait(PATIENCE_S)
+    assert all_gone(processes)
+    assert list(running_servers()) == []
+
+
+def test_an_own_server_that_cannot_start_says_why(model: Path) -> None:
+    with pytest.raises(DeviceError, match="cuda:99"), connect_or_start(model, device="cuda:99"):
+        pass
+
+
+def test_a_damaged_model_is_an_error_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ModelFileError), connect_or_start(tmp_path / "m.safetensors"):
+        pass
+    with pytest.raises(OptionError, match="no model"), connect_or_start(None):
+        pass

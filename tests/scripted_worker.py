@@ -1,0 +1,61 @@
+"""A model worker that does as each composite's first pixel says, for what no real network does when asked.
+
+Its "model file" is the JSON of a model card. Every composite that is begun adds a line to the file ``begun``
+beside it. Nothing of PyTorch is imported, so it starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.worker import run_worker
+
+SCORE: Final = 0
+WAIT_FOR_GATE: Final = 1
+"""Scored once there is a file ``gate`` beside the model."""
+KILL: Final = 2
+FAIL: Final = 3
+
+
+class ScriptedScorer:
+    """The logits are the composite's second pixel, R, G and B; contributions are all 1/25 of them."""
+
+    def __init__(self, model: Path) -> None:
+        self.card = msgspec.json.decode(model.read_bytes())
+        self.model_sha256 = "0" * 64
+        self.device = "cpu"
+        self.precision = "fp32"
+        self._folder = model.parent
+        self._pool = ThreadPoolExecutor(1)
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[Any]:
+        return self._pool.submit(self._score, pixels)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _score(self, pixels: NDArray[np.uint8]) -> Any:
+        what, name = int(pixels[0, 0, 0]), int(pixels[0, 0, 1])
+        with (self._folder / "begun").open("a") as begun:
+            begun.write(f"{name}\n")
+        if what == KILL:
+            os._exit(9)
+        if what == FAIL:
+            raise ValueError("this composite fails")
+        while what == WAIT_FOR_GATE and not (self._folder / "gate").exists():
+            threading.Event().wait(0.01)
+        logits = pixels[0, 1].astype(np.float32)
+        return SimpleNamespace(logits=logits, contributions=np.tile(logits / 25, (25, 1)))
+
+
+if __name__ == "__main__":
+    run_worker(lambda settings: ScriptedScorer(Path(settings.model)))  # type: ignore[arg-type, return-value]
