@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.patches import PatchSet
-from herohe_model.slide import SlideSource
+from herohe_model.slide import Box, SlideSource
 
 CELLS: Final = 25
 
@@ -137,9 +137,9 @@ def read_composite(
     grid = _grid(len(cells))
     picture = np.empty((grid * patch_px, grid * patch_px, 3), dtype=np.uint8)
     places = picture.reshape(grid, patch_px, grid, patch_px, 3).swapaxes(1, 2)
-    for index in np.unique(cells):
-        x, y = int(patches.x[index]), int(patches.y[index])
-        pixels = source.read_box(x, y, patches.size, patches.size, (patch_px, patch_px))
+    distinct = np.unique(cells)
+    boxes = [Box(int(patches.x[i]), int(patches.y[i]), patches.size, patches.size) for i in distinct]
+    for index, pixels in zip(distinct, source.read_boxes(boxes, (patch_px, patch_px)), strict=True):
         for cell in np.flatnonzero(cells == index):
             places[divmod(int(cell), grid)] = pixels
     return picture

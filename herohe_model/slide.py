@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +92,10 @@ class SlideSource(Protocol):
 
     def read_box(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a level-0 box resampled to `out`, (width, height); see :meth:`Slide.read_box`."""
+        ...
+
+    def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> Iterable[NDArray[np.uint8]]:
+        """Read several boxes in their order, each resampled to `out`, (width, height)."""
         ...
 
 
@@ -222,6 +226,11 @@ class Slide:
         wanted = min(width / out[0], height / out[1]) * _LEVEL_TOLERANCE
         level = max(i for i, ds in enumerate(self.level_downsamples) if i == 0 or ds <= wanted)
         return self._resampled(level, (x, y, x + width, y + height), out)
+
+    def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pixels of several boxes in their order, each as :meth:`read_box` gives them."""
+        for box in boxes:
+            yield self.read_box(box.x, box.y, box.width, box.height, out)
 
     def thumbnail(self, max_side: int) -> NDArray[np.uint8]:
         """Return the bounds as (h, w, 3) uint8 RGB, the longer side at most `max_side` px."""
