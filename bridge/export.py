@@ -10,10 +10,9 @@ from typing import Any, Final, Literal
 
 import shapely
 
-from bridge.classes import MARK, TILE_CLASS, TILE_COLOUR
+from bridge.classes import MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME
 from bridge.geojson import collection_text, feature
 from bridge.results import (
-    PREFIX,
     RESEARCH_USE_ONLY,
     RegionResult,
     SlideResult,
@@ -102,7 +101,7 @@ def _features(result: SlideResult, region: RegionResult, origin: tuple[int, int]
             id=_id(result, "sampled"),
             object_type="annotation",
             geometry=shapely.unary_union(squares),
-            name=f"{PREFIX} sampled patches",
+            name=WHOLE_IMAGE_NAME,
             locked=True,
             measurements=measurements(region),
             metadata=mark,
