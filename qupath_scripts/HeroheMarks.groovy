@@ -1,0 +1,190 @@
+/*
+ * What the HER2-HE scripts write onto an image, and how it is taken away again: the same as bridge/project.py
+ * writes from outside. HeroheData, which that uses too, does it to single objects.
+ *
+ * Last tested with QuPath 0.5.1 and 0.6.0.
+ */
+import com.google.gson.Gson
+import groovy.transform.CompileStatic
+import qupath.lib.common.ColorTools
+import qupath.lib.objects.PathObject
+import qupath.lib.objects.PathObjects
+import qupath.lib.objects.classes.PathClass
+import qupath.lib.plugins.workflow.WorkflowStep
+import qupath.lib.regions.ImagePlane
+import qupath.lib.roi.ROIs
+import qupath.lib.roi.interfaces.ROI
+
+@CompileStatic
+class HeroheMarks {
+    // As in bridge/classes.py and bridge/results.py.
+    static final String PREFIX = 'HER2-HE'
+    static final String TILE_CLASS = "$PREFIX patch"
+    static final String MARK = "_$PREFIX"
+    static final String STEP = "$PREFIX score"
+    static final String LAYOUT = "_$PREFIX composites"
+    static final List<String> OWN_COMPONENTS = ['0', '1+', '2+', '3+'].collect { "$PREFIX $it".toString() } + [TILE_CLASS]
+
+    static HeroheData data() {
+        return new HeroheData(OWN_COMPONENTS, TILE_CLASS, "$PREFIX: ", MARK)
+    }
+
+    /** An object's class without what we derived. */
+    static String userClassName(PathObject object) {
+        List<String> names = []
+        for (PathClass c = object.pathClass; c != null && c.name != null; c = c.parentClass)
+            if (!OWN_COMPONENTS.contains(c.name))
+                names.add(c.name)
+        return names.reverse().join(': ')
+    }
+
+    /** The shapes that annotations have now: what must still be so when a result is written. */
+    static Map<PathObject, ROI> shapes(Collection<PathObject> annotations) {
+        return annotations.collectEntries(new IdentityHashMap<PathObject, ROI>()) { [it, it.ROI] }
+    }
+
+    /**
+     * Write a result, after everything of an earlier one was removed. All or nothing: whatever can fail is done
+     * before the first change.
+     *
+     * @param markup what bridge.script_markup made
+     * @param shapes what the annotations were when they were sent
+     * @return the classes that were used
+     */
+    static Collection<PathClass> write(HeroheImage image, Map<String, Object> markup, Map<PathObject, ROI> shapes) {
+        def data = image.data, hierarchy = image.hierarchy
+        List<PathClass> used = []
+        synchronized (hierarchy) {
+            def present = data.userAnnotations(hierarchy.rootObject)
+            def byId = present.groupBy { it.ID.toString() }
+            List<Map> planned = []
+            List<PathObject> targets = []
+            for (Map item : (List<Map>) markup.get('annotations')) {
+                def object = byId.get((String) item.get('id'))?.find { shapes.containsKey(it) && !targets.any { PathObject t -> t.is(it) } }
+                if (object == null || !object.ROI.is(shapes.get(object)))
+                    throw new HeroheClient.Failure('entry_changed', "An annotation was ${object == null ? 'deleted' : 'changed'} while it was scored, so nothing was written".toString(), 'Run the script again')
+                planned.add(item)
+                targets.add(object)
+            }
+            int tileColour = packed(markup.get('tile_colour'))
+            def tiles = planned.collect { tilesOf(data, it, tileColour) }
+            def whole = (Map) markup.get('whole_image')
+            def wholeObject = whole == null ? null : wholeImageAnnotation(image, whole)
+            def wholeTiles = whole == null ? null : tilesOf(data, whole, tileColour)
+            def layout = new Gson().toJson(markup.get('layout'))
+
+            take(image)
+            for (int i = 0; i < planned.size(); i++)
+                mark(data, targets[i], planned[i], tiles[i], used)
+            if (wholeObject != null) {
+                hierarchy.rootObject.addChildObject(wholeObject)
+                mark(data, wholeObject, whole, wholeTiles, used)
+            }
+            image.imageData.setProperty(MARK, (String) markup.get('mark'))
+            image.imageData.setProperty(LAYOUT, layout)
+        }
+        hierarchy.fireHierarchyChangedEvent(hierarchy.rootObject)
+        if (image.entry != null)
+            ((Map<String, String>) markup.get('metadata')).each { key, value -> image.entry.putMetadataValue(key, value) }
+        return used
+    }
+
+    /** Remove everything of ours and restore the classes; false when there was nothing. */
+    static boolean clear(HeroheImage image) {
+        boolean any = false
+        synchronized (image.hierarchy) {
+            any = take(image)
+        }
+        if (any)
+            image.hierarchy.fireHierarchyChangedEvent(image.hierarchy.rootObject)
+        if (image.entry != null) {
+            for (String key : new ArrayList<>(image.entry.metadataKeys)) {
+                if (key.startsWith("$PREFIX ")) {
+                    image.entry.removeMetadataValue(key)
+                    any = true
+                }
+            }
+        }
+        def workflow = image.imageData.historyWorkflow
+        workflow.steps.findAll { WorkflowStep step -> step.name == STEP }.each { WorkflowStep step -> workflow.removeStep(step) }
+        return any
+    }
+
+    /** The composites of the last result, by region; null when there is none. */
+    static Map layout(HeroheImage image) {
+        def text = image.imageData.getProperty(LAYOUT)
+        return text instanceof String ? (Map) new Gson().fromJson((String) text, Map) : null
+    }
+
+    private static boolean take(HeroheImage image) {
+        def data = image.data, root = image.hierarchy.rootObject
+        boolean any = false
+        for (List<PathObject> ours : [data.ownTiles(root), data.ownAnnotations(root)]) {
+            any |= !ours.empty
+            data.remove(ours)
+        }
+        for (PathObject object : data.userAnnotations(root)) {
+            if (data.ownMeasurements(object)) {
+                data.removeOwnMeasurements(object)
+                any = true
+            }
+            if (data.ownComponent(object)) {
+                data.derive(object, null, null)
+                any = true
+            }
+        }
+        for (String key : image.imageData.properties.keySet().findAll { it.startsWith(MARK) }) {
+            image.imageData.removeProperty(key)
+            any = true
+        }
+        return any
+    }
+
+    private static void mark(HeroheData data, PathObject object, Map item, List<PathObject> tiles, List<PathClass> used) {
+        def list = object.measurementList
+        ((Map<String, Number>) item.get('measurements')).each { name, value -> list.put(name, value.doubleValue()) }
+        list.close()
+        def component = (String) item.get('component')
+        if (component != null) {
+            data.derive(object, component, packed(item.get('colour')))
+            used.add(object.pathClass)
+        }
+        if (tiles) {
+            object.addChildObjects(tiles)
+            used.add(tiles.first().pathClass)
+        }
+    }
+
+    private static List<PathObject> tilesOf(HeroheData data, Map item, int colour) {
+        def tiles = (Map) item.get('tiles')
+        def ids = (List<String>) tiles.get('ids'), names = (List<String>) tiles.get('names')
+        def squares = (List<List<Number>>) tiles.get('squares'), values = (List<List<Number>>) tiles.get('values')
+        return data.tiles(ids as String[], rows(squares), names as String[], rows(values), colour)
+    }
+
+    private static double[][] rows(List<List<Number>> rows) {
+        def found = new double[rows.size()][]
+        for (int i = 0; i < found.length; i++) {
+            def row = rows[i]
+            found[i] = new double[row.size()]
+            for (int j = 0; j < row.size(); j++)
+                found[i][j] = row[j] == null ? Double.NaN : row[j].doubleValue()
+        }
+        return found
+    }
+
+    private static PathObject wholeImageAnnotation(HeroheImage image, Map item) {
+        def roi = ROIs.createRectangleROI(0, 0, image.server.width, image.server.height, ImagePlane.defaultPlane)
+        def object = PathObjects.createAnnotationObject(roi)
+        object.setID(UUID.fromString((String) item.get('id')))
+        object.setName((String) item.get('name'))
+        object.metadata.put(MARK, (String) item.get('run'))
+        object.setLocked(true)
+        return object
+    }
+
+    private static int packed(Object colour) {
+        def rgb = (List<Number>) colour
+        return ColorTools.packRGB(rgb[0].intValue(), rgb[1].intValue(), rgb[2].intValue())
+    }
+}

@@ -1,0 +1,212 @@
+"""The scripts in a real QuPath, without its window."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from inside_qupath import InsideQuPath, installed_qupath
+from PIL import Image
+from qupath_project import MadeProject, describe, draw_every_kind, files, ours
+from small_world import MPP, PATCH_PX, small_model, tissue_picture
+
+from bridge.jvm import start_qupath
+from herohe_model.slide import Slide
+from herohe_model.synthetic import write_mirax, write_tiff
+
+pytestmark = pytest.mark.qupath
+
+SIDE = 928
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InsideQuPath]:
+    model = small_model(tmp_path_factory.mktemp("model") / "small.safetensors")
+    directory = start_qupath().directory
+    with installed_qupath(directory, tmp_path_factory.mktemp("home"), model) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MIRAX with bounds and a TIFF, with annotations of every kind, and bare glass."""
+    home = tmp_path_factory.mktemp("wörld of slides")
+    write_mirax(
+        home / "a b.mrxs", tissue_picture(SIDE, seed=1), mpp=MPP, origin=(512, 256), canvas=(2048, 2048)
+    )
+    write_tiff(home / "ü.tif", tissue_picture(SIDE, seed=2), mpp=MPP)
+    write_tiff(home / "glass.tif", np.full((512, 512, 3), 245, dtype=np.uint8), mpp=MPP)
+    made = MadeProject(home / "project")
+    made.list_classes("Tumor", "Stroma")
+    draw_every_kind(made.add(home / "a b.mrxs"))
+    draw_every_kind(made.add(home / "ü.tif"))
+    glass = made.add(home / "glass.tif")
+    glass.annotate(glass.rectangle(10, 10, 400, 400), "Tumor")
+    return made.save()
+
+
+@pytest.fixture
+def project(world: Path, tmp_path: Path) -> Path:
+    shutil.copytree(world.parent, tmp_path / "project")
+    return tmp_path / "project" / world.name
+
+
+def test_a_result_is_the_one_of_the_command_line_and_clear_takes_it_away(
+    inside: InsideQuPath, world: Path, project: Path, tmp_path: Path
+) -> None:
+    before = described(world)
+    run = inside.script("herohe_score.groovy", project)
+    assert run.stdout.count("Research use only") == 2, run.stdout
+    assert "foreground patches of" in run.stdout and "nothing was written" in run.stdout, "the glass"
+
+    twin = tmp_path / "twin"
+    shutil.copytree(world.parent, twin)
+    inside.score(twin / world.name)
+    assert any("HeroheScripts').score(this, [regionClasses: ['Tumor']" in step for step in workflow(project))
+    scored, wanted = described(project), described(twin / world.name)
+    assert scored.pop("glass.tif") == before["glass.tif"]
+    wanted.pop("glass.tif")
+    assert scored == wanted
+    assert all(len(ours(rows)) > 20 for rows in scored.values())
+    for name in ("a b.mrxs", "ü.tif"):
+        assert mark(project, name) == mark(twin / world.name, name)
+
+    cleared = inside.script("herohe_clear.groovy", project)
+    assert "was removed" in cleared.stdout
+    assert described(project) == before
+    assert not any("HER2-HE" in step for step in workflow(project))
+
+
+@pytest.mark.slide
+def test_a_real_slide_gives_the_result_of_the_command_line(
+    inside: InsideQuPath, real_slide: Path, tmp_path: Path
+) -> None:
+    made = MadeProject(tmp_path / "one")
+    painter = made.add(real_slide)
+    painter.annotate(painter.ellipse(400, 500, 1200, 1500), "Tumor", name="left")
+    painter.annotate(painter.rectangle(900, 300, 900, 800), name="nobody asked for it")
+    one = made.save()
+    shutil.copytree(one.parent, tmp_path / "two")
+    inside.script("herohe_score.groovy", one, "seed=7", "composites=3")
+    inside.score(tmp_path / "two" / one.name, "--seed", "7", "--composites", "3")
+    found = described(one)
+    assert found == described(tmp_path / "two" / one.name)
+    assert len(ours(found[real_slide.name])) > 50
+
+
+def test_pixels_from_qupath_give_the_same_patches_and_nearly_the_same_result(
+    inside: InsideQuPath, world: Path, project: Path, tmp_path: Path
+) -> None:
+    direct = tmp_path / "direct"
+    shutil.copytree(world.parent, direct)
+    inside.score(direct / world.name)
+    inside.script("herohe_score.groovy", project, "pixelsFromQuPath=true")
+    wanted, found = described(direct / world.name), described(project)
+    for name in ("a b.mrxs", "ü.tif"):
+        assert corners(ours(found[name])) == corners(ours(wanted[name]))
+        assert len(ours(found[name])) > 20
+        for one, other in zip(probabilities(found[name]), probabilities(wanted[name]), strict=True):
+            assert abs(one - other) < 0.02
+
+
+def test_an_image_that_no_server_can_open_is_scored_from_its_pixels(
+    inside: InsideQuPath, world: Path, tmp_path: Path
+) -> None:
+    made = MadeProject(tmp_path / "turned")
+    slide = world.parent.parent / "ü.tif"
+    server = made.qupath.java("qupath.lib.images.servers.ImageServers").buildServer(
+        made.qupath.java("java.io.File")(str(slide)).toURI()
+    )
+    turned = made.qupath.java("qupath.lib.images.servers.RotatedImageServer")
+    painter = made.add_built(turned(server, turned.Rotation.ROTATE_90).getBuilder(), "turned")
+    painter.annotate(painter.rectangle(40, 40, 500, 500), "Tumor")
+    project = made.save()
+    inside.script("herohe_score.groovy", project)
+    assert len(ours(described(project)["turned"])) > 20
+
+
+def test_explain_selects_the_patches_and_writes_the_picture_that_was_scored(
+    inside: InsideQuPath, world: Path, project: Path
+) -> None:
+    inside.script("herohe_score.groovy", project, "perAnnotation=false", "composites=2", image="a b.mrxs")
+    run = inside.script(
+        "herohe_explain.groovy", project, "top=3", "composite=2", save=False, image="a b.mrxs"
+    )
+    assert "3 patches with the" in run.stdout
+    pictures = sorted((project.parent / "herohe-bridge" / "composites").glob("*composite 2.png"))
+    assert pictures, run.stdout
+    picture = np.asarray(Image.open(pictures[0])).astype(int)
+    assert picture.shape == (5 * PATCH_PX, 5 * PATCH_PX, 3)
+    layout = json.loads(property_of(project, "a b.mrxs", "_HER2-HE composites"))
+    cells = layout["regions"]["slide"][1]
+    with Slide(world.parent.parent / "a b.mrxs") as slide:
+        origin = slide.bounds
+        for number, (x, y) in enumerate(cells):
+            row, column = divmod(number, 5)
+            cell = picture[row * PATCH_PX :, column * PATCH_PX :][:PATCH_PX, :PATCH_PX]
+            size = layout["size"]
+            corner = (origin.x + int(x), origin.y + int(y))
+            read = slide.read_box(*corner, int(size), int(size), (PATCH_PX, PATCH_PX))
+            assert np.abs(cell - read).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("regionClasses=Necrosis",), ("Classes present: ", "Tumor (7)", "unclassified (1)")),
+        (("model=/nowhere/m.safetensors",), ("/nowhere/m.safetensors", "install --model")),
+        (("sede=1",), ("'sede=1'", "regionClasses")),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_is_written(
+    inside: InsideQuPath, project: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    before = files(project.parent)
+    run = inside.script("herohe_score.groovy", project, *arguments, image="ü.tif")
+    assert run.returncode == 1
+    for word in words:
+        assert word in run.stdout
+    assert files(project.parent) == before
+
+
+def workflow(project: Path) -> list[str]:
+    return [step for rows in describe(project).values() for step in rows[0]["workflow"]]
+
+
+def described(project: Path) -> Rows:
+    """As `describe`, but without what saving in QuPath changes: the workflow and the project's path."""
+    found = describe(project)
+    for rows in found.values():
+        for row in rows:
+            row.pop("properties", None)
+            row.pop("workflow", None)
+    return found
+
+
+def corners(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return sorted((row["wkb"], row["parent"]) for row in rows)
+
+
+def probabilities(rows: list[dict[str, Any]]) -> list[float]:
+    names = ("HER2-HE: P(>=1+)", "HER2-HE: P(>=2+)", "HER2-HE: P(3+)", "HER2-HE: P(positive)")
+    return [
+        float(row["measurements"][name])
+        for row in sorted(rows, key=lambda row: row.get("id", ""))
+        for name in names
+        if name in row.get("measurements", {})
+    ]
+
+
+def property_of(project: Path, image: str, key: str) -> str:
+    (entry,) = [i for i in start_qupath().open_project(project).images if str(i.image_name) == image]
+    return str(entry.java_object.readImageData().getProperty(key))
+
+
+def mark(project: Path, image: str) -> Any:
+    return json.loads(property_of(project, image, "_HER2-HE"))
