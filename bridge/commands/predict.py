@@ -1,0 +1,121 @@
+"""``herohe-bridge predict``: a folder of slides in, the challenge's submission file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bridge.results import SlideResult
+
+
+@click.command("predict")
+@click.argument("slides", type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("submission.csv"),
+    show_default=True,
+    help="The file to write.",
+)
+@click.option("--region-class", "region_classes", multiple=True, metavar="CLASS", help="As for score.")
+@click.option("--exclude-class", "exclude_classes", multiple=True, metavar="CLASS", help="As for score.")
+@click.option("--composites", type=click.IntRange(1, 10_000), default=8, show_default=True, help="A slide.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampler.")
+@click.option("--min-patches", type=click.IntRange(1), default=10, show_default=True, help="As for score.")
+@click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
+@click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option(
+    "--misspelt-header", is_flag=True, help="Write hard_preditction, as the challenge's own files have it."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    slides: Path,
+    model: Path,
+    output: Path,
+    region_classes: tuple[str, ...],
+    exclude_classes: tuple[str, ...],
+    composites: int,
+    seed: int,
+    min_patches: int,
+    mpp: float | None,
+    device: str,
+    precision: str,
+    slides_root: Path | None,
+    slides_at_once: int,
+    misspelt_header: bool,
+) -> None:
+    """Predict the HER2 status of SLIDES, a folder or a QuPath project, into a submission file.
+
+    The file has a line a slide, caseID,soft_prediction,hard_prediction, as the HEROHE challenge asked. The
+    figures are those of score with the same options; nothing is written into SLIDES. A slide without a
+    prediction is named, and the exit code is then 1. Research use only.
+    """
+    from rich.console import Console
+
+    from bridge.collection import open_collection
+    from bridge.interrupt import until_interrupted
+    from bridge.options import ScoreOptions
+    from bridge.predicting import predict_slides
+    from bridge.results import RESEARCH_USE_ONLY
+    from bridge.training_view import TrainingView
+    from herohe_model.scorer import Scorer
+
+    options = ScoreOptions(composites=composites, seed=seed, min_patches=min_patches, mpp=mpp)
+    results: list[SlideResult] = []
+    with (
+        until_interrupted() as interrupted,
+        Scorer.load(model, device=device, precision=precision) as scorer,
+        TrainingView(Console(stderr=True)) as view,
+    ):
+        collection = open_collection(slides, slides_root=slides_root)
+        try:
+            view.begin("predicting", len(collection.entries()), "slides")
+            for result in predict_slides(
+                collection,
+                scorer,
+                options,
+                region_classes=region_classes,
+                exclude_classes=exclude_classes,
+                slides_at_once=slides_at_once,
+                cancelled=interrupted,
+            ):
+                results.append(result)
+                for warning in result.warnings:
+                    view.say(f"{result.slide}: warning: {warning}")
+                view.advance(len(results), result.slide)
+        finally:
+            collection.close()
+    missing = _write(output, results, misspelt_header)
+    for result in missing:
+        click.echo(f"{result.slide}: {result.outcome.value}. {result.message}", err=True)
+    click.echo(f"{len(results) - len(missing)} of {len(results)} slides predicted: {output}")
+    click.echo(RESEARCH_USE_ONLY)
+    ctx.exit(int(bool(missing)))
+
+
+def _write(path: Path, results: list[SlideResult], misspelt_header: bool) -> list[SlideResult]:
+    """Write the predictions; return the results without one."""
+    import numpy as np
+
+    from herohe_model.slide_names import case_id
+    from herohe_model.submission import Submission, write_submission
+
+    found = [
+        (r, r.union.prediction) for r in results if r.union is not None and r.union.prediction is not None
+    ]
+    submission = Submission(
+        tuple(case_id(result.slide) for result, _ in found),
+        np.array([prediction.p_positive for _, prediction in found]),
+        np.array([prediction.status == "HER2-positive" for _, prediction in found], dtype=np.bool_),
+    )
+    write_submission(path, submission, spelling="hard_preditction" if misspelt_header else "hard_prediction")
+    predicted = {result.entry for result, _ in found}
+    return [result for result in results if result.entry not in predicted]

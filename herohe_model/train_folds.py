@@ -1,0 +1,376 @@
+"""Training by folds: out-of-fold predictions, what is chosen on them, and one file of all members.
+
+::
+
+    foreground/          the patches of every slide, found once
+    fold-1/ ...          a run a fold, see :mod:`herohe_model.run_folder`
+    out-of-fold.json     logits of every case from the network that was trained without it
+    out-of-fold.csv      the same as P(HER2-positive) and call, in the challenge's format
+    evaluation.json      how good the out-of-fold predictions are
+    model.safetensors    the ensemble of all folds' networks
+
+Threshold and temperature are chosen on out-of-fold predictions of single networks. The ensemble averages
+their logits, which makes it somewhat less sure than each; what is said of it here is what one of its members
+can do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from herohe_model.cases import Case, target_bits
+from herohe_model.checkpoint import join_members, load_model, save_model
+from herohe_model.composite import draw_composites
+from herohe_model.errors import CancelledError, OptionError
+from herohe_model.evaluate import evaluate
+from herohe_model.evaluation import Evaluation, Measure, to_json
+from herohe_model.folds import Fold, leave_one_laboratory_out, stratified_folds
+from herohe_model.foreground_cache import Unusable, find_foreground, unusable_error
+from herohe_model.grades import Target
+from herohe_model.new_model import library_versions
+from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
+from herohe_model.patches import PatchSet
+from herohe_model.predictions import Matched
+from herohe_model.processes import Processes
+from herohe_model.run_folder import MODEL_NAME
+from herohe_model.scorer import Scorer
+from herohe_model.submission import Submission, write_submission
+from herohe_model.train import Silence, TrainListener, train_network
+from herohe_model.training_data import CompositeReader, TrainingSlide, read_ahead
+from herohe_model.training_options import TrainOptions
+from herohe_model.training_step import Machine, TrainingSet
+from herohe_model.whole_file import write_whole
+
+Split = Literal["folds", "laboratories", "none"]
+
+SCORING_SEED: Final = 0
+"""Seed of scoring's sampler; out-of-fold composites are those that scoring would draw."""
+
+_ALL: Final = "all slides"
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """How slides are split.
+
+    Attributes
+    ----------
+    split
+        ``folds``: stratified; ``laboratories``: one held out after the other; ``none``: train once on all
+        slides, with no out-of-fold predictions and so no chosen threshold.
+    count
+        Of stratified folds.
+    """
+
+    split: Split = "folds"
+    count: int = 5
+
+    def of(self, cases: Sequence[Case], seed: int) -> tuple[Fold, ...]:
+        """Return the folds of some cases."""
+        if self.split == "folds":
+            return stratified_folds(cases, self.count, seed=seed)
+        if self.split == "laboratories":
+            return leave_one_laboratory_out(cases)
+        return (Fold(_ALL, np.arange(len(cases)), np.empty(0, dtype=np.int64)),)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to.
+
+    Attributes
+    ----------
+    model
+        The model file.
+    evaluation
+        Of the out-of-fold predictions; None without any.
+    left_out
+        Slides that were not trained on.
+    """
+
+    model: Path
+    evaluation: Evaluation | None
+    left_out: tuple[Unusable, ...]
+
+
+class CaseLogits(msgspec.Struct, frozen=True):
+    """Out-of-fold logits of a case: a row a composite, highest step first."""
+
+    split: str
+    case: str
+    fold: str
+    logits: list[list[float]]
+
+
+def train_folds(
+    slides: Sequence[TrainingSlide],
+    plan: FoldPlan,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    name: str,
+    trained_on: str,
+    processes: Processes,
+    machine: Machine | None = None,
+    weights: Path | None = None,
+    skip_unusable: bool = False,
+    listener: TrainListener | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Trained:
+    """Train a network a fold, choose threshold and temperature out of fold, and save the ensemble.
+
+    A run that was stopped goes on when it is called again in the same way.
+
+    Parameters
+    ----------
+    slides
+        One a case.
+    name, trained_on
+        For the model card; `trained_on` names the data set, to which the counts are added.
+    weights
+        The safetensors file that ``options.weights_sha256`` names.
+    skip_unusable
+        Leave out slides that cannot be read or have too little tissue, instead of raising.
+    stop
+        Asked often; a true answer ends the run so that it can go on.
+
+    Raises
+    ------
+    SlideError
+        If slides cannot be used; its message names them all.
+    OptionError
+        If the slides cannot be split so, or the folder holds another run.
+    CancelledError
+        When `stop` said so.
+    """
+    machine, stop = machine or Machine(), stop or (lambda: False)
+    listener = listener if listener is not None and processes.first else Silence()
+    slides, foreground, left_out = _usable(
+        slides, options, folder / "foreground", processes, machine, skip_unusable, listener, stop
+    )
+    cases = [slide.case for slide in slides]
+    folds = plan.of(cases, options.seed)
+    _check_cases(cases, plan)
+    digest = _digest(slides, foreground)
+    described = f"{trained_on}: {_counts(cases)}"
+    networks: list[Path] = []
+    predicted: list[list[CaseLogits]] = []
+    for number, fold in enumerate(folds, start=1):
+        home = folder if fold.name == _ALL else folder / f"fold-{number}"
+        data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
+        network = train_network(
+            data,
+            options,
+            home,
+            slides_sha256=digest,
+            processes=processes,
+            machine=machine,
+            weights=weights,
+            name=name if fold.name == _ALL else f"{name}, {fold.name}",
+            trained_on=f"{described}; {len(fold.train)} of them",
+            listener=listener,
+            stop=stop,
+        )
+        networks.append(network)
+        if len(fold.held_out):
+            predicted.append(_predict(network, data, options, fold, processes, machine, listener, stop))
+    if not predicted:
+        return Trained(networks[0], None, left_out)
+    logits = [
+        {index: np.array(line.logits) for index, line in zip(fold.held_out.tolist(), lines, strict=True)}
+        for fold, lines in zip(folds, predicted, strict=True)
+    ]
+    oof = pool_folds(cases, folds, logits, Target(options.target))
+    if processes.first:
+        write_whole(
+            folder / "out-of-fold.json", msgspec.json.encode([x for lines in predicted for x in lines])
+        )
+    evaluation = _finish(oof, folds, networks, folder, name, described, processes)
+    return Trained(folder / MODEL_NAME, evaluation, left_out)
+
+
+def _usable(
+    slides: Sequence[TrainingSlide],
+    options: TrainOptions,
+    folder: Path,
+    processes: Processes,
+    machine: Machine,
+    skip_unusable: bool,
+    listener: TrainListener,
+    stop: Callable[[], bool],
+) -> tuple[list[TrainingSlide], list[PatchSet], tuple[Unusable, ...]]:
+    """Find the tissue of all slides; return those that can be used, with their patches, and the others."""
+
+    def find(some: Sequence[TrainingSlide]) -> list[PatchSet | Unusable]:
+        listener.begin("finding tissue", len(some), "slides")
+        return find_foreground(
+            some, options, folder, workers=machine.workers, progress=listener.advance, cancelled=stop
+        )
+
+    if processes.count > 1:
+        # Each process finds a part; then all take everything from the folder.
+        find(slides[processes.rank :: processes.count])
+        processes.wait()
+    found = find(slides)
+    problems = [patches for patches in found if isinstance(patches, Unusable)]
+    problems += [
+        Unusable(slide.name, slide.path, "Its labels tell no bit of the target.")
+        for slide, patches in zip(slides, found, strict=True)
+        if isinstance(patches, PatchSet) and not any(target_bits(slide.case, Target(options.target))[1])
+    ]
+    if problems and not skip_unusable:
+        raise unusable_error(problems, len(slides))
+    for problem in problems:
+        listener.say(f"Left out: {problem.name} ({problem.path}): {problem.reason}")
+    bad = {problem.name for problem in problems}
+    kept = [
+        (slide, patches)
+        for slide, patches in zip(slides, found, strict=True)
+        if slide.name not in bad and isinstance(patches, PatchSet)
+    ]
+    if not kept:
+        raise OptionError("There is no slide to train on", "Check the labels and the folder of slides")
+    return [slide for slide, _ in kept], [patches for _, patches in kept], tuple(problems)
+
+
+def _check_cases(cases: Sequence[Case], plan: FoldPlan) -> None:
+    """Refuse at once what would only fail after the training."""
+    if len({case.key for case in cases}) != len(cases):
+        raise OptionError("A case comes with two slides", "Keep one slide a case")
+    if plan.split != "none" and {True, False} - {case.positive for case in cases}:
+        raise OptionError(
+            "A decision threshold needs HER2-positive and HER2-negative cases",
+            "Check the labels, or train once on all slides with --folds 0",
+        )
+
+
+def _digest(slides: Sequence[TrainingSlide], foreground: Sequence[PatchSet]) -> str:
+    """SHA-256 of labels and patches: of all that training knows of its slides but their pixels."""
+    digest = hashlib.sha256()
+    for slide, patches in zip(slides, foreground, strict=True):
+        digest.update(msgspec.json.encode(slide.case))
+        for array in (patches.x, patches.y, np.array([patches.size])):
+            digest.update(array.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _counts(cases: Sequence[Case]) -> str:
+    positive = sum(case.positive is True for case in cases)
+    laboratories = len({case.laboratory for case in cases if case.laboratory})
+    text = f"{len(cases)} cases, {positive} HER2-positive"
+    return f"{text}, {laboratories} laboratories" if laboratories else text
+
+
+def _predict(
+    network: Path,
+    data: TrainingSet,
+    options: TrainOptions,
+    fold: Fold,
+    processes: Processes,
+    machine: Machine,
+    listener: TrainListener,
+    stop: Callable[[], bool],
+) -> list[CaseLogits]:
+    """Score the held-out slides of a fold as scoring does, in the fold's order."""
+    file = network.with_name("held-out.json")
+    if file.exists():
+        return msgspec.json.decode(file.read_bytes(), type=list[CaseLogits])
+    slides, foreground = data.part(data.held_out)
+    reader = CompositeReader(slides, foreground, options, open_slides=machine.open_slides)
+    draws = [
+        draw_composites(
+            len(patches), composites=options.final_composites, seed=SCORING_SEED, cells=options.cells
+        )
+        for patches in foreground
+    ]
+    mine = range(processes.rank, len(slides), processes.count)
+    tasks = [(slide, k) for slide in mine for k in range(options.final_composites)]
+    bits = len(Target(options.target).steps)
+    logits = torch.zeros((len(slides), options.final_composites, bits), dtype=torch.float64)
+    listener.begin(f"predicting {fold.name}", len(tasks), "composites")
+    with (
+        Scorer.load(network, str(processes.device), options.precision, machine.threads) as scorer,
+        closing(
+            read_ahead(
+                tasks,
+                lambda task: (task, reader.read_held_out(task[0], draws[task[0]][task[1]])),
+                workers=machine.workers,
+                ahead=machine.ahead,
+            )
+        ) as composites,
+    ):
+        for done, ((slide, k), composite) in enumerate(composites, start=1):
+            if stop():
+                raise CancelledError(
+                    f"Predicting {fold.name} was stopped", "Give the same command again to go on from there"
+                )
+            score = scorer.score(composite.pixels.numpy()[None])[0]
+            logits[slide, k] = torch.from_numpy(score.logits.astype(np.float64))
+            listener.advance(done)
+    everything = processes.total(logits).tolist()
+    lines = [
+        CaseLogits(slide.case.split, slide.case.id, fold.name, rows)
+        for slide, rows in zip(slides, everything, strict=True)
+    ]
+    if processes.first:
+        write_whole(file, msgspec.json.encode(lines))
+    processes.wait()
+    return lines
+
+
+def _finish(
+    oof: OutOfFold,
+    folds: Sequence[Fold],
+    networks: Sequence[Path],
+    folder: Path,
+    name: str,
+    trained_on: str,
+    processes: Processes,
+) -> Evaluation:
+    """Choose temperature and threshold, evaluate out of fold, and write everything down."""
+    temperature = choose_temperature(oof)
+    threshold = choose_threshold(oof, temperature=temperature)
+    predictions = oof.predictions(temperature, threshold)
+    evaluation = evaluate(Matched(predictions, oof.cases, (), ()), title=f"{name}, out of fold")
+    if processes.first:
+        loaded = [load_model(network) for network in networks]
+        card = msgspec.structs.replace(
+            loaded[0][0],
+            name=name,
+            temperature=temperature,
+            decision_threshold=threshold.value,
+            threshold_chosen=threshold.chosen,
+            metrics={"out_of_fold": _metrics(evaluation), "folds": [fold.name for fold in folds]},
+            trained_on=trained_on,
+            versions=library_versions(),
+            members=len(loaded),
+        )
+        calls = Submission(predictions.case_ids, predictions.p_positive, predictions.called)
+        write_submission(folder / "out-of-fold.csv", calls)
+        write_whole(folder / "evaluation.json", to_json(evaluation))
+        save_model(folder / MODEL_NAME, card, join_members([state for _, state, _ in loaded]))
+    processes.wait()
+    return evaluation
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the measures with their intervals, for the model card."""
+
+    def of(measures: Sequence[Measure]) -> dict[str, Any]:
+        return {m.name: {"value": m.value, "low": m.low, "high": m.high} for m in measures}
+
+    return {
+        "cases": evaluation.cases,
+        "positive": evaluation.positive,
+        "status": of(evaluation.status),
+        "grade": of(evaluation.grade),
+    }

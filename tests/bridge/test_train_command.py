@@ -1,0 +1,187 @@
+"""From a folder of slides with labels to a model file, and from slides to a submission, as a user does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bridge.commands.predict import command as predict
+from bridge.commands.train import command as train
+from bridge.geojson import write_annotations
+from bridge.regions import Annotation
+from herohe_model.checkpoint import read_card
+from herohe_model.cohort import CohortRules, make_cohort
+from herohe_model.errors import OptionError, SlideError
+from herohe_model.grades import bit_probabilities
+from herohe_model.submission import read_submission
+from herohe_model.train_folds import CaseLogits
+from herohe_model.training_options import AugmentOptions, TrainOptions
+
+_RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
+_QUICK = (
+    *("--no-pretrained", "--backbone", "test_resnet", "--patch-px", "16", "--mpp", "0.485"),
+    *("--batch", "4", "--micro-batch", "4", "--lr", "0.003", "--epochs", "2", "--validate-every", "1"),
+    *("--final-composites", "2", "--precision", "fp32", "--device", "cpu", "--threads", "1"),
+    *("--workers", "2", "--region-class", "Tumor"),
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten slides with their tumour in GeoJSON beside them, and labels.csv."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for number, member in enumerate(make_cohort(folder, 10, seed=3, rules=_RULES)):
+        geometry = member.slide.geometry
+        assert geometry is not None
+        uuid = f"{number:08x}-0000-4000-8000-000000000000"
+        write_annotations(member.slide.path, [Annotation(uuid, "tumour", "Tumor", geometry)])
+    return folder
+
+
+def run(command: click.Command, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    result = run(train, cohort, "--labels", cohort / "labels.csv", "--output", folder, "--folds", 2, *_QUICK)
+    assert result.exit_code == 0, result.output
+    assert "Model:" in result.output and "research use only" in result.output
+    return folder
+
+
+def test_help_shows_the_defaults_that_training_takes() -> None:
+    defaults = msgspec.to_builtins(TrainOptions())
+    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour")}
+    shown = {p.name: p.show_default for p in train.params if isinstance(p, click.Option) and p.name}
+    given = {name: text for name, text in shown.items() if name in defaults and name != "pretrained"}
+    assert len(given) > 20
+    assert given == {name: str(defaults[name]) for name in given}
+    assert defaults["pretrained"] is True and shown["pretrained"] == "pretrained"
+
+
+def test_training_by_folds_gives_one_file_of_all_members_with_a_full_card(trained: Path) -> None:
+    card, _ = read_card(trained / "model.safetensors")
+    assert card.members == 2
+    assert "out-of-fold cases of 2 models" in card.threshold_chosen
+    assert card.trained_on.startswith("HEROHE: 10 cases")
+    assert card.metrics["out_of_fold"]["status"]["f1"].keys() == {"value", "low", "high"}
+    for fold in ("fold-1", "fold-2"):
+        assert {p.name for p in (trained / fold).iterdir()} == {
+            "config.json",
+            "log.jsonl",
+            "curves.png",
+            "checkpoints",
+            "model.safetensors",
+            "held-out.json",
+        }
+
+
+def test_out_of_fold_predictions_are_what_predict_says_with_the_folds_network(
+    trained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    model = trained / "fold-1" / "model.safetensors"
+    arguments = ("--region-class", "Tumor", "--composites", 2, "--precision", "fp32", "--device", "cpu")
+    result = run(predict, cohort, "--model", model, "--output", tmp_path / "all.csv", *arguments)
+    assert result.exit_code == 0, result.output
+    said = read_submission(tmp_path / "all.csv")
+    by_case = dict(zip(said.case_ids, said.soft.tolist(), strict=True))
+    held_out = msgspec.json.decode((trained / "fold-1" / "held-out.json").read_bytes(), type=list[CaseLogits])
+    card, _ = read_card(model)
+    assert len(held_out) == 5
+    for line in held_out:
+        p = bit_probabilities(np.array(line.logits)).mean(axis=0)[card.positive_bit]
+        assert by_case[line.case] == pytest.approx(p, abs=2e-6)
+
+
+def test_every_case_is_out_of_fold_once(trained: Path) -> None:
+    lines = msgspec.json.decode((trained / "out-of-fold.json").read_bytes(), type=list[CaseLogits])
+    assert sorted(line.case for line in lines) == [f"{k:03d}" for k in range(1, 11)]
+    assert len(read_submission(trained / "out-of-fold.csv").case_ids) == 10
+
+
+def test_the_same_command_again_finds_the_run_finished(trained: Path, cohort: Path) -> None:
+    before = (trained / "fold-1" / "model.safetensors").stat().st_mtime_ns
+    model = (trained / "model.safetensors").read_bytes()
+    result = run(train, cohort, "--labels", cohort / "labels.csv", "--output", trained, "--folds", 2, *_QUICK)
+    assert result.exit_code == 0
+    assert (trained / "fold-1" / "model.safetensors").stat().st_mtime_ns == before
+    assert (trained / "model.safetensors").read_bytes() == model
+
+
+def test_other_options_do_not_go_on_with_a_run(trained: Path, cohort: Path) -> None:
+    labels = ("--labels", cohort / "labels.csv", "--output", trained, "--folds", 2)
+    with pytest.raises(OptionError, match="seed was 0, is 1"):
+        run(train, cohort, *labels, *_QUICK, "--seed", 1)
+
+
+def test_leaving_one_laboratory_out_trains_a_network_each(cohort: Path, tmp_path: Path) -> None:
+    labels = ("--labels", cohort / "labels.csv", "--output", tmp_path)
+    assert run(train, cohort, *labels, "--leave-one-laboratory-out", *_QUICK).exit_code == 0
+    card, _ = read_card(tmp_path / "model.safetensors")
+    assert card.metrics["folds"] == ["laboratory A", "laboratory B"]
+
+
+def test_without_folds_nothing_is_chosen(cohort: Path, tmp_path: Path) -> None:
+    labels = ("--labels", cohort / "labels.csv", "--output", tmp_path)
+    assert run(train, cohort, *labels, "--folds", 0, *_QUICK).exit_code == 0
+    card, _ = read_card(tmp_path / "model.safetensors")
+    assert (card.members, card.threshold_chosen) == (1, "not chosen: one half")
+
+
+def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for file in cohort.iterdir():
+        if file.suffix in (".tif", ".geojson"):
+            (slides / file.name).write_bytes(file.read_bytes())
+    (slides / "001.tif").rename(slides / "unlabelled.tif")
+    (slides / "002.tif").write_bytes(b"no slide")
+    labels = ("--labels", cohort / "labels.csv", "--output", tmp_path / "run", "--folds", 2)
+    with pytest.raises(SlideError, match=r"1 of 9 slides(.|\n)*002\.tif"):
+        run(train, slides, *labels, *_QUICK)
+    result = run(train, slides, *labels, *_QUICK, "--skip-unusable")
+    assert "unlabelled.tif" in result.stderr and "cases without a slide: 001" in result.stderr
+    card, _ = read_card(tmp_path / "run" / "model.safetensors")
+    assert card.trained_on.startswith("HEROHE: 8 cases")
+
+
+def test_predict_names_a_slide_without_a_prediction(trained: Path, cohort: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name in ("001.tif", "002.tif", "001.geojson"):
+        source = cohort / name
+        if source.exists():
+            (slides / name).write_bytes(source.read_bytes())
+    (slides / "003.tif").write_bytes(b"no slide")
+    output = tmp_path / "submission.csv"
+    result = run(predict, slides, "--model", trained / "model.safetensors", "--output", output)
+    assert result.exit_code == 1
+    assert "003.tif: unreadable" in result.stderr
+    assert read_submission(output).case_ids == ("001", "002")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+def test_ctrl_c_leaves_a_run_that_can_go_on_and_says_so(cohort: Path, tmp_path: Path) -> None:
+    labels = ["--labels", str(cohort / "labels.csv"), "--output", str(tmp_path), "--folds", "2"]
+    code = "from bridge.commands.train import command; command()"
+    arguments = [sys.executable, "-c", code, str(cohort), *labels, *_QUICK, "--epochs", "5000"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        assert process.stderr is not None
+        while not (line := process.stderr.readline()).startswith("training"):
+            assert line, "it ended before it trained"
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 1
+    assert "Training stopped at step" in rest and "same command again" in rest
+    assert not (tmp_path / "fold-1" / "model.safetensors").exists()
