@@ -105,6 +105,7 @@ def test_out_of_fold_predictions_are_what_predict_says_with_the_folds_network(
 
 
 def test_every_case_is_out_of_fold_once(trained: Path) -> None:
+    assert "out of fold" in (trained / "evaluation.html").read_text(encoding="utf-8")
     lines = msgspec.json.decode((trained / "out-of-fold.json").read_bytes(), type=list[CaseLogits])
     assert sorted(line.case for line in lines) == [f"{k:03d}" for k in range(1, 11)]
     assert len(read_submission(trained / "out-of-fold.csv").case_ids) == 10
@@ -151,9 +152,23 @@ def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path
     with pytest.raises(SlideError, match=r"1 of 9 slides(.|\n)*002\.tif"):
         run(train, slides, *labels, *_QUICK)
     result = run(train, slides, *labels, *_QUICK, "--skip-unusable")
-    assert "unlabelled.tif" in result.stderr and "cases without a slide: 001" in result.stderr
+    said = [" ".join(line.split()) for line in result.stderr.splitlines()]
+    assert "case without slide 001 labels.csv, row 2 no slide of that name" in said
+    assert "slide without label unlabelled.tif no label of that name in the split train" in said
+    kept = (tmp_path / "run" / "slides-and-labels.csv").read_text().splitlines()
+    assert kept[1] == 'matched,002.tif,"labels.csv, row 3",'
+    assert kept[-1] == "slide without label,unlabelled.tif,,no label of that name in the split train"
     card, _ = read_card(tmp_path / "run" / "model.safetensors")
     assert card.trained_on.startswith("HEROHE: 8 cases")
+
+
+def test_the_test_split_is_not_split_into_folds(cohort: Path, tmp_path: Path) -> None:
+    text = (cohort / "labels.csv").read_text().replace(",train", ",test")
+    (tmp_path / "labels.csv").write_text(text)
+    arguments = ("--labels", tmp_path / "labels.csv", "--split", "test", "--output", tmp_path / "run")
+    with pytest.raises(OptionError, match="--folds 0"):
+        run(train, cohort, *arguments, *_QUICK)
+    assert not list((tmp_path / "run").glob("fold-*"))
 
 
 def test_predict_names_a_slide_without_a_prediction(trained: Path, cohort: Path, tmp_path: Path) -> None:
