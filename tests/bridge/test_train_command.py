@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,14 +15,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from bridge.batch import BatchOptions
+from bridge.collection import open_collection
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.geojson import write_annotations
+from bridge.options import ScoreOptions
+from bridge.predicting import predict_slides
 from bridge.regions import Annotation
+from bridge.results import SlideResult
 from herohe_model.checkpoint import read_card
 from herohe_model.cohort import CohortRules, make_cohort
-from herohe_model.errors import OptionError, SlideError
+from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.grades import bit_probabilities
+from herohe_model.scorer import Scorer
 from herohe_model.submission import read_submission
 from herohe_model.train_folds import CaseLogits
 from herohe_model.training_options import AugmentOptions, TrainOptions
@@ -184,6 +191,53 @@ def test_predict_names_a_slide_without_a_prediction(trained: Path, cohort: Path,
     assert result.exit_code == 1
     assert "003.tif: unreadable" in result.stderr
     assert read_submission(output).case_ids == ("001", "002")
+    assert {path.name for path in slides.iterdir()} <= {"001.tif", "002.tif", "003.tif", "001.geojson"}
+    (slides / "001.svs").write_bytes(b"")
+    with pytest.raises(OptionError, match="of the case 001"):
+        run(predict, slides, "--model", trained / "model.safetensors", "--output", output)
+
+
+class _Listener:
+    """Counts slides, and how many were known before."""
+
+    def __init__(self) -> None:
+        self.slides: list[bool] = []
+
+    def started(self, total: int) -> None:
+        pass
+
+    def running(self, slides: object) -> None:
+        pass
+
+    def finished(self, result: SlideResult, *, reused: bool) -> None:
+        self.slides.append(reused)
+
+
+def test_predicting_that_was_stopped_writes_no_submission_and_goes_on(
+    trained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    options = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=1), slides_at_once=1)
+    submission = tmp_path / "submission.csv"
+    first, second = _Listener(), _Listener()
+    with Scorer.load(trained / "model.safetensors", "cpu", "fp32", 1) as scorer:
+
+        def go(listener: _Listener, stop: Callable[[], bool]) -> None:
+            predict_slides(
+                open_collection(cohort),
+                scorer,
+                options,
+                submission=submission,
+                listener=listener,
+                cancelled=stop,
+            )
+
+        with pytest.raises(CancelledError, match="same command"):
+            go(first, lambda: len(first.slides) >= 3)
+        assert not submission.exists()
+        go(second, lambda: False)
+    assert 3 <= sum(second.slides) < len(second.slides) == 10
+    assert len(read_submission(submission).case_ids) == 10
+    assert (tmp_path / "submission-results" / "results.json").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
