@@ -323,6 +323,8 @@ def _predict(
             score = scorer.score(composite.pixels.numpy()[None])[0]
             logits[slide, k] = torch.from_numpy(score.logits.astype(np.float64))
             listener.advance(done)
+    for problem in reader.damage():
+        listener.say(problem)
     everything = processes.total(logits).tolist()
     lines = [
         CaseLogits(slide.case.split, slide.case.id, fold.name, rows)
