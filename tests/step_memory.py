@@ -7,13 +7,17 @@ from contextlib import nullcontext
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from herohe_model.checkpoint import ModelCard
 from herohe_model.network import OrdinalNetwork, plan_backbone
 
 
 def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: bool) -> float:
-    """GiB that two steps with a composite of 25 patches hold at their peak, AdamW's state included."""
+    """GiB that two steps with a composite of 25 patches hold at their peak, AdamW's state included.
+
+    With the statistics of batch normalisation frozen, as pretrained weights have them.
+    """
     card = ModelCard(
         name="memory",
         backbone=backbone,
@@ -30,6 +34,9 @@ def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: b
     plan_backbone(backbone, card.side_px)
     with FakeTensorMode():
         network = OrdinalNetwork(card).train()
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         if checkpointed:
             network.checkpoint_gradients()
         optimiser = torch.optim.AdamW(network.parameters(), foreach=False)

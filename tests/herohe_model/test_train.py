@@ -219,3 +219,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         check_options(tiny_options(batch_norm="frozen"))
     with pytest.raises(OptionError, match="patch_px"):
         check_options(tiny_options(patch_px=3))
+    with pytest.raises(OptionError, match=r"resnest14d.*--micro-batch 2"):
+        check_options(tiny_options(backbone="resnest14d", micro_batch=1))
+    check_options(tiny_options(backbone="resnest14d", micro_batch=2))
+    check_options(tiny_options(backbone="resnest14d", micro_batch=1, pretrained=True))

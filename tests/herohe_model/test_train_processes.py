@@ -33,7 +33,12 @@ def command(folder: Path, output: Path, options: TrainOptions, *, processes: int
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(_TESTS), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH")))),
+        "PYTHONWARNINGS": "error::FutureWarning",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         arguments,
         stdin=subprocess.PIPE,
