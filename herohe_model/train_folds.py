@@ -54,6 +54,8 @@ from herohe_model.whole_file import write_whole
 
 Split = Literal["folds", "laboratories", "none"]
 
+EVALUATION_PAGE_NAME: Final = "evaluation.html"
+
 SCORING_SEED: Final = 0
 """Seed of scoring's sampler; out-of-fold composites are those that scoring would draw."""
 
@@ -366,7 +368,7 @@ def _finish(
         calls = Submission(predictions.case_ids, predictions.p_positive, predictions.called)
         write_submission(folder / "out-of-fold.csv", calls)
         write_whole(folder / "evaluation.json", to_json(evaluation))
-        write_whole(folder / "evaluation.html", page(evaluation).encode())
+        write_whole(folder / EVALUATION_PAGE_NAME, page(evaluation).encode())
         save_model(folder / MODEL_NAME, card, join_members([state for _, state, _ in loaded]))
     processes.wait()
     return evaluation

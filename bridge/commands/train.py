@@ -280,6 +280,7 @@ def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Lab
 def _report(trained: Trained) -> None:
     """Say how good the model is, and where it lies."""
     from herohe_model.checkpoint import read_card
+    from herohe_model.train_folds import EVALUATION_PAGE_NAME
 
     card, _ = read_card(trained.model)
     if trained.evaluation is not None:
@@ -288,6 +289,7 @@ def _report(trained: Trained) -> None:
                 click.echo(
                     f"{measure.label}: {measure.value:.3f} (95% {measure.low:.3f} to {measure.high:.3f})"
                 )
+        click.echo(f"Page: {trained.model.with_name(EVALUATION_PAGE_NAME)}")
     click.echo(f"Threshold: {card.decision_threshold:.4f}, {card.threshold_chosen}")
     click.echo(f"Model: {trained.model}")
     click.echo(card.note)

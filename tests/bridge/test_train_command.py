@@ -64,6 +64,7 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(train, cohort, "--labels", cohort / "labels.csv", "--output", folder, "--folds", 2, *_QUICK)
     assert result.exit_code == 0, result.output
     assert "Model:" in result.output and "research use only" in result.output
+    assert f"Page: {folder / 'evaluation.html'}" in result.output
     return folder
 
 
