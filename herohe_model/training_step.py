@@ -310,8 +310,13 @@ def begin_training(run: Trainee) -> None:
     """Put the network into training mode, save for statistics that are to stay as they are."""
     run.model.train()
     if run.options.frozen_norm:
-        for norm in _norms(run.network):
-            norm.eval()
+        freeze_norms(run.network)
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Let batch normalisation use the statistics that it has, while the rest of a network trains."""
+    for norm in _norms(network):
+        norm.eval()
 
 
 def average_norm_statistics(run: Trainee) -> None:

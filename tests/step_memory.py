@@ -7,10 +7,10 @@ from contextlib import nullcontext
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from herohe_model.checkpoint import ModelCard
 from herohe_model.network import OrdinalNetwork, plan_backbone
+from herohe_model.training_step import freeze_norms
 
 
 def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: bool) -> float:
@@ -34,9 +34,7 @@ def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: b
     plan_backbone(backbone, card.side_px)
     with FakeTensorMode():
         network = OrdinalNetwork(card).train()
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        freeze_norms(network)
         if checkpointed:
             network.checkpoint_gradients()
         optimiser = torch.optim.AdamW(network.parameters(), foreach=False)

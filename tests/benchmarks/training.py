@@ -52,7 +52,7 @@ from herohe_model.training_data import (
     read_ahead,
 )
 from herohe_model.training_options import TrainOptions
-from herohe_model.training_step import ordinal_loss, stage_pixels
+from herohe_model.training_step import freeze_norms, ordinal_loss, stage_pixels
 
 PATCH_PX = 512
 SLIDE_PATCHES = 40
@@ -200,6 +200,7 @@ def step(job: tuple[str, str, str, bool, int, float]) -> dict[str, object]:
     if checkpointed:
         network.checkpoint_gradients()
     network = network.to(device).to(memory_format=torch.channels_last).train()
+    freeze_norms(network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
     rng = np.random.default_rng(0)
     side = card.side_px
