@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from herohe_model import metrics
 from herohe_model.bootstrap import METHOD, RESAMPLES
-from herohe_model.cases import Case, grade_numbers
+from herohe_model.cases import TEST_SPLIT, Case, grade_numbers
 from herohe_model.evaluation import (
     Abstention,
     Agreement,
@@ -314,7 +314,7 @@ def _board_place(s: _Sample, measures: Sequence[Measure]) -> BoardPlace | None:
         return None
     where = place(f1.value, f1.low, f1.high)
     positives = int(s.truth.sum())
-    tests = all(case.split == "test" for case in s.cases)
+    tests = all(case.split == TEST_SPLIT for case in s.cases)
     same = tests and positives == POSITIVES and len(s) - positives == NEGATIVES
     caveats: tuple[str, ...] = CAVEATS
     if not same:
