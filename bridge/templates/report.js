@@ -80,6 +80,12 @@ function plainTable(caption, heads, rows) {
       element("caption", {}, caption), element("thead", {}, head), element("tbody", {}, ...body)));
 }
 
+function dot(shown) {
+  if (!map) return;
+  map.dots = shown;
+  map.draw();
+}
+
 function heatMapFigure(slide) {
   const canvas = element("canvas", { tabIndex: 0, role: "img" });
   canvas.setAttribute("aria-label",
@@ -93,6 +99,7 @@ function heatMapFigure(slide) {
     element("option", { value: "share" }, "share of the logit"),
     element("option", { value: "mean" }, "difference from the mean patch"));
   const alpha = element("input", { id: "map-alpha", type: "range", min: 0, max: 100, value: 60 });
+  const dots = element("input", { type: "checkbox", id: "map-dots" });
   const button = (label, text, act) => {
     const made = element("button", { type: "button", title: label }, text);
     made.setAttribute("aria-label", label);
@@ -138,12 +145,14 @@ function heatMapFigure(slide) {
   regions.addEventListener("change", update);
   against.addEventListener("change", update);
   alpha.addEventListener("input", () => { map.alpha = alpha.value / 100; map.draw(); });
+  dots.addEventListener("change", () => dot(dots.checked));
   update();
   const tools = element("div", { className: "tools" },
     element("label", {}, "Contribution to ", steps),
     slide.regions.length > 1 ? element("label", {}, "Patches of ", regions) : null,
     element("label", {}, "Colour by ", against),
     element("label", {}, "Opacity ", alpha),
+    element("label", {}, dots, " dots on red"),
     element("span", {},
       button("Zoom in", "+", () => map.zoom(1.4)), " ",
       button("Zoom out", "−", () => map.zoom(1 / 1.4)), " ",
@@ -151,7 +160,8 @@ function heatMapFigure(slide) {
       slide.layers.length > 1 ? button("Show what was sampled", "Sampled", () => map.fit(slide.layers[1])) : null));
   const ramp = element("span", { className: "ramp", role: "img" });
   ramp.setAttribute("aria-label", "from blue over white to red");
-  const legend = element("div", { className: "legend" }, low, ramp, high, meaning);
+  const legend = element("div", { className: "legend" }, low, ramp, high, meaning,
+    element("span", { className: "small print-only" }, "(red patches have a dot)"));
   return element("figure", { className: "map" }, tools, canvas, legend, readout);
 }
 
@@ -308,6 +318,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight" && after !== null) location.hash = `slide-${after}`;
 });
 window.addEventListener("hashchange", follow);
+window.addEventListener("beforeprint", () => dot(true));
+window.addEventListener("afterprint", () => dot(document.getElementById("map-dots")?.checked));
 makeSortable(table);
 makeFilterable(table, document.getElementById("filters"), document.getElementById("shown"));
 follow();
