@@ -301,7 +301,7 @@ function close() {
   list.hidden = false;
   document.title = pageTitle;
   window.scrollTo(0, scrolled);
-  table.tBodies[0].querySelector(`tr[data-number="${last}"] a`)?.focus({ preventScroll: true });
+  table.tBodies[0].querySelector(`tr[data-number="${last}"] th a`)?.focus({ preventScroll: true });
 }
 
 function follow() {

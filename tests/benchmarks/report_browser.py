@@ -167,6 +167,10 @@ def _table(page: Page, checks: Checks, folder: Path) -> None:
     checks.that("finds a slide by its name", first in names and len(names) < max(2, count), len(names))
     page.get_by_label("Search").fill("no such slide anywhere")
     checks.that("says so when nothing fits", page.get_by_text("0 of").is_visible())
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#table tbody img").first.click()
+    page.locator("#slide h1").wait_for()
+    checks.that("a slide's picture opens it, too", page.url.rsplit("#", 1)[-1].startswith("slide-"))
 
 
 def _open_scored(page: Page) -> None:
