@@ -121,7 +121,12 @@ def composites(home: Path) -> list[Point]:
 
 def refresh(home: Path) -> list[Point]:
     """Write the result files of a manifest of ever more slides, of 8 composites each."""
-    return [in_fresh_process(rewrite, home / f"manifest-{count}", count) for count in REFRESHED]
+    points = []
+    for count in REFRESHED:
+        output = home / f"manifest-{count}"
+        in_fresh_process(fill, output, count)
+        points.append(in_fresh_process(rewrite, output, count))
+    return points
 
 
 def small_model(path: Path, patch_px: int) -> Path:
@@ -154,16 +159,21 @@ def score(folder: Path, model: Path, output: Path, amount: float, composites: in
     return Point(amount, seconds, (peak_bytes() - before) / 2**20)
 
 
-def rewrite(output: Path, count: int) -> Point:
-    """Write the result files of a run of so many slides once."""
+def fill(output: Path, count: int) -> None:
+    """Make a manifest of so many invented slides."""
     from report import made_results
 
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
-    before = peak_bytes()
     with Manifest(output / "manifest.sqlite") as manifest:
         for position, result in enumerate(made_results(output.parent / "report-slides", count)):
             manifest.report(position, result)
+
+
+def rewrite(output: Path, count: int) -> Point:
+    """Write the result files of a run of so many slides once."""
+    with Manifest(output / "manifest.sqlite") as manifest:
+        before = peak_bytes()
         began = time.perf_counter()
         write_csv(output / "results.csv", manifest.reported())
         write_json(output / "results.json", manifest.reported())
