@@ -320,6 +320,7 @@ document.addEventListener("keydown", (event) => {
 window.addEventListener("hashchange", follow);
 window.addEventListener("beforeprint", () => dot(true));
 window.addEventListener("afterprint", () => dot(document.getElementById("map-dots")?.checked));
-makeSortable(table);
-makeFilterable(table, document.getElementById("filters"), document.getElementById("shown"));
+const changed = makeSteps(table, document.getElementById("more"));
+makeSortable(table, changed);
+makeFilterable(table, document.getElementById("filters"), document.getElementById("shown"), changed);
 follow();

@@ -148,6 +148,11 @@ def _column(page: Page, heading: str) -> list[str]:
 def _table(page: Page, checks: Checks, folder: Path) -> None:
     count = len(_column(page, "Slide"))
     checks.that("shows its slides", count > 0, count)
+    if count > 500:
+        laid_out = page.locator("#table tbody tr:visible")
+        first = laid_out.count()
+        page.locator("#more").click()
+        checks.that("shows a long table in steps", (first, laid_out.count()) == (500, min(1000, count)))
     for heading, read in (("P(positive)", float), ("Grade", str)):
         page.get_by_role("button", name=heading, exact=True).click()
         up = [read(v) for v in _column(page, heading) if v]
