@@ -32,8 +32,10 @@ _SHOWN: Final = (
 _EXTRAS: Final = {
     "export": "Parquet files by 'export'",
     "train": "'train', 'predict' and 'evaluate'",
+    "cluster": "'score --dask'",
 }
-_REQUIREMENT: Final = re.compile(r"""([A-Za-z0-9._-]+)[^;]*(?:;.*extra == ['"]([a-z]+)['"])?""")
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_EXTRA: Final = re.compile(r"""extra == ['"]([a-z]+)['"]""")
 QUPATH: Final = "QuPath"
 """What findings that only QuPath projects need are about."""
 _QUPATH_PROBE_TIMEOUT_S: Final = 120
@@ -96,7 +98,7 @@ def _packages() -> Iterable[Finding]:
 
 
 def _requirements() -> tuple[set[str], dict[str, set[str]]]:
-    """Return what the package needs, and what each of its extras does."""
+    """Return what the package needs everywhere, and what each of its extras does."""
     needed: set[str] = set()
     optional: dict[str, set[str]] = {}
     try:
@@ -104,10 +106,12 @@ def _requirements() -> tuple[set[str], dict[str, set[str]]]:
     except PackageNotFoundError:
         lines = list(_SHOWN)
     for line in lines:
-        found = _REQUIREMENT.match(line)
-        if found is not None:
-            name, extra = found.groups()
-            (optional.setdefault(extra, set()) if extra else needed).add(name)
+        what, _, condition = line.partition(";")
+        found, extra = _NAME.match(what), _EXTRA.fullmatch(condition.strip())
+        if found is not None and not condition:
+            needed.add(found[0])
+        elif found is not None and extra is not None:
+            optional.setdefault(extra[1], set()).add(found[0])
     return needed, optional
 
 

@@ -52,10 +52,15 @@ def test_another_problem_is_not_taken_for_a_missing_qupath(private_directory: Pa
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines = ["torch>=2.10", "no-such-package>=3", "neither-this>=1; extra == 'train'"]
+    lines = [
+        "torch>=2.10",
+        "no-such-package>=3",
+        "neither-this>=1; extra == 'train'",
+        "only-elsewhere; sys_platform == 'another'",
+    ]
     monkeypatch.setattr(doctor, "requires", lambda name: lines)
     findings = {finding.what: finding for finding in doctor._packages()}
-    assert findings["torch"].state == "ok"
+    assert findings["torch"].state == "ok" and "only-elsewhere" not in findings
     assert findings["no-such-package"].state == "problem"
     assert findings["no-such-package"].remedy == "Run: python -m pip install no-such-package"
     assert findings["extra 'train'"].state == "note"
