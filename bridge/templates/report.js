@@ -30,10 +30,16 @@ function probability(p, sd) {
   return sd === undefined ? p.toFixed(3) : `${p.toFixed(3)} ± ${sd.toFixed(3)}`;
 }
 
-function details(number) {
-  const embedded = document.getElementById(`detail-${number}`);
-  if (embedded) return Promise.resolve(JSON.parse(embedded.textContent));
-  if (!run.beside) return Promise.reject(new Error("nothing more is known of this slide"));
+async function details(number) {
+  if (!run.beside) {
+    // They stand at the end of the page, which may still be arriving.
+    const next = () => document.getElementById(`detail-${number}`);
+    if (!next()?.nextElementSibling && document.readyState === "loading") {
+      await new Promise((done) => document.addEventListener("DOMContentLoaded", done, { once: true }));
+    }
+    if (!next()) throw new Error("nothing more is known of this slide");
+    return JSON.parse(next().textContent);
+  }
   return new Promise((resolve, reject) => {
     arrived.set(number, resolve);
     const script = element("script", { src: `${run.beside}/${number}.js` });

@@ -33,9 +33,9 @@ from herohe_model.new_model import new_model
 from herohe_model.scorer import Scorer
 from herohe_model.synthetic import write_tiff
 
-SLIDES = (10, 100, 250, 500, 750, 1000)
+SLIDES = (10, 250, 500, 1000)
 SIDES = (10_240, 20_480, 40_960, 61_440, 81_920)
-COMPOSITES = (1, 32, 64, 128, 192, 256)
+COMPOSITES = (1, 64, 128, 256)
 REFRESHED = (10, 250, 500, 1000)
 DIFFERENT = 20
 """Small slides that differ; the others are copies of them, as files of their own."""
@@ -43,11 +43,35 @@ DIFFERENT = 20
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: how much there was, seconds and peak MiB beyond a process that scored nothing."""
+    """One measurement: how much there was, and what it cost.
+
+    Attributes
+    ----------
+    cpu
+        Seconds of processors; unlike `seconds`, they hardly depend on what else the machine does.
+    mib
+        Peak MiB beyond those of the process before it began.
+    """
 
     amount: float
     seconds: float
+    cpu: float
     mib: float
+
+
+class Stopwatch:
+    """Measures from when it is made."""
+
+    def __init__(self) -> None:
+        self._bytes, self._cpu, self._began = peak_bytes(), time.process_time(), time.perf_counter()
+
+    def point(self, amount: float) -> Point:
+        """Return what it cost until now."""
+        seconds, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
+        return Point(amount, seconds, cpu, (peak_bytes() - self._bytes) / 2**20)
+
+
+CURVES = {"seconds": "seconds", "cpu": "seconds of processors", "mib": "MiB more at the peak"}
 
 
 UNITS = {"slides": "slides", "size": "Mpx", "composites": "composites", "refresh": "slides in the run"}
@@ -143,9 +167,8 @@ def score(folder: Path, model: Path, output: Path, amount: float, composites: in
         patch = scorer.card.patch_px
         side = scorer.card.grid * patch
         scorer.submit(np.zeros((side, side, 3), dtype=np.uint8)).result()
-        before = peak_bytes()
         collection = open_collection(folder, output=output)
-        began = time.perf_counter()
+        watch = Stopwatch()
         summary = run_batch(
             collection,
             scorer,
@@ -153,10 +176,10 @@ def score(folder: Path, model: Path, output: Path, amount: float, composites: in
             output=output,
             listener=Silent(),
         )
-        seconds = time.perf_counter() - began
+        point = watch.point(amount)
     if summary.exit_code:
         raise SystemExit(f"{folder}: {summary.outcomes}")
-    return Point(amount, seconds, (peak_bytes() - before) / 2**20)
+    return point
 
 
 def fill(output: Path, count: int) -> None:
@@ -173,29 +196,27 @@ def fill(output: Path, count: int) -> None:
 def rewrite(output: Path, count: int) -> Point:
     """Write the result files of a run of so many slides once."""
     with Manifest(output / "manifest.sqlite") as manifest:
-        before = peak_bytes()
-        began = time.perf_counter()
+        watch = Stopwatch()
         write_csv(output / "results.csv", manifest.reported())
         write_json(output / "results.json", manifest.reported())
-        seconds = time.perf_counter() - began
-    return Point(count, seconds, (peak_bytes() - before) / 2**20)
+        return watch.point(count)
 
 
 def show(name: str, points: Sequence[Point]) -> None:
     """Print a curve as a table."""
-    print(f"\n{name}\n{UNITS[name]:>18}  {'s':>8}  {'s each':>9}  {'MiB':>7}")
+    print(f"\n{name}\n{UNITS[name]:>18}  {'s':>8}  {'s of CPU':>8}  {'each':>9}  {'MiB':>7}")
     for p in points:
-        print(f"{p.amount:18,.0f}  {p.seconds:8.2f}  {p.seconds / p.amount:9.4f}  {p.mib:7.1f}")
+        print(f"{p.amount:18,.0f}  {p.seconds:8.2f}  {p.cpu:8.2f}  {p.cpu / p.amount:9.4f}  {p.mib:7.1f}")
     amounts = np.array([p.amount for p in points])
-    for what, values in (("time", [p.seconds for p in points]), ("memory", [p.mib for p in points])):
+    for curve, what in CURVES.items():
+        values = [getattr(p, curve) for p in points]
         line = np.polynomial.Polynomial.fit(amounts, values, 1)
-        off = np.abs(values - line(amounts)).max() / max(values)
+        off = np.abs(values - line(amounts)).max() / (max(values) or 1.0)
         whole = (values[-1] - values[0]) / (amounts[-1] - amounts[0])
         last = (values[-1] - values[-2]) / (amounts[-1] - amounts[-2])
-        unit = "s" if what == "time" else "MiB"
-        flat = max(values) - min(values) < 0.1 * max(values)
+        flat = max(values) - min(values) <= 0.1 * max(values)
         print(
-            f"{what}: {whole:.5f} {unit} for one more; farthest from the line {off:.1%}; "
+            f"{what}: {whole:.5f} for one more; farthest from the line {off:.1%}; "
             + (
                 "flat within 10%"
                 if flat
@@ -213,13 +234,14 @@ def draw(home: Path) -> None:
     from matplotlib import pyplot
 
     found = [name for name in UNITS if (home / f"{name}.json").exists()]
-    figure, axes = pyplot.subplots(2, len(found), figsize=(4 * len(found), 6.4), squeeze=False)
+    figure, axes = pyplot.subplots(
+        len(CURVES), len(found), figsize=(4 * len(found), 3.2 * len(CURVES)), squeeze=False
+    )
     for column, name in enumerate(found):
         points = [Point(**kept) for kept in json.loads((home / f"{name}.json").read_text(encoding="utf-8"))]
         amounts = np.array([p.amount for p in points])
-        for row, (what, values) in enumerate(
-            (("seconds", [p.seconds for p in points]), ("MiB more at the peak", [p.mib for p in points]))
-        ):
+        for row, (curve, what) in enumerate(CURVES.items()):
+            values = [getattr(p, curve) for p in points]
             axis = axes[row][column]
             line = np.polynomial.Polynomial.fit(amounts, values, 1)
             axis.plot(amounts, line(amounts), color="0.6", linewidth=1)

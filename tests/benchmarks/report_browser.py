@@ -103,24 +103,33 @@ def _opened(
 
 
 def _opening(browser: Browser, url: str, folder: Path, checks: Checks) -> None:
-    """Time from navigation until the table answers, in fresh profiles, beside an empty page."""
+    """Time from navigation until the table can be sorted, and until all is there, in fresh profiles."""
     empty = folder / "empty.html"
-    empty.write_text("<!DOCTYPE html><title>empty</title><table id=table></table>", encoding="utf-8")
+    empty.write_text(
+        "<!DOCTYPE html><title>empty</title><div id=table><button>x</button></div>", encoding="utf-8"
+    )
 
-    def once(where: str) -> float:
+    def once(where: str) -> tuple[float, float]:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         page = context.new_page()
         began = time.perf_counter()
-        page.goto(where, wait_until="load")
+        page.goto(where, wait_until="commit")
+        page.wait_for_function("() => document.querySelector('#table button')")
         page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
-        took = time.perf_counter() - began
+        usable = time.perf_counter() - began
+        page.wait_for_load_state("load")
+        whole = time.perf_counter() - began
         context.close()
-        return took
+        return usable, whole
 
-    nothing = min(once(empty.resolve().as_uri()) for _ in range(3))
-    tries = sorted(once(url) for _ in range(5))
-    text = f"median {tries[2]:.2f} s, worst {tries[-1]:.2f} s (an empty page {nothing:.2f} s)"
-    checks.that("opens in under 2 seconds", tries[2] < 2, text)
+    nothing = min(once(empty.resolve().as_uri()) for _ in range(3))[0]
+    usable, whole = zip(*(once(url) for _ in range(5)), strict=True)
+    checks.that(
+        "opens in under 2 seconds",
+        sorted(usable)[2] < 2,
+        f"can be used after {sorted(usable)[2]:.2f} s, all of it is there after {sorted(whole)[2]:.2f} s "
+        f"(medians; an empty page takes {nothing:.2f} s)",
+    )
 
 
 def _quiet(watch: Watch, url: str, checks: Checks, what: str) -> None:
@@ -171,7 +180,7 @@ def _table(page: Page, checks: Checks, folder: Path) -> None:
     names = _column(page, "Slide")
     checks.that("finds a slide by its name", first in names and len(names) < max(2, count), len(names))
     page.get_by_label("Search").fill("no such slide anywhere")
-    checks.that("says so when nothing fits", page.get_by_text("0 of").is_visible())
+    checks.that("says so when nothing fits", page.locator("#shown").inner_text().startswith("0 of"))
     page.get_by_role("button", name="Show all").click()
     page.locator("#table tbody img").first.click()
     page.locator("#slide h1").wait_for()
