@@ -91,15 +91,16 @@ class BatchView:
             self.say(progress_line(self._reckoning.figures()))
 
     def finished(self, result: SlideResult, *, reused: bool) -> None:
-        """Print one line for the slide."""
+        """Print one line for the slide; none for one that was cancelled, as thousands may be at once."""
         self._reckoning.finished(result, reused=reused)
         self._lined = self._clock()
         figures = self._reckoning.figures()
-        known = " (known from an earlier run)" if reused else ""
-        rate = "" if self._console.is_terminal else f" ({pace(figures)})"
-        self.say(f"[{figures.slides_done}/{figures.slides_total}] {outcome_line(result)}{known}{rate}")
-        for warning in result.warnings:
-            self.say(f"    warning: {warning}")
+        if result.outcome is not Outcome.CANCELLED:
+            known = " (known from an earlier run)" if reused else ""
+            rate = "" if self._console.is_terminal else f" ({pace(figures)})"
+            self.say(f"[{figures.slides_done}/{figures.slides_total}] {outcome_line(result)}{known}{rate}")
+            for warning in result.warnings:
+                self.say(f"    warning: {warning}")
         prediction = result.union.prediction if result.union else None
         self._write(
             "finished",
@@ -179,7 +180,8 @@ def pace(figures: Figures) -> str:
         return "time left unknown"
     minutes, seconds = divmod(round(figures.left_s), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{figures.slides_per_min:.1f} slides/min, {hours}:{minutes:02d}:{seconds:02d} left"
+    rate = f"{figures.slides_per_min:.1f} slides/min, " if figures.slides_per_min else ""
+    return f"{rate}{hours}:{minutes:02d}:{seconds:02d} left"
 
 
 def _flow(figures: Figures) -> str:

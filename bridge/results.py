@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from herohe_model.notice import RESEARCH_USE_ONLY as RESEARCH_USE_ONLY
+
 DECIMALS: Final = 6
-RESEARCH_USE_ONLY: Final = "Research use only, not for diagnosis: HER2 status needs IHC, and ISH at 2+."
 PREFIX: Final = "HER2-HE"
 
 

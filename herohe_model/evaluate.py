@@ -31,9 +31,9 @@ from herohe_model.grades import GRADES
 from herohe_model.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
 from herohe_model.measured import grade_measures, group, share, status_measures
 from herohe_model.metrics import Floats
+from herohe_model.notice import RESEARCH_USE_ONLY
 from herohe_model.predictions import EvaluationError, Matched, Predictions
 
-NOTE: Final = "Research use only, not for diagnosis: HER2 status needs IHC, and ISH at 2+."
 FEWEST_KEPT: Final = 10
 """Abstention is followed down to so many cases."""
 
@@ -80,7 +80,7 @@ def evaluate(
         Evaluation(
             title=title,
             model=predictions.model,
-            note=NOTE,
+            note=RESEARCH_USE_ONLY,
             interval_method=METHOD,
             resamples=resamples,
             seed=seed,

@@ -202,6 +202,18 @@ def test_the_log_holds_the_same_figures_as_json_lines() -> None:
     assert ended["outcomes"] == {"scored": 1} and ended["left_s"] == 0.0
 
 
+def test_stopping_a_large_run_does_not_print_a_line_for_every_slide_that_was_not_begun() -> None:
+    log = io.StringIO()
+    view, out, _ = a_view(log=log)
+    with view:
+        view.started(3)
+        view.finished(made_result("0"), reused=False)
+        for name in ("1", "2"):
+            view.finished(SlideResult(name, name, name, Outcome.CANCELLED, "Not begun."), reused=False)
+    assert "slide-0.tif: scored" in out.getvalue() and "Not begun" not in out.getvalue()
+    assert [line["outcome"] for line in lines_of(log)[1:-1]] == ["scored", "cancelled", "cancelled"]
+
+
 class Full(io.StringIO):
     def write(self, _: str) -> int:
         raise OSError(28, "No space left on device")
