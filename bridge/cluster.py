@@ -239,7 +239,11 @@ class ClusterSite:
 
     def _hear(self, event: tuple[float, bytes]) -> None:
         """Take up a worker's step; in dask's thread."""
-        step = decode_step(event[1])
+        try:
+            step = decode_step(event[1])
+        except (msgspec.MsgspecError, TypeError):
+            # Of a driver of another version.
+            return
         flight = self._flights.get(step.entry)
         if step.run == self._terms.run and flight is not None:
             self._progress[step.entry] = (flight.job.slide, Progress(step.stage, step.done, step.total))

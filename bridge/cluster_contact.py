@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _PART_BYTES: Final = 32 * 2**20
 _POLL_S: Final = 0.25
 _NOTICE_S: Final = 30.0
+_QUIET_S: Final = 2.0
 _SEE: Final = "See docs/cluster.md for how to start one"
 
 
@@ -254,27 +256,27 @@ def _wait_for_one(
     client: Client, terms: Terms, notice: Callable[[str], None], cancelled: Callable[[], bool]
 ) -> None:
     """Wait until a worker has done a task: that also wakes clusters that grow with their tasks."""
-    from distributed import TimeoutError as DaskTimeoutError
-
     from bridge.cluster_worker import be_there
 
     future = client.submit(be_there, key=f"herohe-hello-{terms.run}", pure=False)
-    told = time.monotonic() - _NOTICE_S + 2
-    while True:
-        try:
-            future.result(timeout=_POLL_S)
-            return
-        except DaskTimeoutError:
-            if cancelled():
-                future.cancel()
-                raise CancelledError("Stopped while waiting for a worker") from None
-            if time.monotonic() - told >= _NOTICE_S:
-                told = time.monotonic()
-                notice("Waiting for the cluster's first worker")
-        except (ImportError, AttributeError) as error:
-            raise _cannot_import("A worker", error) from error
-        except Exception as error:
-            raise ClusterError(f"The cluster does not work: {error!r}", "Look at its log") from error
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    told = time.monotonic() - _NOTICE_S + _QUIET_S
+    while not done.wait(_POLL_S):
+        if cancelled():
+            future.cancel()
+            raise CancelledError("Stopped while waiting for a worker")
+        if time.monotonic() - told >= _NOTICE_S:
+            told = time.monotonic()
+            notice("Waiting for the cluster's first worker")
+    if future.status == "finished":
+        return
+    error = future.exception() if future.status == "error" else None
+    if isinstance(error, (ImportError, AttributeError)):
+        raise _cannot_import("A worker", error) from error
+    raise ClusterError(
+        f"The cluster does not work ({error!r})" if error else "The dask scheduler is gone", "Look at its log"
+    ) from error
 
 
 def _cannot_import(worker: str, error: Exception) -> ClusterError:
