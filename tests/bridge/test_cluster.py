@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 from running_server import wait_until
 from small_world import drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
+from bridge.cli import cli
 from bridge.collection import open_collection
 from bridge.geojson import write_annotations
 from bridge.options import ScoreOptions
@@ -391,3 +393,18 @@ def test_a_cluster_with_tls_takes_nobody_without(model: Path, tmp_path: Path) ->
         folder = a_folder(tmp_path / "p", ["s0"])
         with ClusterSite(address, model, device="cpu", precision="fp32", timeout_s=10) as where:
             assert run_there(where, folder, Ear()).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--dask", "tcp://h:1", "--server", "tcp://h:2"], "without --server"),
+        (["--dask", "tcp://h:1"], "--model"),
+        (["--dask-slides", "/a=/b"], "go with --dask"),
+        (["--dask", "tcp://h:1", "--dask-slides", "/a"], "HERE=THERE"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, more: list[str], says: str) -> None:
+    model = [] if more == ["--dask", "tcp://h:1"] else ["--model", "m.safetensors"]
+    done = CliRunner().invoke(cli, ["score", str(tmp_path), *model, *more])
+    assert done.exit_code == 2 and says in done.output
