@@ -250,9 +250,11 @@ class ClusterSite:
 
     def _look(self) -> None:
         """Look after the cluster: which workers there are, and who has to be placed anew."""
-        if self._on_trial is None and self._suspects:
-            self._on_trial = self._suspects.popleft()
-            self._homeless.append(self._on_trial)
+        while self._on_trial is None and self._suspects:
+            suspect = self._suspects.popleft()
+            if self._flights.get(suspect.job.entry) is suspect:
+                self._on_trial = suspect
+                self._homeless.append(suspect)
         if time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
@@ -410,11 +412,12 @@ class ClusterSite:
         """End a slide that no worker can read."""
         result = list(flight.unreadable.values())[-1]
         if result.error_code == SlideNotFoundError.code and Path(flight.job.file).exists():
-            workers = ", ".join(sorted(flight.unreadable))
+            file, workers = flight.job.file, ", ".join(sorted(flight.unreadable))
+            there = self._slides.map(file) if self._slides else file
             self._fail(
                 flight,
                 SlideNotFoundError(
-                    f"{flight.job.file} is here, but the workers {workers} do not find it: {result.message}",
+                    f"{file} is here, but the workers {workers} do not find {there}",
                     "Mount the slides there at the same place, or say with --dask-slides where they are",
                 ),
             )

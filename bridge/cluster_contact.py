@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,11 +189,13 @@ def prepare(client: Client, terms: Terms, workers: Iterable[str] | None = None) 
     ClusterError
         If one of them cannot take part.
     """
+    from bridge.cluster_worker import prepare as load
+
     ready: dict[str, Ready] = {}
     asked = None if workers is None else list(workers)
     for attempt in range(2):
         needing: list[str] = []
-        for worker, data in _run(client, "prepare", encode(terms), workers=asked).items():
+        for worker, data in _run(client, load, encode(terms), workers=asked).items():
             answer = decode_answer(data)
             if isinstance(answer, Ready):
                 ready[worker] = answer
@@ -219,23 +221,27 @@ def send_model(client: Client, model: Path, sha256: str, workers: list[str]) -> 
     ClusterError
         If one of them could not take it.
     """
+    from bridge.cluster_worker import take_model
+
     size = model.stat().st_size
     with model.open("rb") as file:
         for offset in range(0, max(size, 1), _PART_BYTES):
             part = file.read(_PART_BYTES)
             last = offset + len(part) >= size
             for worker, problem in _run(
-                client, "take_model", sha256, offset, part, last, workers=workers
+                client, take_model, sha256, offset, part, last, workers=workers
             ).items():
                 if problem:
                     raise ClusterError(f"{worker}: {problem.decode()}", "Look at its local directory")
 
 
-def _run(client: Client, name: str, *arguments: object, workers: list[str] | None) -> dict[str, bytes]:
+def _run(
+    client: Client,
+    function: Callable[..., Awaitable[bytes]],
+    *arguments: object,
+    workers: list[str] | None,
+) -> dict[str, bytes]:
     """Call a function of :mod:`bridge.cluster_worker` on workers."""
-    from bridge import cluster_worker
-
-    function = getattr(cluster_worker, name)
     try:
         answers = client.run(function, *arguments, workers=workers, on_error="return")
     except OSError as error:

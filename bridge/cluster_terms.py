@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from bridge.results import SlideResult
+from bridge.versions import is_older
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -129,14 +130,8 @@ def unlike(name: str, here: str, there: str) -> tuple[str, str]:
     """Return problem and remedy for a worker that differs from the others; see :meth:`Facts.difference`."""
     if name in ("device", "precision"):
         remedy = f"Give --{name}, or start workers on machines that are alike"
-    elif older_version(here, there):
+    elif is_older(here, there):
         remedy = f"Update {name} there, and restart the worker"
     else:
         remedy = f"Make {name} the same on all workers, and restart them"
     return f"its {name} is {here}, that of the other workers {there}", remedy
-
-
-def older_version(one: str, other: str) -> bool:
-    """Whether version `one` is older than `other`, by the numbers in them."""
-    first, second = (tuple(int(part) for part in v.split(".") if part.isdigit()) for v in (one, other))
-    return first < second

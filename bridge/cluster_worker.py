@@ -33,13 +33,13 @@ from bridge.cluster_terms import (
     Terms,
     decode_terms,
     encode,
-    older_version,
     unlike,
 )
 from bridge.results import Outcome
 from bridge.safe_files import sha256_of
 from bridge.scoring import Progress, package_versions
 from bridge.slide_job import decode_job, score_job
+from bridge.versions import is_older
 from herohe_model.checkpoint import read_card
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.scorer import Scorer
@@ -78,8 +78,12 @@ async def take_model(sha256: str, offset: int, part: bytes, last: bool, dask_wor
 
 async def let_go(terms: bytes) -> bytes:
     """Forget a run's model; tasks that still use it keep it to their end."""
-    with _lock:
-        _held.pop(_key(decode_terms(terms)), None)
+
+    def forget() -> None:
+        with _lock:
+            _held.pop(_key(decode_terms(terms)), None)
+
+    await asyncio.to_thread(forget)
     return b""
 
 
@@ -131,7 +135,7 @@ def _join(terms: Terms, worker: Worker) -> Scorer | NeedsModel | Misfit:
     """Return the model that a run wants, or why this worker cannot take part in it."""
     host = socket.gethostname()
     if terms.version != __version__:
-        where = f"the worker on {host}" if older_version(__version__, terms.version) else "the driver"
+        where = f"the worker on {host}" if is_older(__version__, terms.version) else "the driver"
         problem = f"it has herohe-bridge {__version__}, the driver {terms.version}"
         return Misfit(worker.address, host, problem, f"Update {where}")
     try:

@@ -36,8 +36,9 @@ from running_dask import Dask, dask_cluster
 
 from bridge.cluster import ClusterSite
 from bridge.cluster_contact import ClusterAddress, ClusterError
-from bridge.cluster_terms import Facts, older_version, unlike
+from bridge.cluster_terms import Facts, unlike
 from bridge.slide_job import SlideJob, SlidesElsewhere, decode_job, encode_job
+from bridge.versions import is_older
 
 OPTIONS = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=2))
 FILES = ("results.csv", "results.json")
@@ -284,7 +285,8 @@ def test_what_differs_says_what_to_update() -> None:
         ("torch", replace(facts, packages={})),
     ):
         assert facts.difference(other)[0] == name
-    assert older_version("2.9.1", "2.10") and not older_version("2.10", "2.9.1")
+    assert is_older("2.9.1", "2.10") and not is_older("2.10", "2.9.1")
+    assert not is_older("2.10.0+cpu", "2.10.0") and not is_older("2.10.0", "2.10.0+cu126")
     assert unlike("torch", "2.9", "2.10")[1].startswith("Update torch")
     assert "--device" in unlike("device", "cpu", "mps")[1]
 
