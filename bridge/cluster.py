@@ -323,6 +323,7 @@ class ClusterSite:
     def _again(self, flight: _Flight) -> None:
         """Have a slide placed anew, whatever dask is doing with it."""
         old, flight.future, flight.workers = flight.future, None, None
+        self._progress.pop(flight.job.entry, None)
         if old is not None and not self._cancelled and self._client.status == "running":
             old.cancel()
         if self._problem is not None:

@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def connect(address: ClusterAddress, *, timeout_s: float | None = None) -> Clien
         # TypeError: dask's answer to tls:// without certificates.
         hint = "Give --dask-tls-ca, --dask-tls-cert and --dask-tls-key" if "ssl" in str(error) else _SEE
         raise ClusterError(
-            f"The dask scheduler {endpoint} cannot be reached ({error or type(error).__name__})", hint
+            f"The dask scheduler {endpoint} cannot be reached ({str(error) or type(error).__name__})", hint
         ) from error
 
 
@@ -155,7 +155,7 @@ def gather_workers(
     """
     _wait_for_one(client, terms, notice, cancelled)
     notice("Loading the model on the workers")
-    ready = prepare(client, terms)
+    ready = _prepare(client, terms)
     if not ready:
         raise ClusterError("All workers are gone", "Look at their logs")
     (first, common), *others = ((worker, answer.facts) for worker, answer in sorted(ready.items()))
@@ -176,26 +176,15 @@ def gather_workers(
     return common
 
 
-def prepare(client: Client, terms: Terms, workers: Iterable[str] | None = None) -> dict[str, Ready]:
-    """Have workers load the model, and send it to those that cannot read its file.
-
-    Parameters
-    ----------
-    workers
-        Their addresses; None for all.
-
-    Raises
-    ------
-    ClusterError
-        If one of them cannot take part.
-    """
-    from bridge.cluster_worker import prepare as load
+def _prepare(client: Client, terms: Terms) -> dict[str, Ready]:
+    """Have all workers load the model, and send it to those that cannot read its file."""
+    from bridge.cluster_worker import prepare
 
     ready: dict[str, Ready] = {}
-    asked = None if workers is None else list(workers)
+    asked: list[str] | None = None
     for attempt in range(2):
         needing: list[str] = []
-        for worker, data in _run(client, load, encode(terms), workers=asked).items():
+        for worker, data in _run(client, prepare, encode(terms), workers=asked).items():
             answer = decode_answer(data)
             if isinstance(answer, Ready):
                 ready[worker] = answer
