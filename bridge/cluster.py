@@ -49,8 +49,8 @@ _FETCH_S: Final = 20.0
 """How long fetching a result may take before its worker is taken for dead."""
 _AHEAD: Final = 2
 """Slides in dask's hands for each thread of a worker: one at work, one waiting for it."""
-_READERS: Final = 3
-"""Workers that must fail to read a slide before it is taken for unreadable."""
+_TRIES: Final = 3
+"""Workers that must fail at a slide before it, and not the worker, is taken for the reason."""
 _RETRIES: Final = 2
 """How often dask may try a slide again after an error of its own."""
 
@@ -73,8 +73,8 @@ class _Flight:
         Dask's; None while it waits to be submitted.
     workers
         The only ones that it may go to; None for any.
-    unreadable
-        What those said that could not read it, by their addresses.
+    failures
+        What those said that failed at it, by their addresses.
     suspect
         Too many workers died while it was in their hands.
     """
@@ -83,7 +83,7 @@ class _Flight:
     data: bytes
     future: Future[bytes] | None = None
     workers: frozenset[str] | None = None
-    unreadable: dict[str, SlideResult] = field(default_factory=dict)
+    failures: dict[str, SlideResult] = field(default_factory=dict)
     suspect: bool = False
 
 
@@ -295,29 +295,36 @@ class ClusterSite:
             if self._flights.get(flight.job.entry) is not flight:
                 continue
             usable = self._workers.keys() - self._unfit
-            candidates = usable - flight.unreadable.keys()
+            candidates = usable - flight.failures.keys()
             if self._client.status != "running" or (self._unfit and not usable):
                 self._homeless.append(flight)
             elif usable and not candidates:
                 self._give_up(flight)
             else:
-                anywhere = not self._unfit and not flight.unreadable
+                anywhere = not self._unfit and not flight.failures
                 self._place(flight, None if anywhere else frozenset(candidates))
 
     def _place(self, flight: _Flight, workers: frozenset[str] | None) -> None:
         from bridge.cluster_worker import score
 
         self._submitted += 1
-        flight.workers = workers
-        flight.future = future = self._client.submit(
-            score,
-            self._encoded_terms,
-            flight.data,
-            key=f"herohe-{self._terms.run}-{self._submitted}",
-            pure=False,
-            retries=_RETRIES,
-            workers=sorted(workers) if workers is not None else None,
-        )
+        try:
+            future = self._client.submit(
+                score,
+                self._encoded_terms,
+                flight.data,
+                key=f"herohe-{self._terms.run}-{self._submitted}",
+                pure=False,
+                retries=_RETRIES,
+                workers=sorted(workers) if workers is not None else None,
+            )
+        except Exception:
+            if self._client.status == "running":
+                raise
+            # The scheduler was lost at this very moment.
+            self._homeless.append(flight)
+            return
+        flight.future, flight.workers = future, workers
         future.add_done_callback(lambda ended: self._ended.put((flight, ended)))
 
     def _again(self, flight: _Flight) -> None:
@@ -358,12 +365,12 @@ class ClusterSite:
         self._again(flight)
 
     def _take(self, flight: _Flight, scored: Scored) -> None:
-        """Take a result; what one worker cannot read may be readable for another."""
-        if scored.result.outcome is not Outcome.UNREADABLE:
+        """Take a result; where one worker fails, such as by its disk or its GPU, another may not."""
+        if scored.result.outcome not in (Outcome.UNREADABLE, Outcome.FAILED):
             self._finish(flight, scored.result)
             return
-        flight.unreadable[scored.worker] = scored.result
-        if len(flight.unreadable) < _READERS:
+        flight.failures[scored.worker] = scored.result
+        if len(flight.failures) < _TRIES:
             self._again(flight)
         else:
             self._give_up(flight)
@@ -410,10 +417,10 @@ class ClusterSite:
             self._suspects.append(flight)
 
     def _give_up(self, flight: _Flight) -> None:
-        """End a slide that no worker can read."""
-        result = list(flight.unreadable.values())[-1]
+        """End a slide that no worker could score."""
+        result = list(flight.failures.values())[-1]
         if result.error_code == SlideNotFoundError.code and Path(flight.job.file).exists():
-            file, workers = flight.job.file, ", ".join(sorted(flight.unreadable))
+            file, workers = flight.job.file, ", ".join(sorted(flight.failures))
             there = self._slides.map(file) if self._slides else file
             self._fail(
                 flight,

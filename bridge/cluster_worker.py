@@ -142,6 +142,10 @@ def _join(terms: Terms, worker: Worker) -> Scorer | NeedsModel | Misfit:
         scorer = _scorer(terms, _directory(worker))
     except HeroheError as error:
         return Misfit(worker.address, host, error.problem, error.remedy)
+    except Exception as error:
+        # Such as a GPU that is full: with an exception, every slide would come here to fail.
+        problem = f"it cannot load the model ({type(error).__name__}: {error})"
+        return Misfit(worker.address, host, problem, "Look at its log")
     if scorer is None:
         return NeedsModel(worker.address, host)
     name, here, there = _facts(scorer).difference(terms.facts) if terms.facts else ("", "", "")

@@ -27,6 +27,8 @@ class Part(msgspec.Struct, frozen=True):
         Of the peers; a worker's own files lie in a folder below it.
     version
         Pretend to be of this version of herohe-bridge.
+    broken
+        Fail at every slide.
     hidden
         A folder that is not there for this worker: it plays another machine.
     tls
@@ -38,6 +40,7 @@ class Part(msgspec.Struct, frozen=True):
     folder: str
     scheduler: str = ""
     version: str = ""
+    broken: bool = False
     hidden: str = ""
     tls: dict[str, str] = {}
     allowed_failures: int = 3
@@ -46,6 +49,7 @@ class Part(msgspec.Struct, frozen=True):
 def _misbehave(part: Part) -> None:
     """Wrap what a worker does."""
     from bridge import cluster_worker
+    from bridge.scoring import failed_result
     from herohe_model.errors import ModelFileError
 
     score_job, read_card = cluster_worker.score_job, cluster_worker.read_card
@@ -57,6 +61,9 @@ def _misbehave(part: Part) -> None:
             Path(part.folder, f"begun-{os.getpid()}").touch()
             while not Path(part.folder, "gate").exists() and not more["cancelled"]():
                 threading.Event().wait(0.02)
+        if part.broken:
+            Path(part.folder, f"begun-{os.getpid()}").touch()
+            return failed_result(RuntimeError("no GPU"), entry=job.entry, slide=job.slide)
         return score_job(job, scorer, **more)
 
     def card(path: Path) -> Any:

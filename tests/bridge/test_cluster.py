@@ -193,6 +193,20 @@ def settled(dask: Dask) -> None:
         wait_until(lambda: client.nthreads().keys() == alive)
 
 
+def test_a_worker_that_fails_at_everything_fails_no_slide(dask: Dask, model: Path, tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "p", [f"gate{number}" for number in range(6)])
+    broken = dask.add_worker(broken=True)
+    assert broken.address
+    dask.open_gate()
+    ear = Ear()
+    with site(dask, model) as where:
+        run_there(where, folder, ear)
+    assert dask.has_begun(broken)
+    assert set(ear.outcomes().values()) == {Outcome.SCORED}
+    broken.kill()
+    settled(dask)
+
+
 def test_cancelling_ends_soon_and_the_next_run_goes_on(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", ["a0", "gate1", "gate2", "gate3"])
     ear = Ear()
