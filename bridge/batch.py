@@ -1,8 +1,8 @@
 """Many slides: read, score, keep, write back, one outcome each, whatever happens to the others.
 
 Entries are read and written by the calling thread alone (QuPath's classes live there); slides are read and
-scored by a few threads, so that reading the next slide overlaps with scoring the one before. A finished
-result is in the manifest before the project is touched, so a run killed at any moment goes on from there.
+scored at a :class:`~bridge.site.Site`, by threads here or on other machines. A finished result is in the
+manifest before the project is touched, so a run killed at any moment goes on from there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,9 +22,11 @@ from bridge.options import ScoreOptions, WriteOptions
 from bridge.regions import SlideRegions, build_regions
 from bridge.result_files import write_csv, write_json
 from bridge.results import Outcome, SlideResult
-from bridge.scoring import Progress, failed_result, score_slide
+from bridge.scoring import Progress, as_herohe, failed_result
+from bridge.site import Site, ThreadSite
+from bridge.slide_job import SlideJob
 from herohe_model.checkpoint import ModelCard
-from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.errors import CancelledError
 from herohe_model.patches import find_patches
 from herohe_model.scorer import CompositeScorer
 from herohe_model.slide import Slide
@@ -35,6 +36,7 @@ _REFRESH_S: Final = 15.0
 """How often the result files are brought up to date while a batch runs, at most."""
 _REFRESH_SHARE: Final = 0.05
 """Of a batch's time, at most, goes into that: it writes all results, so each time costs more."""
+_POLL_S: Final = 0.25
 _KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE)
 _WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
 
@@ -48,7 +50,7 @@ class BatchOptions:
     region_classes, exclude_classes
         Classes of annotations to sample in, and to cut out; see :func:`bridge.regions.build_regions`.
     slides_at_once
-        How many slides are read and scored at a time.
+        How many slides are read and scored at a time by threads here.
     """
 
     region_classes: tuple[str, ...] = ()
@@ -92,7 +94,6 @@ class _Job:
     position: int
     entry: Entry
     content: EntryContent
-    regions: SlideRegions
     path: str
     key: str
 
@@ -107,10 +108,29 @@ def run_batch(
     restart: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
+    """Score every slide of a collection in this process; as :func:`run_batch_at` otherwise."""
+    with ThreadSite(scorer, options.slides_at_once) as site:
+        return run_batch_at(
+            site, collection, options, output=output, listener=listener, restart=restart, cancelled=cancelled
+        )
+
+
+def run_batch_at(
+    site: Site,
+    collection: Collection,
+    options: BatchOptions,
+    *,
+    output: Path,
+    listener: Listener,
+    restart: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> BatchSummary:
     """Score every slide of a collection and write the results back.
 
     Parameters
     ----------
+    site
+        Where slides are scored.
     output
         Folder of the manifest, ``results.csv`` and ``results.json``; made when absent.
     restart
@@ -127,30 +147,30 @@ def run_batch(
     output.mkdir(parents=True, exist_ok=True)
     with Manifest(output / MANIFEST_NAME) as manifest:
         manifest.begin_run(restart=restart)
-        return _Batch(collection, scorer, options, output, manifest, listener, cancelled).run()
+        return _Batch(site, collection, options, output, manifest, listener, cancelled).run()
 
 
 class _Batch:
-    """The state of one run of :func:`run_batch`."""
+    """The state of one run of :func:`run_batch_at`."""
 
     def __init__(
         self,
+        site: Site,
         collection: Collection,
-        scorer: CompositeScorer,
         options: BatchOptions,
         output: Path,
         manifest: Manifest,
         listener: Listener,
         cancelled: Callable[[], bool],
     ) -> None:
+        self._site = site
         self._collection = collection
-        self._scorer = scorer
         self._options = options
         self._output = output
         self._manifest = manifest
         self._listener = listener
         self._cancelled = cancelled
-        self._progress: dict[str, tuple[str, Progress]] = {}
+        self._running: dict[str, _Job] = {}
         self._outcomes: Counter[Outcome] = Counter()
         self._reused = 0
         self._written = 0
@@ -158,42 +178,40 @@ class _Batch:
 
     def run(self) -> BatchSummary:
         queue = deque(enumerate(self._collection.entries()))
-        running: dict[Future[SlideResult], _Job] = {}
         self._listener.started(len(queue))
-        with ThreadPoolExecutor(self._options.slides_at_once, thread_name_prefix="slide") as pool:
+        try:
+            while queue or self._running:
+                if self._cancelled():
+                    self._site.cancel()
+                room = len(self._running) < self._site.capacity
+                if queue and room:
+                    self._prepare(*queue.popleft())
+                # While there is room, the next entry is read rather than waited.
+                for result in self._site.finished(0.0 if queue and room else _POLL_S):
+                    self._finish(self._running.pop(result.entry), result)
+                self._listener.running(self._site.progress())
+        except BaseException:
+            self._site.cancel()
+            raise
+        finally:
             try:
-                while queue or running:
-                    while queue and len(running) < self._options.slides_at_once:
-                        job = self._prepare(*queue.popleft())
-                        if job is not None:
-                            self._progress[job.entry.id] = (job.entry.name, Progress("foreground", 0, 1))
-                            running[pool.submit(self._score, job)] = job
-                    done, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
-                    self._listener.running(list(self._progress.values()))
-                    for future in done:
-                        self._finish(running.pop(future), future)
-            except BaseException:
-                # Running slides poll this; without it the pool would wait for whole slides.
-                self._cancelled = lambda: True
-                raise
+                self._collection.close()
             finally:
-                try:
-                    self._collection.close()
-                finally:
-                    self._write_files()
+                self._write_files()
         return BatchSummary(dict(self._outcomes), self._reused, self._written)
 
-    def _prepare(self, position: int, entry: Entry) -> _Job | None:
-        """Read an entry; return its job, or None when its outcome is already known."""
+    def _prepare(self, position: int, entry: Entry) -> None:
+        """Read an entry, and begin its slide when its outcome is not already known."""
         try:
             if self._cancelled():
                 raise CancelledError(
                     f"{entry.name} was not begun: the run was cancelled", "Give the same command again"
                 )
+            self._site.check()
             content, regions, fingerprint = _read(self._collection, entry, self._options)
         except Exception as error:
             self._close_slide(position, _failed(error, entry))
-            return None
+            return
         path = _portable(content.slide_path, self._collection.root)
         key = work_key(
             {
@@ -204,47 +222,33 @@ class _Batch:
                 "warnings": content.warnings,
                 "mpp": content.mpp,
                 "regions": regions.digest(),
-                "model": self._scorer.model_sha256,
-                "device": self._scorer.device,
-                "precision": self._scorer.precision,
+                "model": self._site.model_sha256,
+                "device": self._site.device,
+                "precision": self._site.precision,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )
-        job = _Job(position, entry, content, regions, path, key)
+        job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
-        if known is None:
-            return job
-        self._reused += 1
-        self._close_slide(position, self._write_back(job, known), reused=True)
-        return None
-
-    def _score(self, job: _Job) -> SlideResult:
-        """Run in a thread of the pool."""
-
-        def progress(now: Progress) -> None:
-            self._progress[job.entry.id] = (job.entry.name, now)
-
-        mpp = self._options.score.mpp or job.content.mpp
-        with Slide(job.content.slide_path, mpp=mpp) as slide:
-            return score_slide(
-                slide,
-                job.regions,
-                self._options.score,
-                self._scorer,
-                entry=job.entry.id,
-                slide=job.entry.name,
-                path=job.path,
-                warnings=job.content.warnings,
-                progress=progress,
-                cancelled=lambda: self._cancelled(),
+        if known is not None:
+            self._reused += 1
+            self._close_slide(position, self._write_back(job, known), reused=True)
+            return
+        self._running[entry.id] = job
+        self._site.submit(
+            SlideJob(
+                entry=entry.id,
+                slide=entry.name,
+                path=path,
+                file=str(content.slide_path.absolute()),
+                mpp=self._options.score.mpp or content.mpp,
+                warnings=content.warnings,
+                regions=regions,
+                options=self._options.score,
             )
+        )
 
-    def _finish(self, job: _Job, future: Future[SlideResult]) -> None:
-        self._progress.pop(job.entry.id, None)
-        try:
-            result = future.result()
-        except Exception as error:
-            result = _failed(error, job.entry, job.path)
+    def _finish(self, job: _Job, result: SlideResult) -> None:
         if result.outcome in _KEPT:
             self._manifest.keep(job.key, result)
         self._close_slide(job.position, self._write_back(job, result))
@@ -311,7 +315,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
                     exact=options.score.exact_foreground,
                 )
         except Exception as error:
-            yield PlannedSlide(entry.name, 0, 0, 0, str(_as_herohe(error, entry)))
+            yield PlannedSlide(entry.name, 0, 0, 0, str(as_herohe(error, entry.name)))
             continue
         few = len(patches) < options.score.min_patches
         yield PlannedSlide(
@@ -339,19 +343,7 @@ def _read(
 
 
 def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:
-    return failed_result(_as_herohe(error, entry), entry=entry.id, slide=entry.name, path=path)
-
-
-def _as_herohe(error: Exception, entry: Entry) -> HeroheError:
-    """Turn what nobody foresaw into an outcome that names the slide: one slide never stops the others."""
-    if isinstance(error, HeroheError):
-        return error
-    unforeseen = HeroheError(
-        f"{entry.name}: unexpected {type(error).__name__}: {error}",
-        "Please report it, with this slide's format and the versions that 'herohe-bridge doctor' prints",
-    )
-    unforeseen.__cause__ = error
-    return unforeseen
+    return failed_result(error, entry=entry.id, slide=entry.name, path=path)
 
 
 def _portable(path: Path, root: Path) -> str:

@@ -44,6 +44,7 @@ from bridge.own_server import OwnServer
 from bridge.protocol import new_id
 from bridge.score_frames import score_from
 from bridge.talker import Fixed, Pending, Talker, Whereabouts
+from bridge.versions import is_older
 from herohe_model.checkpoint import ModelCard, read_card
 from herohe_model.errors import (
     CancelledError,
@@ -243,7 +244,7 @@ class Client:
                 f"The server {address.endpoint} does not answer", f"Look whether it runs{curve}"
             ) from error
         if info.version != __version__:
-            older = "this client" if _number(__version__) < _number(info.version) else "the server"
+            older = "this client" if is_older(__version__, info.version) else "the server"
             raise ProtocolError(
                 f"The server {address.endpoint} is herohe-bridge {info.version}, this client {__version__}",
                 f"Update {older}, and restart the server",
@@ -273,11 +274,6 @@ def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:
         raise ValueError(f"a {type(reply).__name__} instead of a slide's result")
     markup = frames[1].bytes if len(frames) > 1 else b""
     return SlideAnswer(frames[0].bytes, markup, (reply.slide.origin_x, reply.slide.origin_y))
-
-
-def _number(version: str) -> tuple[int, ...]:
-    """Return a version as numbers that can be compared."""
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 @contextmanager

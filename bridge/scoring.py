@@ -189,17 +189,30 @@ def score_slide(
     )
 
 
-def failed_result(error: HeroheError, *, entry: str, slide: str, path: str = "") -> SlideResult:
+def failed_result(error: Exception, *, entry: str, slide: str, path: str = "") -> SlideResult:
     """Return the result of a slide that could not be scored, with the outcome that the error stands for."""
-    if isinstance(error, CancelledError):
+    known = as_herohe(error, slide)
+    if isinstance(known, CancelledError):
         outcome = Outcome.CANCELLED
-    elif isinstance(error, (SlideError, EntryDamagedError)):
+    elif isinstance(known, (SlideError, EntryDamagedError)):
         outcome = Outcome.UNREADABLE
     else:
         outcome = Outcome.FAILED
     return SlideResult(
-        entry=entry, slide=slide, path=path, outcome=outcome, message=str(error), error_code=error.code
+        entry=entry, slide=slide, path=path, outcome=outcome, message=str(known), error_code=known.code
     )
+
+
+def as_herohe(error: Exception, slide: str) -> HeroheError:
+    """Turn what nobody foresaw into an error that names the slide: one slide never stops the others."""
+    if isinstance(error, HeroheError):
+        return error
+    unforeseen = HeroheError(
+        f"{slide}: unexpected {type(error).__name__}: {error}",
+        "Please report it, with this slide's format and the versions that 'herohe-bridge doctor' prints",
+    )
+    unforeseen.__cause__ = error
+    return unforeseen
 
 
 def _score_all(

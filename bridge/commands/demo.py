@@ -61,7 +61,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
         f"herohe-bridge score {target} --model {model} --region-class {TUMOUR_CLASS} --output {output}"
     )
     summary = score_collection(
-        collection, model, server=None, device=device, precision="auto", options=options, output=output
+        collection, model, device=device, precision="auto", options=options, output=output
     )
     results = {Path(r.path).stem: r for r in read_json(output / "results.json")}
     _report(folder, held_out, results)

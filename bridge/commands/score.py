@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -11,7 +13,11 @@ from bridge.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
     from bridge.batch import BatchOptions, BatchSummary
+    from bridge.cluster_contact import ClusterAddress
     from bridge.collection import Collection
+    from bridge.site import Site
+    from bridge.slide_job import SlidesElsewhere
+    from herohe_model.scorer import CompositeScorer
 
 
 def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -22,6 +28,18 @@ def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int |
         return int(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither a number nor 'all'.") from None
+
+
+def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) -> SlidesElsewhere | None:
+    """Read HERE=THERE."""
+    if value is None:
+        return None
+    from bridge.slide_job import SlidesElsewhere
+
+    here, equals, there = value.partition("=")
+    if not (here and equals and there):
+        raise click.BadParameter(f"{value!r} is not of the form HERE=THERE.")
+    return SlidesElsewhere(Path(here), there)
 
 
 @click.command("score")
@@ -64,7 +82,29 @@ def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int |
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--server", metavar="ENDPOINT", help="Use this running server instead of starting one.")
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Use this running server instead of starting one; given more than once, composites are spread.",
+)
+@click.option(
+    "--dask",
+    metavar="SCHEDULER",
+    help="Spread slides over this dask cluster: tcp://HOST:PORT, tls://HOST:PORT or a scheduler file.",
+)
+@click.option(
+    "--dask-slides",
+    callback=_slides_elsewhere,
+    metavar="HERE=THERE",
+    help="Slides below the folder HERE lie below THERE on the cluster's workers.",
+)
+@click.option(
+    "--dask-tls-ca", type=click.Path(path_type=Path), help="Certificate of the cluster's authority."
+)
+@click.option("--dask-tls-cert", type=click.Path(path_type=Path), help="Your own certificate.")
+@click.option("--dask-tls-key", type=click.Path(path_type=Path), help="Its key.")
 @click.option(
     "--tiles",
     type=click.Choice(["sampled", "all", "none"]),
@@ -103,7 +143,12 @@ def command(
     mpp: float | None,
     device: str,
     precision: str,
-    server: str | None,
+    servers: tuple[str, ...],
+    dask: str | None,
+    dask_slides: SlidesElsewhere | None,
+    dask_tls_ca: Path | None,
+    dask_tls_cert: Path | None,
+    dask_tls_key: Path | None,
     tiles: str,
     no_classify: bool,
     exact_foreground: bool,
@@ -125,8 +170,17 @@ def command(
     from bridge.batch import BatchOptions
     from bridge.collection import open_collection
 
-    if model is None and server is None:
+    if model is None and not servers:
         raise click.UsageError("Name a model file with --model, or a running server with --server.")
+    cluster = None
+    if dask is not None:
+        from bridge.cluster_contact import ClusterAddress
+
+        if servers or model is None:
+            raise click.UsageError("--dask needs --model, and goes without --server.")
+        cluster = ClusterAddress(dask, dask_tls_ca, dask_tls_cert, dask_tls_key)
+    elif any((dask_slides, dask_tls_ca, dask_tls_cert, dask_tls_key)):
+        raise click.UsageError("The options --dask-... go with --dask.")
     options = BatchOptions(
         region_classes=region_classes,
         exclude_classes=exclude_classes,
@@ -152,7 +206,9 @@ def command(
     summary = score_collection(
         collection,
         model,
-        server=server,
+        servers=servers,
+        cluster=cluster,
+        slides_elsewhere=dask_slides,
         device=device,
         precision=precision,
         options=options,
@@ -184,7 +240,9 @@ def score_collection(
     collection: Collection,
     model: Path | None,
     *,
-    server: str | None,
+    servers: Sequence[str] = (),
+    cluster: ClusterAddress | None = None,
+    slides_elsewhere: SlidesElsewhere | None = None,
     device: str,
     precision: str,
     options: BatchOptions,
@@ -192,24 +250,41 @@ def score_collection(
     restart: bool = False,
     log: IO[str] | None = None,
 ) -> BatchSummary:
-    """Find or start a server, run the batch, and say how it ended."""
+    """Find or start a server, or reach the cluster; run the batch, and say how it ended."""
     from rich.console import Console
 
-    from bridge.batch import run_batch
-    from bridge.client import connect_or_start
+    from bridge.batch import run_batch_at
     from bridge.interrupt import until_interrupted
     from bridge.progress import BatchView
     from bridge.results import RESEARCH_USE_ONLY
 
     view = BatchView(Console(stderr=True), log)
-    with (
-        until_interrupted() as interrupted,
-        connect_or_start(model, server=server, device=device, precision=precision, notice=view.say) as scorer,
-        view,
-    ):
-        summary = run_batch(
+    with until_interrupted() as interrupted, ExitStack() as stack:
+        site: Site
+        if cluster is not None and model is not None:
+            from bridge.cluster import ClusterSite
+
+            site = stack.enter_context(
+                ClusterSite(
+                    cluster,
+                    model,
+                    device=device,
+                    precision=precision,
+                    slides=slides_elsewhere,
+                    notice=view.say,
+                    cancelled=interrupted,
+                )
+            )
+            view.name_device(site.device, site.precision)
+        else:
+            from bridge.site import ThreadSite
+
+            scorer = stack.enter_context(_scorer(model, servers, device, precision, view.say))
+            site = stack.enter_context(ThreadSite(view.measure(scorer), options.slides_at_once))
+        stack.enter_context(view)
+        summary = run_batch_at(
+            site,
             collection,
-            view.measure(scorer),
             options,
             output=output,
             listener=view,
@@ -223,3 +298,21 @@ def score_collection(
     click.echo(f"Results: {output / 'results.csv'}")
     click.echo(RESEARCH_USE_ONLY)
     return summary
+
+
+def _scorer(
+    model: Path | None,
+    servers: Sequence[str],
+    device: str,
+    precision: str,
+    notice: Callable[[str], None],
+) -> AbstractContextManager[CompositeScorer]:
+    """Return the server or servers to score with, as a context."""
+    if len(servers) > 1:
+        from bridge.spread_scorer import connect_servers
+
+        return connect_servers(servers, model, notice=notice)
+    from bridge.client import connect_or_start
+
+    server = servers[0] if servers else None
+    return connect_or_start(model, server=server, device=device, precision=precision, notice=notice)

@@ -1,0 +1,446 @@
+"""Slides of a batch on a dask cluster: workers hold the model, this process alone writes results.
+
+Dask finds a worker for each slide, and another one when that dies. The driver keeps a bounded number of
+slides in dask's hands, fetches their results, and decides what becomes of a slide that its workers do not
+survive, or that a worker cannot read. Everything here runs in the batch's thread; dask's own threads only put
+what ended into a queue.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from bridge import __version__
+from bridge.cluster_contact import ClusterAddress, ClusterError, connect, gather_workers, send_model
+from bridge.cluster_terms import (
+    TOPIC,
+    Misfit,
+    NeedsModel,
+    Scored,
+    Terms,
+    decode_answer,
+    decode_step,
+    encode,
+)
+from bridge.results import Outcome, SlideResult
+from bridge.scoring import Progress, failed_result
+from bridge.slide_job import SlideJob, SlidesElsewhere, encode_job
+from herohe_model.checkpoint import read_card
+from herohe_model.device import default_threads
+from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+_LOOK_S: Final = 2.0
+"""How often the driver looks which workers there are."""
+_FETCH_S: Final = 20.0
+"""How long fetching a result may take before its worker is taken for dead."""
+_AHEAD: Final = 2
+"""Slides in dask's hands for each thread of a worker: one at work, one waiting for it."""
+_TRIES: Final = 3
+"""Workers that must fail at a slide before it, and not the worker, is taken for the reason."""
+_RETRIES: Final = 2
+"""How often dask may try a slide again after an error of its own."""
+
+
+class WorkerDiedError(ClusterError):
+    """Workers do not survive a slide."""
+
+    code = "worker_died"
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A slide that is not finished.
+
+    Attributes
+    ----------
+    data
+        The job as it travels.
+    future
+        Dask's; None while it waits to be submitted.
+    workers
+        The only ones that it may go to; None for any.
+    failures
+        What those said that failed at it, by their addresses.
+    suspect
+        Too many workers died while it was in their hands.
+    """
+
+    job: SlideJob
+    data: bytes
+    future: Future[bytes] | None = None
+    workers: frozenset[str] | None = None
+    failures: dict[str, SlideResult] = field(default_factory=dict)
+    suspect: bool = False
+
+
+class ClusterSite:
+    """Implements :class:`bridge.site.Site` by the workers of a dask cluster. A context manager.
+
+    All workers must be alike in what results depend on. They score with as many threads as this machine
+    would, so that the cluster and this machine give the same results.
+
+    Parameters
+    ----------
+    model
+        The model's file; it is sent to workers that cannot read it.
+    device, precision
+        As :meth:`herohe_model.scorer.Scorer.load` takes them, for each worker.
+    slides
+        Where the workers find the slides; at the same place when None.
+    notice
+        Told in words what is being waited for.
+    cancelled
+        A true answer ends the wait for workers.
+    timeout_s
+        How long the scheduler may take to answer, and may be gone; None for dask's own setting.
+
+    Raises
+    ------
+    HeroheError
+        If there is no cluster, or its workers cannot take part.
+    """
+
+    def __init__(
+        self,
+        address: ClusterAddress,
+        model: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        slides: SlidesElsewhere | None = None,
+        notice: Callable[[str], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.model_sha256 = read_card(model)[1]
+        self._model = model
+        self._slides = slides
+        self._notice = notice
+        self._flights: dict[str, _Flight] = {}
+        self._homeless: deque[_Flight] = deque()
+        self._suspects: deque[_Flight] = deque()
+        self._on_trial: _Flight | None = None
+        self._ended: queue.SimpleQueue[tuple[_Flight, Future[bytes]]] = queue.SimpleQueue()
+        self._results: list[SlideResult] = []
+        self._progress: dict[str, tuple[str, Progress]] = {}
+        self._unfit: set[str] = set()
+        self._sent: set[str] = set()
+        self._submitted = 0
+        self._cancelled = False
+        self._problem: ClusterError | None = None
+        self._said = ""
+        self._looked = 0.0
+        self._endpoint = address.endpoint()
+        if address.is_exposed():
+            notice(
+                f"{self._endpoint} is not encrypted: whoever reaches it can run anything there. "
+                "docs/cluster.md says how to use TLS."
+            )
+        terms = Terms(
+            run=uuid.uuid4().hex,
+            version=__version__,
+            model=str(model.absolute()),
+            model_sha256=self.model_sha256,
+            device=device,
+            precision=precision,
+            threads=default_threads(),
+        )
+        self._client = connect(address, timeout_s=timeout_s)
+        try:
+            facts = gather_workers(self._client, terms, notice=notice, cancelled=cancelled)
+            self._workers: dict[str, int] = self._client.nthreads()
+            self._client.subscribe_topic(TOPIC, self._hear)
+        except BaseException:
+            self._client.close()
+            raise
+        self.device, self.precision = facts.device, facts.precision
+        self._terms = msgspec.structs.replace(terms, facts=facts)
+        self._encoded_terms = encode(self._terms)
+
+    def __enter__(self) -> ClusterSite:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def capacity(self) -> int:
+        """As many slides as keep every thread busy while results are written."""
+        return max(_AHEAD, _AHEAD * sum(self._workers.values()))
+
+    def check(self) -> None:
+        """Raise a ClusterError if the scheduler is gone."""
+        if self._problem is not None:
+            raise self._problem
+
+    def submit(self, job: SlideJob) -> None:
+        """Give a slide to dask."""
+        file = self._slides.map(job.file) if self._slides else job.file
+        flight = _Flight(job, encode_job(msgspec.structs.replace(job, file=file)))
+        self._flights[job.entry] = flight
+        self._again(flight)
+        self._place_homeless()
+
+    def finished(self, timeout_s: float) -> list[SlideResult]:
+        """Fetch what has ended; slides that go on elsewhere are not among it."""
+        self._look()
+        try:
+            self._settle(*self._ended.get(timeout=0.0 if self._results else timeout_s))
+            while True:
+                self._settle(*self._ended.get(timeout=0.0))
+        except queue.Empty:
+            pass
+        self._place_homeless()
+        results, self._results = self._results, []
+        return results
+
+    def progress(self) -> Sequence[tuple[str, Progress]]:
+        """How far those slides are that workers have spoken of."""
+        return [now for entry, now in list(self._progress.items()) if entry in self._flights]
+
+    def cancel(self) -> None:
+        """Give up everything that has not ended; workers stop within one composite."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        given_up = [f for f in self._flights.values() if f.future is None or f.future.status != "finished"]
+        futures = [flight.future for flight in given_up if flight.future is not None]
+        for flight in given_up:
+            self._again(flight)
+        # A client that has lost its scheduler has no futures to cancel.
+        if futures and self._client.status == "running":
+            self._client.cancel(futures)
+
+    def close(self) -> None:
+        """Cancel what is left, have the workers forget the model, and disconnect; may be called twice."""
+        self.cancel()
+        if self._client.status == "running":
+            from bridge.cluster_worker import let_go
+
+            with suppress(OSError):
+                self._client.run(let_go, self._encoded_terms, on_error="ignore")
+        self._client.close()
+
+    def _hear(self, event: tuple[float, bytes]) -> None:
+        """Take up a worker's step; in dask's thread."""
+        try:
+            step = decode_step(event[1])
+        except (msgspec.MsgspecError, TypeError):
+            # Of a driver of another version.
+            return
+        flight = self._flights.get(step.entry)
+        if step.run == self._terms.run and flight is not None:
+            self._progress[step.entry] = (flight.job.slide, Progress(step.stage, step.done, step.total))
+
+    def _look(self) -> None:
+        """Look after the cluster: which workers there are, and who has to be placed anew."""
+        while self._on_trial is None and self._suspects:
+            suspect = self._suspects.popleft()
+            if self._flights.get(suspect.job.entry) is suspect:
+                self._on_trial = suspect
+                self._homeless.append(suspect)
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        if self._client.status in ("closing", "closed"):
+            self._lose()
+        elif self._client.status != "running":
+            self._say(f"The dask scheduler {self._endpoint} does not answer; waiting for it")
+        else:
+            with suppress(OSError):
+                self._workers = self._client.nthreads()
+            usable = self._workers.keys() - self._unfit
+            self._say("" if usable else "No worker that could take part is there; waiting for one")
+            for flight in list(self._flights.values()):
+                if flight.workers is not None and not flight.workers & usable:
+                    self._again(flight)
+
+    def _say(self, message: str) -> None:
+        """Tell what is waited for, once."""
+        if message and message != self._said:
+            self._notice(message)
+        self._said = message
+
+    def _lose(self) -> None:
+        """End everything: the scheduler did not come back."""
+        if self._problem is not None or self._cancelled:
+            return
+        self._problem = ClusterError(
+            f"The dask scheduler {self._endpoint} is gone",
+            "Start it and its workers again, and give the same command: finished slides are kept",
+        )
+        for flight in list(self._flights.values()):
+            self._fail(flight, self._problem)
+
+    def _place_homeless(self) -> None:
+        """Give dask what waits, as far as there is a scheduler and a worker that may do it."""
+        for _ in range(len(self._homeless)):
+            flight = self._homeless.popleft()
+            if self._flights.get(flight.job.entry) is not flight:
+                continue
+            usable = self._workers.keys() - self._unfit
+            candidates = usable - flight.failures.keys()
+            if self._client.status != "running" or (self._unfit and not usable):
+                self._homeless.append(flight)
+            elif usable and not candidates:
+                self._give_up(flight)
+            else:
+                anywhere = not self._unfit and not flight.failures
+                self._place(flight, None if anywhere else frozenset(candidates))
+
+    def _place(self, flight: _Flight, workers: frozenset[str] | None) -> None:
+        from bridge.cluster_worker import score
+
+        self._submitted += 1
+        try:
+            future = self._client.submit(
+                score,
+                self._encoded_terms,
+                flight.data,
+                key=f"herohe-{self._terms.run}-{self._submitted}",
+                pure=False,
+                retries=_RETRIES,
+                workers=sorted(workers) if workers is not None else None,
+            )
+        except Exception:
+            if self._client.status == "running":
+                raise
+            # The scheduler was lost at this very moment.
+            self._homeless.append(flight)
+            return
+        flight.future, flight.workers = future, workers
+        future.add_done_callback(lambda ended: self._ended.put((flight, ended)))
+
+    def _again(self, flight: _Flight) -> None:
+        """Have a slide placed anew, whatever dask is doing with it."""
+        old, flight.future, flight.workers = flight.future, None, None
+        self._progress.pop(flight.job.entry, None)
+        if old is not None and not self._cancelled and self._client.status == "running":
+            old.cancel()
+        if self._problem is not None:
+            self._fail(flight, self._problem)
+        elif self._cancelled:
+            self._fail(flight, CancelledError(f"Scoring of {flight.job.slide} was cancelled"))
+        else:
+            self._homeless.append(flight)
+
+    def _settle(self, flight: _Flight, future: Future[bytes]) -> None:
+        """Find out how a slide's task ended, and what that means for the slide."""
+        if flight.future is not future:
+            # It was placed anew meanwhile.
+            return
+        if future.status == "error":
+            self._blame(flight, future.exception())
+            return
+        try:
+            data = future.result(timeout=_FETCH_S)
+        except Exception:
+            # The scheduler was lost, or the worker died with the result.
+            self._again(flight)
+            return
+        answer = decode_answer(data)
+        if isinstance(answer, Scored):
+            self._take(flight, answer)
+            return
+        if isinstance(answer, NeedsModel):
+            self._supply(answer)
+        elif isinstance(answer, Misfit):
+            self._leave_out(answer.worker, answer.host, answer.problem, answer.remedy)
+        self._again(flight)
+
+    def _take(self, flight: _Flight, scored: Scored) -> None:
+        """Take a result; where one worker fails, such as by its disk or its GPU, another may not."""
+        if scored.result.outcome not in (Outcome.UNREADABLE, Outcome.FAILED):
+            self._finish(flight, scored.result)
+            return
+        flight.failures[scored.worker] = scored.result
+        if len(flight.failures) < _TRIES:
+            self._again(flight)
+        else:
+            self._give_up(flight)
+
+    def _supply(self, asked: NeedsModel) -> None:
+        """Send the model to a worker that came later and cannot read its file."""
+        if asked.worker in self._sent:
+            self._leave_out(asked.worker, asked.host, "it cannot read the model it was sent", "See its log")
+            return
+        self._sent.add(asked.worker)
+        try:
+            send_model(self._client, self._model, self.model_sha256, [asked.worker])
+        except ClusterError as error:
+            self._leave_out(asked.worker, asked.host, error.problem, error.remedy)
+
+    def _leave_out(self, worker: str, host: str, problem: str, remedy: str) -> None:
+        if worker not in self._unfit:
+            self._unfit.add(worker)
+            self._notice(f"The worker {worker} on {host} is left out: {problem}. {remedy}.")
+
+    def _blame(self, flight: _Flight, error: BaseException | None) -> None:
+        """Find out whether a slide kills workers, or was only there when they died.
+
+        Dask counts a worker's death against all slides that were in its hands. Those of which it has had
+        enough are tried once more, one at a time.
+        """
+        from distributed import KilledWorker
+
+        slide = flight.job.slide
+        if not isinstance(error, KilledWorker):
+            problem = ClusterError(f"{slide}: dask could not have it scored ({error!r})", "See its logs")
+            self._fail(flight, problem)
+        elif flight.suspect:
+            deaths = 2 * (error.allowed_failures + 1)
+            self._fail(
+                flight,
+                WorkerDiedError(
+                    f"{slide}: {deaths} times a worker ended that had it, by turns with others and without",
+                    "See the workers' logs; if memory ran out, give them more, or fewer threads",
+                ),
+            )
+        else:
+            flight.suspect, flight.future, flight.workers = True, None, None
+            self._suspects.append(flight)
+
+    def _give_up(self, flight: _Flight) -> None:
+        """End a slide that no worker could score."""
+        result = list(flight.failures.values())[-1]
+        if result.error_code == SlideNotFoundError.code and Path(flight.job.file).exists():
+            file, workers = flight.job.file, ", ".join(sorted(flight.failures))
+            there = self._slides.map(file) if self._slides else file
+            self._fail(
+                flight,
+                SlideNotFoundError(
+                    f"{file} is here, but the workers {workers} do not find {there}",
+                    "Mount the slides there at the same place, or say with --dask-slides where they are",
+                ),
+            )
+        else:
+            self._finish(flight, result)
+
+    def _fail(self, flight: _Flight, error: HeroheError) -> None:
+        job = flight.job
+        self._finish(flight, failed_result(error, entry=job.entry, slide=job.slide, path=job.path))
+
+    def _finish(self, flight: _Flight, result: SlideResult) -> None:
+        """Take a slide out of everything; its result is returned next."""
+        del self._flights[flight.job.entry]
+        self._progress.pop(flight.job.entry, None)
+        flight.future = None
+        if flight is self._on_trial:
+            self._on_trial = None
+        self._results.append(result)

@@ -1,0 +1,213 @@
+"""What runs on a dask worker: it holds the model once a process, and scores one slide at a time a thread.
+
+These are plain functions of bytes. A worker that restarts, or joins later, needs no preparation: the first
+slide that comes finds the model, or asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+from distributed import get_worker
+
+from bridge import __version__
+from bridge.cluster_terms import (
+    TOPIC,
+    Abandoned,
+    Answer,
+    Facts,
+    Misfit,
+    NeedsModel,
+    Ready,
+    Scored,
+    Step,
+    Terms,
+    decode_terms,
+    encode,
+    unlike,
+)
+from bridge.results import Outcome
+from bridge.safe_files import sha256_of
+from bridge.scoring import Progress, package_versions
+from bridge.slide_job import decode_job, score_job
+from bridge.versions import is_older
+from herohe_model.checkpoint import read_card
+from herohe_model.errors import HeroheError, ModelFileError
+from herohe_model.scorer import Scorer
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+_HELD_MODELS: Final = 2
+"""Models that a process keeps: drivers that share a cluster may take turns."""
+_STEP_S: Final = 1.0
+
+_lock = threading.Lock()
+_held: dict[tuple[str, str, str, int], Scorer] = {}
+
+
+def be_there() -> bytes:
+    """Do nothing, as a task: it ends once there is a worker that can import this module."""
+    return b""
+
+
+async def prepare(terms: bytes, dask_worker: Worker) -> bytes:
+    """Load the model and say what the worker is; outside of dask's threads for tasks."""
+    return encode(await asyncio.to_thread(_prepare, decode_terms(terms), dask_worker))
+
+
+async def take_model(sha256: str, offset: int, part: bytes, last: bool, dask_worker: Worker) -> bytes:
+    """Write a part of a model file beside the worker's other files; check the whole after the `last`.
+
+    Returns
+    -------
+    bytes
+        What is wrong, as UTF-8; b"" if nothing is.
+    """
+    return await asyncio.to_thread(_take, _directory(dask_worker), sha256, offset, part, last)
+
+
+async def let_go(terms: bytes) -> bytes:
+    """Forget a run's model; tasks that still use it keep it to their end."""
+
+    def forget() -> None:
+        with _lock:
+            _held.pop(_key(decode_terms(terms)), None)
+
+    await asyncio.to_thread(forget)
+    return b""
+
+
+def score(terms: bytes, job: bytes) -> bytes:
+    """Score a slide, as a task."""
+    worker = get_worker()
+    return encode(_score(decode_terms(terms), job, worker))
+
+
+def _score(terms: Terms, data: bytes, worker: Worker) -> Answer:
+    scorer = _join(terms, worker)
+    if not isinstance(scorer, Scorer):
+        return scorer
+    job = decode_job(data)
+    told = 0.0
+
+    def progress(now: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _STEP_S:
+            told = time.monotonic()
+            worker.log_event(TOPIC, encode(Step(terms.run, job.entry, now.stage, now.done, now.total)))
+
+    unwanted = _unwanted(worker)
+    result = score_job(job, scorer, progress=progress, cancelled=unwanted)
+    if result.outcome is Outcome.CANCELLED:
+        return Abandoned()
+    return Scored(worker.address, result)
+
+
+def _unwanted(worker: Worker) -> Callable[[], bool]:
+    """Return the question whether the running task was cancelled, by its driver or with its driver's end."""
+    key = worker.get_current_task()
+
+    def cancelled() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled"
+
+    return cancelled
+
+
+def _prepare(terms: Terms, worker: Worker) -> Ready | NeedsModel | Misfit:
+    scorer = _join(terms, worker)
+    if not isinstance(scorer, Scorer):
+        return scorer
+    return Ready(socket.gethostname(), _facts(scorer), _cpus())
+
+
+def _join(terms: Terms, worker: Worker) -> Scorer | NeedsModel | Misfit:
+    """Return the model that a run wants, or why this worker cannot take part in it."""
+    host = socket.gethostname()
+    if terms.version != __version__:
+        where = f"the worker on {host}" if is_older(__version__, terms.version) else "the driver"
+        problem = f"it has herohe-bridge {__version__}, the driver {terms.version}"
+        return Misfit(worker.address, host, problem, f"Update {where}")
+    try:
+        scorer = _scorer(terms, _directory(worker))
+    except HeroheError as error:
+        return Misfit(worker.address, host, error.problem, error.remedy)
+    except Exception as error:
+        # Such as a GPU that is full: with an exception, every slide would come here to fail.
+        problem = f"it cannot load the model ({type(error).__name__}: {error})"
+        return Misfit(worker.address, host, problem, "Look at its log")
+    if scorer is None:
+        return NeedsModel(worker.address, host)
+    name, here, there = _facts(scorer).difference(terms.facts) if terms.facts else ("", "", "")
+    if name:
+        return Misfit(worker.address, host, *unlike(name, here, there))
+    return scorer
+
+
+def _facts(scorer: Scorer) -> Facts:
+    return Facts(__version__, scorer.device, scorer.precision, scorer.threads, dict(package_versions()))
+
+
+def _scorer(terms: Terms, directory: Path) -> Scorer | None:
+    """Return the model that a run wants, loaded once a process; None when its file is not here."""
+    key = _key(terms)
+    with _lock:
+        scorer = _held.pop(key, None) or _load(terms, directory)
+        if scorer is not None:
+            _held[key] = scorer
+            for old in list(_held)[:-_HELD_MODELS]:
+                # Not closed: a task may be using it, and ends it by letting go.
+                del _held[old]
+        return scorer
+
+
+def _load(terms: Terms, directory: Path) -> Scorer | None:
+    for path in (Path(terms.model), directory / _name(terms.model_sha256)):
+        with contextlib.suppress(ModelFileError):
+            if read_card(path)[1] == terms.model_sha256:
+                return Scorer.load(path, terms.device, terms.precision, terms.threads)
+    return None
+
+
+def _key(terms: Terms) -> tuple[str, str, str, int]:
+    return terms.model_sha256, terms.device, terms.precision, terms.threads
+
+
+def _take(directory: Path, sha256: str, offset: int, part: bytes, last: bool) -> bytes:
+    beside = directory / f"{_name(sha256)}.part"
+    try:
+        with beside.open("r+b" if offset else "wb") as file:
+            file.seek(offset)
+            file.write(part)
+        if last:
+            if sha256_of(beside) != sha256:
+                beside.unlink()
+                return b"the model file arrived damaged"
+            os.replace(beside, directory / _name(sha256))
+    except OSError as error:
+        return f"the model file cannot be written there ({error})".encode()
+    return b""
+
+
+def _name(sha256: str) -> str:
+    return f"herohe-{sha256}.safetensors"
+
+
+def _directory(worker: Worker) -> Path:
+    return Path(worker.local_directory)
+
+
+def _cpus() -> int:
+    process = psutil.Process()
+    # macOS has no affinity.
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1

@@ -1,0 +1,114 @@
+"""One slide as a piece of work that may be done anywhere: what it takes, and how it is done.
+
+A job travels to another machine as MessagePack; geometry goes as WKB, which keeps every coordinate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Final
+
+import msgspec
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from bridge.options import ScoreOptions
+from bridge.regions import SlideRegions
+from bridge.results import SlideResult
+from bridge.scoring import ProgressCallback, failed_result, score_slide
+from herohe_model.scorer import CompositeScorer
+from herohe_model.slide import Slide
+
+
+class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A slide to be scored.
+
+    Attributes
+    ----------
+    entry, slide, path
+        As they shall stand in the result; see :func:`bridge.scoring.score_slide`.
+    file
+        The slide's file where the job is done.
+    mpp
+        µm per level-0 px, overriding the file's; None to use that.
+    """
+
+    entry: str
+    slide: str
+    path: str
+    file: str
+    mpp: float | None
+    warnings: tuple[str, ...]
+    regions: SlideRegions
+    options: ScoreOptions
+
+
+@dataclass(frozen=True)
+class SlidesElsewhere:
+    """Slides below the folder `here` lie below `there` on the workers, in the notation of their system."""
+
+    here: Path
+    there: str
+
+    def map(self, file: str) -> str:
+        """Return where a worker finds a slide of this machine."""
+        path, root = PurePath(file), self.here.absolute()
+        if not path.is_relative_to(root):
+            return file
+        # Windows takes slashes, too.
+        return f"{self.there.rstrip('/')}/{path.relative_to(root).as_posix()}"
+
+
+def score_job(
+    job: SlideJob,
+    scorer: CompositeScorer,
+    *,
+    progress: ProgressCallback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> SlideResult:
+    """Score a slide; whatever goes wrong becomes its outcome."""
+    try:
+        with Slide(job.file, mpp=job.mpp) as slide:
+            return score_slide(
+                slide,
+                job.regions,
+                job.options,
+                scorer,
+                entry=job.entry,
+                slide=job.slide,
+                path=job.path,
+                warnings=job.warnings,
+                progress=progress,
+                cancelled=cancelled,
+            )
+    except Exception as error:
+        return failed_result(error, entry=job.entry, slide=job.slide, path=job.path)
+
+
+def encode_job(job: SlideJob) -> bytes:
+    """Return a job as it travels."""
+    return _ENCODER.encode(job)
+
+
+def decode_job(data: bytes) -> SlideJob:
+    """Read a job. Raises :class:`msgspec.MsgspecError` if it is none."""
+    return _DECODER.decode(data)
+
+
+def _to_wkb(value: object) -> bytes:
+    if isinstance(value, BaseGeometry):
+        wkb: bytes = shapely.to_wkb(value, byte_order=1)
+        return wkb
+    raise NotImplementedError(f"a {type(value).__name__} does not travel")
+
+
+def _from_wkb(kind: type, value: object) -> object:
+    if kind is BaseGeometry and isinstance(value, bytes):
+        return shapely.from_wkb(value)
+    raise NotImplementedError(f"a {kind.__name__} does not travel")
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_to_wkb)
+_DECODER: Final = msgspec.msgpack.Decoder(SlideJob, dec_hook=_from_wkb)

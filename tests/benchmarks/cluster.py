@@ -1,0 +1,177 @@
+"""200 small slides over a dask cluster of two workers, one killed in the middle; the same with the driver.
+
+Run by hand: ``python tests/benchmarks/cluster.py``. With QuPath, on a project; else on a folder with GeoJSON.
+Scheduler and workers are dask's own commands, with nannies. Every run must end with each slide scored once
+and with the bytes of a run on this machine alone. Times are ratios to that run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from shapely.geometry import box
+
+from bridge.collection import open_collection
+from bridge.geojson import write_annotations
+from bridge.project import NewImage, create_project
+from bridge.regions import Annotation
+from herohe_model.checkpoint import save_model
+from herohe_model.errors import QuPathNotFoundError
+from herohe_model.new_model import new_model
+from herohe_model.phantom import draw_phantom
+from herohe_model.synthetic import write_tiff
+
+FILES = ("results.csv", "results.json")
+
+
+def main() -> None:
+    """Run all of it; exit code 1 at the first difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slides", type=int, default=200)
+    parser.add_argument("--backbone", default="test_resnet")
+    parser.add_argument("--folder", action="store_true", help="no QuPath: a folder of slides")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        os.environ["HEROHE_RUNTIME_DIR"] = str(home / "run")
+        card, state = new_model(args.backbone, head="ordered", target="ihc", patch_px=64, mpp=0.97)
+        save_model(home / "model.safetensors", card, state)
+        fresh = make_collection(home, args.slides, with_qupath=not args.folder)
+        alone = shutil.copytree(fresh, home / "alone")
+        seconds = run(alone, home)
+        print(f"on this machine alone: {seconds:.1f} s", flush=True)
+        with dask_cluster(home) as workers:
+            for name, disturb in (
+                ("undisturbed", None),
+                ("a worker killed in the middle", lambda _: kill_one(workers)),
+                ("the driver killed in the middle, then resumed", lambda driver: driver.kill()),
+            ):
+                there = shutil.copytree(fresh, home / name.replace(" ", "-"))
+                took = run_there(there, home, args.slides, disturb)
+                check(there, alone, args.slides)
+                print(f"{name}: {took / seconds:.2f} times that, every slide once, bytes equal", flush=True)
+                shutil.rmtree(there)
+
+
+def make_collection(home: Path, slides: int, *, with_qupath: bool) -> Path:
+    """Make slides with an annotation each: a project where QuPath is found, else GeoJSON beside them."""
+    images = []
+    (home / "slides").mkdir()
+    for number in range(slides):
+        path = home / "slides" / f"s{number:04}.tif"
+        write_tiff(path, draw_phantom("2+", seed=number, side=768).picture, mpp=0.485)
+        id_ = f"{number:08x}-0000-4000-8000-000000000000"
+        images.append(NewImage(path, path.name, (Annotation(id_, "t", "Tumor", box(40, 40, 730, 730)),)))
+    if with_qupath:
+        try:
+            create_project(home / "project", images)
+            return home / "project"
+        except QuPathNotFoundError as error:
+            print(f"{error} Going on with GeoJSON.")
+    for image in images:
+        write_annotations(image.slide_path, image.annotations)
+    return home / "slides"
+
+
+def command(target: Path, home: Path, *more: str) -> list[str]:
+    """Return the command of a run."""
+    return [
+        *(sys.executable, "-m", "bridge", "score", str(target), "--model", str(home / "model.safetensors")),
+        *("--region-class", "Tumor", "--device", "cpu", "--composites", "4", "--output", str(target / "out")),
+        *more,
+    ]
+
+
+def run(target: Path, home: Path, *more: str) -> float:
+    """Run to the end, and return the seconds it took."""
+    began = time.perf_counter()
+    done = subprocess.run(command(target, home, *more), capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return time.perf_counter() - began
+
+
+def run_there(
+    target: Path, home: Path, slides: int, disturb: Callable[[subprocess.Popen[str]], None] | None
+) -> float:
+    """Run over the cluster; disturb it when half of the slides are done, and go on if that ended it."""
+    there = ("--dask", str(home / "scheduler.json"))
+    began = time.perf_counter()
+    done = 0
+    with subprocess.Popen(command(target, home, *there), stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stderr is not None
+        for line in driver.stderr:
+            done += line.startswith("[")
+            if done == slides // 2 and disturb is not None:
+                disturb(driver)
+                disturb = None
+    if driver.returncode:
+        print(f"    the driver ended with {driver.returncode} after {done} slides; the same command again")
+        run(target, home, *there)
+    return time.perf_counter() - began
+
+
+def check(there: Path, alone: Path, slides: int) -> None:
+    """Compare with the run on this machine, and read every entry back."""
+    for name in FILES:
+        if (there / "out" / name).read_bytes() != (alone / "out" / name).read_bytes():
+            sys.exit(f"{name} differs")
+    found = Counter(
+        slide["slide"] for slide in json.loads((there / "out" / "results.json").read_bytes())["slides"]
+    )
+    if len(found) != slides or set(found.values()) != {1}:
+        sys.exit(f"{len(found)} slides instead of {slides}, or some twice")
+    collection = open_collection(there, output=there / "out")
+    for entry in collection.entries():
+        if collection.read(entry).written_run is None:
+            sys.exit(f"{entry.name} does not hold a complete result")
+    collection.close()
+
+
+@contextmanager
+def dask_cluster(home: Path) -> Iterator[list[psutil.Process]]:
+    """Start a scheduler and two workers as a user would; yields the nannies."""
+    (home / "dask").mkdir()
+    file, logs = home / "scheduler.json", (home / "dask" / "log").open("w")
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments, "--no-dashboard", "--scheduler-file", str(file)],
+            stdout=logs,
+            stderr=logs,
+            cwd=home / "dask",
+        )
+
+    peers = [start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")]
+    worker = ("distributed.cli.dask_worker", "--host", "127.0.0.1", "--nthreads", "2", "--memory-limit", "0")
+    peers += [start(*worker), start(*worker)]
+    try:
+        yield [psutil.Process(peer.pid) for peer in peers[1:]]
+    finally:
+        for peer in reversed(peers):
+            peer.terminate()
+        for peer in peers:
+            peer.wait()
+        logs.close()
+
+
+def kill_one(nannies: list[psutil.Process]) -> None:
+    """Kill the worker process of the first nanny, which starts another."""
+    workers = [p for p in nannies[0].children() if "spawn_main" in " ".join(p.cmdline())]
+    (max(workers, key=lambda process: process.memory_info().rss)).kill()
+
+
+if __name__ == "__main__":
+    main()
