@@ -12,9 +12,9 @@ from bridge.regions import build_regions
 from bridge.results import SlideResult
 from bridge.scoring import failed_result, score_slide
 from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.read_ahead import read_ahead
 from herohe_model.scorer import CompositeScorer
 from herohe_model.slide import Slide
-from herohe_model.training_data import read_ahead
 
 
 @dataclass(frozen=True)
