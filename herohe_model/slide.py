@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from PIL import Image
 
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.jpeg_tiles import JpegTiles, LeftToOpenSlide
+from herohe_model.openslide_pixels import read_rgb
 from herohe_model.slide_file import COPY_AGAIN, ends_digest, open_slide_file
 
 PLAUSIBLE_MPP: Final = (0.02, 20.0)
@@ -34,7 +34,6 @@ COARSER_WARNING: Final = 1.25
 _SQUARE_TOLERANCE: Final = 0.05
 _LEVEL_TOLERANCE: Final = 1.01
 _LONGEST_READ_PX: Final = 4096
-_OPAQUE: Final = int.from_bytes(b"\0\0\0\xff", sys.byteorder)
 _MOST_READERS: Final = 4
 
 
@@ -326,37 +325,20 @@ class Slide:
     def _through_openslide(self, level: int, x: int, y: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the RGB pixels of a part of one level, over the background."""
         ds = self.level_downsamples[level]
-        region = self._read_region((round(x * ds), round(y * ds)), level, size)
-        # All alphas at once: looking at the channel alone takes Pillow as long as converting the colours.
-        opaque = (
-            int(np.bitwise_and.reduce(np.asarray(region).view(np.uint32), axis=None)) & _OPAQUE == _OPAQUE
-        )
-        if not opaque:
-            image = Image.new("RGB", size, self.background)
-            image.paste(region, (0, 0), mask=region.getchannel("A"))
-            return np.array(image)
-        colours = bytearray(region.tobytes("raw", "RGB"))
-        return np.frombuffer(colours, dtype=np.uint8).reshape(size[1], size[0], 3)
-
-    def _closed(self) -> bool:
-        with self._lock:
-            return self._handle is None
-
-    def _read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """Read RGBA pixels, `location` in level-0 px and `size` in px of the level."""
+        location = (round(x * ds), round(y * ds))
         with self._lock:
             handle = self._handle
         if handle is None:
             raise SlideUnreadableError(f"{self.path} was closed while it was being read", "Open it again")
         with contextlib.suppress(openslide.OpenSlideError):
-            return handle.read_region(location, level, size)
+            return read_rgb(handle, location, level, size, self.background)
         # The handle is dead from its first error on, which may have been another thread's. A fresh one that
         # no other thread has seen tells whether these very pixels are damaged.
         fresh = open_slide_file(self.path)
         try:
-            region = fresh.read_region(location, level, size)
+            pixels = read_rgb(fresh, location, level, size, self.background)
         except openslide.OpenSlideError as error:
-            width, height = (round(n * self.level_downsamples[level]) for n in size)
+            width, height = (round(n * ds) for n in size)
             raise SlideUnreadableError(
                 f"{self.path} is damaged: {width} x {height} px at {location} cannot be read ({error})",
                 COPY_AGAIN,
@@ -364,7 +346,11 @@ class Slide:
         with self._lock:
             if self._handle is handle:
                 self._handle = fresh
-        return region
+        return pixels
+
+    def _closed(self) -> bool:
+        with self._lock:
+            return self._handle is None
 
 
 def scale_warning(name: str, mpp: float, model_mpp: float) -> str | None:
