@@ -1,8 +1,8 @@
 """Pixels of JPEG-tiled TIFF slides, several times faster than OpenSlide gives them, and the same.
 
-The same libjpeg-turbo that OpenSlide uses decodes each tile once, straight into RGB and without the lock of
-any interpreter, into a cache of bounded size that all threads share. Whatever is out of the ordinary, a tile
-that was not stored, or one on which the decoder has so much as a warning, is left to OpenSlide.
+libjpeg-turbo, which OpenSlide uses too, decodes each tile once, straight into RGB, into a cache of bounded
+size that all threads share. Whatever is out of the ordinary, a tile that was not stored, or one on which the
+decoder has so much as a warning, is left to OpenSlide.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from herohe_model.tiff_levels import JpegLevel, TiffLevels, bytes_at
 
 _T = TypeVar("_T")
 
-Reference = Callable[[int, int, int, int, int], NDArray[np.uint8]]
-"""OpenSlide's pixels of (level, x, y, width, height), px of the level, inside it; may raise a HeroheError."""
+Reference = Callable[[int, int, int, tuple[int, int]], NDArray[np.uint8]]
+"""OpenSlide's pixels of (level, x, y, (width, height)), px of the level; may raise a HeroheError."""
 
 _FORMATS: Final = ("aperio", "generic-tiff")
 CACHE_BYTES: Final = 32 << 20
@@ -50,9 +50,11 @@ class JpegTiles:
         What OpenSlide calls its format.
     sizes, downsamples
         (width, height) in px, and level-0 px per px, of each level, as OpenSlide counts them.
-    reference
-        Reads through OpenSlide. Before a level is first used, its richest tile, the one in its middle and its
-        last are compared with it; if a pixel differs anywhere, this reader is not used for the slide again.
+
+    Notes
+    -----
+    Before a level is first used, its richest tile, the one in its middle and its last are compared with what
+    OpenSlide gives; if a pixel differs anywhere, this reader is not used for the slide again.
     """
 
     def __init__(
@@ -61,9 +63,7 @@ class JpegTiles:
         vendor: str,
         sizes: Sequence[tuple[int, int]],
         downsamples: Sequence[float],
-        reference: Reference,
     ) -> None:
-        self._reference = reference
         self._files = _Files(path)
         self._cache = _TileCache(CACHE_BYTES)
         self._checking = Lock()
@@ -79,34 +79,34 @@ class JpegTiles:
         """Close the file, once the reads under way have ended."""
         self._files.close()
 
-    def serves(self, level: int) -> bool:
-        """Whether pixels of a level come from here; looks at the level if nobody has yet."""
-        return self._level(level) is not None
-
-    def region(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def region(
+        self, level: int, x: int, y: int, width: int, height: int, reference: Reference
+    ) -> NDArray[np.uint8]:
         """Return pixels of a level, (height, width, 3) uint8 RGB; the box, px of the level, lies inside it.
+
+        `reference` reads through OpenSlide, for a level that nobody has used yet.
 
         Raises
         ------
         LeftToOpenSlide
             If OpenSlide is to read them.
         """
-        found = self._level(level)
+        found = self._level(level, reference)
         if found is None:
             raise LeftToOpenSlide
         return self._joined(level, found, x, y, width, height)
 
-    def _level(self, level: int) -> JpegLevel | None:
+    def _level(self, level: int, reference: Reference) -> JpegLevel | None:
         """Return a level that was found to agree with OpenSlide, or None."""
         if self._tiff is None or level not in self._open:
             return None
         if level not in self._levels:
             with self._checking:
                 if level not in self._levels:
-                    self._levels[level] = self._checked(self._tiff, level)
+                    self._levels[level] = self._checked(self._tiff, level, reference)
         return self._levels[level]
 
-    def _checked(self, tiff: TiffLevels, level: int) -> JpegLevel | None:
+    def _checked(self, tiff: TiffLevels, level: int, reference: Reference) -> JpegLevel | None:
         try:
             found = self._files.use(lambda file: tiff.level(file, level))
         except (OSError, ValueError):
@@ -122,7 +122,9 @@ class JpegTiles:
             x, y = column * found.tile_width, row * found.tile_height
             box = (x, y, min(found.tile_width, found.width - x), min(found.tile_height, found.height - y))
             try:
-                same = np.array_equal(self._joined(level, found, *box), self._reference(level, *box))
+                same = np.array_equal(
+                    self._joined(level, found, *box), reference(level, box[0], box[1], box[2:])
+                )
             except Exception:
                 # Whatever keeps one of them from reading it: OpenSlide's word counts, when it is asked.
                 return None
@@ -202,6 +204,9 @@ class _TileCache:
         try:
             pixels = decode()
         except BaseException:
+            with self._lock:
+                if self._tiles.pop(key, None) is not None:
+                    self._held -= size
             tile.set_exception(LeftToOpenSlide())
             raise
         tile.set_result(pixels)

@@ -191,7 +191,6 @@ class Slide:
                 properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
                 self._level_sizes,
                 self.level_downsamples,
-                lambda level, x, y, width, height: self._through_openslide(level, x, y, (width, height)),
             )
 
     def __enter__(self) -> Slide:
@@ -319,7 +318,7 @@ class Slide:
         """Return the RGB pixels of a part of one level, whichever way is faster."""
         if self._tiles is not None and not self._closed():
             with contextlib.suppress(LeftToOpenSlide):
-                return self._tiles.region(level, x, y, *size)
+                return self._tiles.region(level, x, y, *size, self._through_openslide)
         return self._through_openslide(level, x, y, size)
 
     def _through_openslide(self, level: int, x: int, y: int, size: tuple[int, int]) -> NDArray[np.uint8]:
