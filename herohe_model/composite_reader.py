@@ -8,7 +8,7 @@ slide allows, and not read again. The pictures are those of :func:`herohe_model.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -144,22 +144,20 @@ class _Reader:
         grid = round(cells.shape[1] ** 0.5)
         side = grid * self._patch_px
         window = _Window(numbers, [np.empty((side, side, 3), dtype=np.uint8) for _ in numbers])
-        views = [cell_views(picture, grid) for picture in window.pictures]
-        distinct, found = np.unique(cells, return_inverse=True)
-        order = np.argsort(found.ravel(), kind="stable")
-        bounds = np.searchsorted(found.ravel()[order], np.arange(len(distinct) + 1))
+        spots: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+        for row, picture in zip(cells.tolist(), window.pictures, strict=True):
+            for patch, spot in zip(row, cell_views(picture, grid), strict=True):
+                spots[patch].append(spot)
         tasks: dict[int, Future[_Patches]] = {}
         fresh: list[_Task] = []
-        keeping = 0
-        for k, patch in enumerate(distinct.tolist()):
-            places = order[bounds[k] : bounds[k + 1]].tolist()
-            spots = [views[place // cells.shape[1]][place % cells.shape[1]] for place in places]
+        room = self._room - len(self._kept)
+        for patch in sorted(spots):
             if patch in self._kept:
-                tasks[patch] = self._pool.submit(_place, self._kept[patch], patch, spots)
+                tasks[patch] = self._pool.submit(_place, self._kept[patch], patch, spots[patch])
             else:
-                keep = self._plan.last[patch] >= numbers.stop and len(self._kept) + keeping < self._room
-                keeping += int(keep)
-                fresh.append(_Task(patch, spots, bool(keep)))
+                keep = room > 0 and bool(self._plan.last[patch] >= numbers.stop)
+                room -= keep
+                fresh.append(_Task(patch, spots[patch], keep))
         # Where one thread is best, one question for all; else a patch each, to share them out evenly.
         for some in [[task] for task in fresh] if self._source.readers > 1 else [fresh] if fresh else []:
             future = self._pool.submit(self._bring, some)
