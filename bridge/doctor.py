@@ -23,6 +23,7 @@ _PACKAGES: Final = (
     "paquo",
     "pyzmq",
     "shapely",
+    "simplejpeg",
     "timm",
     "torch",
     "torchvision",
