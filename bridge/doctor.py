@@ -24,6 +24,7 @@ _SHOWN: Final = (
     "paquo",
     "pyzmq",
     "shapely",
+    "simplejpeg",
     "timm",
     "torch",
     "torchvision",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from herohe_model.read_ahead import read_ahead
 from herohe_model.slide import SlideSource
 
 PIXELS_ACROSS: Final = 16
@@ -65,7 +67,7 @@ def mean_saturation(
     downsample
         Of the pyramid level to read, one of the source's; 1.0 reads level 0.
     progress
-        Called before each piece with the number of patches done; may raise to stop.
+        Called between pieces with the number of patches done; may raise to stop.
 
     Returns
     -------
@@ -75,7 +77,8 @@ def mean_saturation(
 
     Notes
     -----
-    Read in pieces of about 1024 x 1024 level px, so memory does not depend on the slide's size. A patch's
+    Read in pieces of about 1024 x 1024 level px, by as many threads as the source is best read with, so
+    memory does not depend on the slide's size. A patch's
     mean follows from four corners of the piece's summed-area table (Crow 1984, *Summed-Area Tables for
     Texture Mapping*), which holds exact integers: the same numbers on every platform.
     """
@@ -83,11 +86,19 @@ def mean_saturation(
     if len(x) == 0:
         return result
     side = max(1, int(_PIECE_PX * downsample) // size) * size
+    pieces = _pieces(x, y, side)
     done = 0
-    for some in _pieces(x, y, side):
-        progress(done)
-        result[some] = _piece_saturation(source, x[some], y[some], size, downsample)
-        done += len(some)
+    progress(done)
+
+    def judge(some: NDArray[np.int32]) -> NDArray[np.float64]:
+        return _piece_saturation(source, x[some], y[some], size, downsample)
+
+    threads = min(source.readers, len(pieces))
+    with closing(read_ahead(pieces, judge, workers=threads, ahead=threads - 1)) as judged:
+        for some, values in zip(pieces, judged, strict=True):
+            result[some] = values
+            done += len(some)
+            progress(done)
     return result
 
 

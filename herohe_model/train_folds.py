@@ -43,11 +43,12 @@ from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_thres
 from herohe_model.patches import PatchSet
 from herohe_model.predictions import Matched
 from herohe_model.processes import Processes
+from herohe_model.read_ahead import read_ahead
 from herohe_model.run_folder import MODEL_NAME
 from herohe_model.scorer import Scorer
 from herohe_model.submission import Submission, write_submission
 from herohe_model.train import Silence, TrainListener, train_network
-from herohe_model.training_data import CompositeReader, TrainingSlide, read_ahead
+from herohe_model.training_data import CompositeReader, TrainingSlide
 from herohe_model.training_options import TrainOptions
 from herohe_model.training_step import Machine, TrainingSet
 from herohe_model.whole_file import write_whole

@@ -6,16 +6,15 @@ anywhere, and any number of processes can share it, without a state to carry alo
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from math import gcd
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from herohe_model.composite import draw_composites
 from herohe_model.errors import SlideUnreadableError
 from herohe_model.grades import Target
 from herohe_model.patches import PatchSet
+from herohe_model.read_ahead import read_ahead
 from herohe_model.slide import Slide
 from herohe_model.slide_file import COPY_AGAIN
 from herohe_model.training_options import TrainOptions
@@ -40,9 +40,6 @@ DROPOUT: Final = 4
 _GOLDEN: Final = 0.618
 _MOST_TRIES: Final = 25
 """Unreadable patches found in a row after which the slide as a whole is given up."""
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -340,24 +337,3 @@ class CompositeReader:
 
     def _all_patches(self, slide: int) -> NDArray[np.uint8]:
         return np.stack([self._patch(slide, index) for index in range(len(self._foreground[slide]))])
-
-
-def read_ahead(
-    tasks: Iterable[_T], read: Callable[[_T], _R], *, workers: int, ahead: int
-) -> Generator[_R, None, None]:
-    """Yield ``read(task)`` of all tasks in their order, read by threads that are up to `ahead` in front.
-
-    Close the generator to stop the threads.
-    """
-    waiting: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="herohe-reader") as pool:
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(read, task))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -29,6 +29,7 @@ from herohe_model.network import OrdinalNetwork
 from herohe_model.new_model import new_model
 from herohe_model.patches import PatchSet
 from herohe_model.processes import Processes
+from herohe_model.read_ahead import read_ahead
 from herohe_model.training_data import (
     DROPOUT,
     CompositeReader,
@@ -37,7 +38,6 @@ from herohe_model.training_data import (
     TrainingComposite,
     TrainingSlide,
     derived_seed,
-    read_ahead,
 )
 from herohe_model.training_options import TrainOptions
 
