@@ -205,6 +205,7 @@ class _Batch:
                 "model": self._scorer.model_sha256,
                 "device": self._scorer.device,
                 "precision": self._scorer.precision,
+                "engine": self._scorer.engine,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )
