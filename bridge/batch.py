@@ -225,6 +225,7 @@ class _Batch:
                 "model": self._site.model_sha256,
                 "device": self._site.device,
                 "precision": self._site.precision,
+                "engine": self._site.engine,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )

@@ -97,7 +97,7 @@ class ClusterSite:
     ----------
     model
         The model's file; it is sent to workers that cannot read it.
-    device, precision
+    device, precision, engine
         As :meth:`herohe_model.scorer.Scorer.load` takes them, for each worker.
     slides
         Where the workers find the slides; at the same place when None.
@@ -121,6 +121,7 @@ class ClusterSite:
         *,
         device: str = "auto",
         precision: str = "auto",
+        engine: str = "auto",
         slides: SlidesElsewhere | None = None,
         notice: Callable[[str], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -157,6 +158,7 @@ class ClusterSite:
             model_sha256=self.model_sha256,
             device=device,
             precision=precision,
+            engine=engine,
             threads=default_threads(),
         )
         self._client = connect(address, timeout_s=timeout_s)
@@ -167,7 +169,7 @@ class ClusterSite:
         except BaseException:
             self._client.close()
             raise
-        self.device, self.precision = facts.device, facts.precision
+        self.device, self.precision, self.engine = facts.device, facts.precision, facts.engine
         self._terms = msgspec.structs.replace(terms, facts=facts)
         self._encoded_terms = encode(self._terms)
 

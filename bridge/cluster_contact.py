@@ -172,7 +172,7 @@ def gather_workers(
                 f"threads as this machine would: set OMP_NUM_THREADS={answer.cpus} here for speed."
             )
     plural = "worker holds" if len(ready) == 1 else "workers hold"
-    notice(f"{len(ready)} {plural} the model: {common.device} ({common.precision})")
+    notice(f"{len(ready)} {plural} the model: {common.device} ({common.precision}, {common.engine})")
     return common
 
 

@@ -52,7 +52,7 @@ _HELD_MODELS: Final = 2
 _STEP_S: Final = 1.0
 
 _lock = threading.Lock()
-_held: dict[tuple[str, str, str, int], Scorer] = {}
+_held: dict[tuple[str, str, str, str, int], Scorer] = {}
 
 
 def be_there() -> bytes:
@@ -155,7 +155,14 @@ def _join(terms: Terms, worker: Worker) -> Scorer | NeedsModel | Misfit:
 
 
 def _facts(scorer: Scorer) -> Facts:
-    return Facts(__version__, scorer.device, scorer.precision, scorer.threads, dict(package_versions()))
+    return Facts(
+        version=__version__,
+        device=scorer.device,
+        precision=scorer.precision,
+        engine=scorer.engine,
+        threads=scorer.threads,
+        packages=dict(package_versions()),
+    )
 
 
 def _scorer(terms: Terms, directory: Path) -> Scorer | None:
@@ -175,12 +182,12 @@ def _load(terms: Terms, directory: Path) -> Scorer | None:
     for path in (Path(terms.model), directory / _name(terms.model_sha256)):
         with contextlib.suppress(ModelFileError):
             if read_card(path)[1] == terms.model_sha256:
-                return Scorer.load(path, terms.device, terms.precision, terms.threads)
+                return Scorer.load(path, terms.device, terms.precision, terms.threads, engine=terms.engine)
     return None
 
 
-def _key(terms: Terms) -> tuple[str, str, str, int]:
-    return terms.model_sha256, terms.device, terms.precision, terms.threads
+def _key(terms: Terms) -> tuple[str, str, str, str, int]:
+    return terms.model_sha256, terms.device, terms.precision, terms.engine, terms.threads
 
 
 def _take(directory: Path, sha256: str, offset: int, part: bytes, last: bool) -> bytes:

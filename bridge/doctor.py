@@ -66,6 +66,7 @@ def examine() -> Iterable[Finding]:
         ("packages", _packages),
         ("OpenSlide", _openslide),
         ("devices", _devices),
+        ("engines", _engines),
         ("model server", _servers),
         (QUPATH, _qupath),
     )
@@ -170,6 +171,21 @@ def _devices() -> Iterable[Finding]:
             "none that PyTorch can use: scoring runs on the CPU",
             "With an NVIDIA card: update its driver, and install the torch build for its CUDA version",
         )
+
+
+def _engines() -> Iterable[Finding]:
+    from herohe_model.device import choose_device, choose_precision
+    from herohe_model.engine_choice import engine_label
+    from herohe_model.openvino_pass import openvino_precisions
+
+    fast = choose_precision("auto", choose_device("cpu"))
+    yield Finding("engine", "ok", f"{engine_label('torch')}, on the CPU fastest in {fast}")
+    try:
+        precisions = " and ".join(openvino_precisions())
+        yield Finding("engine", "ok", f"{engine_label('openvino')}, on the CPU in {precisions}")
+    except HeroheError as error:
+        why = f"{error.problem}: on a CPU, scoring takes two to four times as long without it"
+        yield Finding("engine", "note", why, error.remedy)
 
 
 def _servers() -> Iterable[Finding]:

@@ -66,12 +66,12 @@ class BatchView:
         """Return the scorer to run the batch with, so that reading, queue and device can be shown."""
         measured = MeasuredScorer(scorer, self._clock)
         self._reckoning.counts = measured.counts
-        self.name_device(scorer.device, scorer.precision)
+        self.name_device(scorer.device, scorer.precision, scorer.engine)
         return measured
 
-    def name_device(self, device: str, precision: str) -> None:
+    def name_device(self, device: str, precision: str, engine: str) -> None:
         """Show what slides are scored on."""
-        self._device = f"{device}, {precision}"
+        self._device = ", ".join((device, precision, engine))
 
     def say(self, message: str) -> None:
         """Print a line above the live view."""

@@ -158,7 +158,7 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
             ("Model", f"{made.model} ({made.model_sha256[:12]})"),
             ("Target", made.target),
             ("Seed", str(made.seed)),
-            ("Device", f"{made.device}, {made.precision}"),
+            ("Device", ", ".join(filter(None, (made.device, made.precision, made.engine)))),
         ):
             made_by.setdefault(name, {})[value] = None
         placed = [patch.contributions for patch in result.union.patches] if result.union else []

@@ -365,6 +365,7 @@ def _provenance(
         slide_mpp=source.mpp,
         model_mpp=card.mpp,
         patch_px=card.patch_px,
+        engine=scorer.engine,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])
 

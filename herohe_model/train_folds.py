@@ -31,6 +31,7 @@ import torch
 from herohe_model.cases import TEST_SPLIT, Case, target_bits
 from herohe_model.checkpoint import join_members, load_model, save_model
 from herohe_model.composite import draw_composites
+from herohe_model.device import choose_precision
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluate import evaluate
 from herohe_model.evaluation import Evaluation, Measure, to_json
@@ -308,7 +309,14 @@ def _predict(
     logits = torch.zeros((len(slides), options.final_composites, bits), dtype=torch.float64)
     listener.begin(f"predicting {fold.name}", len(tasks), "composites")
     with (
-        Scorer.load(network, str(processes.device), options.precision, machine.threads) as scorer,
+        # By PyTorch, and nothing measured: a training that is run again must come out alike.
+        Scorer.load(
+            network,
+            str(processes.device),
+            choose_precision(options.precision, processes.device),
+            machine.threads,
+            engine="torch",
+        ) as scorer,
         closing(
             read_ahead(
                 tasks,

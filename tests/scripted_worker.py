@@ -34,6 +34,7 @@ class ScriptedScorer:
         self.model_sha256 = "0" * 64
         self.device = "cpu"
         self.precision = "fp32"
+        self.engine = "scripted"
         self._folder = model.parent
         self._pool = ThreadPoolExecutor(1)
 
@@ -58,4 +59,4 @@ class ScriptedScorer:
 
 
 if __name__ == "__main__":
-    run_worker(lambda settings: ScriptedScorer(Path(settings.model)))  # type: ignore[arg-type, return-value]
+    run_worker(lambda settings, _: ScriptedScorer(Path(settings.model)))  # type: ignore[arg-type, return-value]

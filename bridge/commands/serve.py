@@ -19,6 +19,13 @@ import click
 )
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
+)
+@click.option(
     "--bind",
     "binds",
     multiple=True,
@@ -64,6 +71,7 @@ def command(
     model: Path,
     devices: tuple[str, ...],
     precision: str,
+    engine: str,
     binds: tuple[str, ...],
     key: Path | None,
     allow: Path | None,
@@ -90,6 +98,7 @@ def command(
         model=model,
         devices=devices,
         precision=precision,
+        engine=engine,
         binds=binds,
         key=read_pair(key) if key is not None else None,
         allow=allow,
@@ -122,7 +131,9 @@ def _run_owned(server: object) -> None:
     assert isinstance(server, Server)
     watch_lifeline(server.cut_off)
     try:
-        server.run(lambda record: report(StartReport(ready=record)))
+        server.run(
+            lambda record: report(StartReport(ready=record)), lambda text: report(StartReport(note=text))
+        )
     except HeroheError as error:
         report(StartReport.of(error))
         sys.exit(1)

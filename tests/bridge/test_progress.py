@@ -41,7 +41,7 @@ class Clock:
 class Waiting:
     """A scorer that never finishes by itself."""
 
-    device, precision, model_sha256 = "cpu", "fp32", "ab"
+    device, precision, engine, model_sha256 = "cpu", "fp32", "torch 2.10", "ab"
 
     def __init__(self) -> None:
         self.futures: list[Future[CompositeScore]] = []
