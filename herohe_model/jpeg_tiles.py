@@ -33,6 +33,7 @@ CACHE_BYTES: Final = 32 << 20
 
 _LARGEST_STREAM: Final = 64 << 20
 _LARGEST_TILE_PX: Final = 4096
+_MANY_TILES: Final = 64
 
 
 class LeftToOpenSlide(Exception):
@@ -53,8 +54,8 @@ class JpegTiles:
 
     Notes
     -----
-    Before a level is first used, its richest tile, the one in its middle and its last are compared with what
-    OpenSlide gives; if a pixel differs anywhere, this reader is not used for the slide again.
+    Before a level is first used, its richest tile and its last, of many tiles also the one in the middle, are
+    compared with what OpenSlide gives; if a pixel differs, this reader is not used for the slide again.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class JpegTiles:
         if len(stored) == 0:
             return None
         richest = int(np.argmax(found.counts))
-        for tile in sorted({richest, int(stored[len(stored) // 2]), int(stored[-1])}):
+        middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
+        for tile in sorted({richest, int(stored[-1]), *middle}):
             row, column = divmod(tile, found.columns)
             x, y = column * found.tile_width, row * found.tile_height
             box = (x, y, min(found.tile_width, found.width - x), min(found.tile_height, found.height - y))
