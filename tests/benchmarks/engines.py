@@ -4,7 +4,8 @@
 
 scores composites of the method's size (2560 px) with each engine in turn, contributions included, and prints
 seconds and how many times faster than PyTorch in float32 (channels last) that is; the best of the rounds
-counts, as other programs only ever make it slower. ``--memory`` also prints the peak memory of a process
+counts, as other programs only ever make it slower. Processor time, of all threads, is printed beside it: it
+says the same where the machine is busy. ``--memory`` also prints the peak memory of a process
 that loads the model and scores three composites. Weights are random: they cost the same.
 """
 
@@ -73,12 +74,14 @@ def compare(model: Path, rounds: int, threads: int) -> None:
     side = next(iter(scorers.values())).card.side_px
     composites = check_composites(side)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in scorers}
+    cpu: dict[tuple[str, str], list[float]] = {key: [] for key in scorers}
     scores = {key: scorer.score(composites) for key, scorer in scorers.items()}
     for number in range(rounds):
         for key, scorer in scorers.items():
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             scorer.score([composites[number % len(composites)]])
             seconds[key].append(time.perf_counter() - began)
+            cpu[key].append(time.process_time() - cpu_began)
     plain = scores["torch", "fp32"]
     for key, scorer in scorers.items():
         apart = max(
@@ -88,9 +91,11 @@ def compare(model: Path, rounds: int, threads: int) -> None:
         sums = max(float(np.abs(s.contributions.sum(0, np.float64) - s.logits).max()) for s in scores[key])
         best = min(seconds[key])
         ratio = min(seconds["torch", "fp32"]) / best
+        cpu_ratio = min(cpu["torch", "fp32"]) / min(cpu[key])
         print(
             f"{model.stem}  {scorer.engine} {key[1]}: {best:.2f} s a composite "
             f"(median {statistics.median(seconds[key]):.2f}), {ratio:.2f} times as fast; "
+            f"{min(cpu[key]):.2f} s of processor time, {cpu_ratio:.2f} times less; "
             f"probabilities {apart:.5f} apart, contributions {sums:.1e} from adding up, "
             f"loaded in {load[key]:.1f} s",
             flush=True,

@@ -87,7 +87,8 @@ def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
     address = real.address if slots else replace(real.address, slots="")
     with Client(Fixed(address)) as client, Scorer.load(model, "cpu") as scorer:
         assert (client.card, client.model_sha256) == (scorer.card, scorer.model_sha256)
-        assert (client.device, client.precision) == (scorer.device, scorer.precision)
+        mine, here = ((s.device, s.precision, s.engine) for s in (client, scorer))
+        assert mine == here
         # Many at a time, one at a time, in another order: neighbours do not matter.
         together = [future.result(PATIENCE_S) for future in [client.submit(p) for p in pictures(12)]]
         alone = [client.submit(p).result(PATIENCE_S) for p in reversed(pictures(12))]
@@ -269,11 +270,13 @@ def test_only_a_server_that_fits_is_used(gated: Running) -> None:
     fitting = Wanted(record.model_sha256, "cpu", "auto")
     assert fitting.fits(record)
     assert Wanted(record.model_sha256, "cpu", "fp32").fits(record)
+    assert Wanted(record.model_sha256, "cpu", "fp32", "scripted").fits(record)
     for other in (
         replace(fitting, model_sha256="1" * 64),
         replace(fitting, device="cuda"),
         replace(fitting, device="auto"),
         replace(fitting, precision="bf16"),
+        replace(fitting, engine="openvino"),
     ):
         assert not other.fits(record)
     for changes in ({"owned": True}, {"protocol": 99}, {"version": "99.0.0"}):
@@ -315,16 +318,16 @@ def test_a_named_server_is_used_for_its_own_model_only(real: Running, tmp_path: 
 
 def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> None:
     notices: list[str] = []
-    with connect_or_start(model, device="cpu", precision="fp32", notice=notices.append) as client:
+    with connect_or_start(model, device="cpu", precision="bf16", notice=notices.append) as client:
         (record,) = [record for record in running_servers() if record.owned]
         processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
         assert len(processes) >= 2
-        assert find_server(Wanted(client.model_sha256, "cpu", "fp32")) is None
+        assert find_server(Wanted(client.model_sha256, "cpu", "bf16")) is None
         assert client.submit(pictures(1)[0]).result(PATIENCE_S).logits.shape == (3,)
     assert all_gone(processes)
     assert record not in list(running_servers())
     assert "Starting a model server" in notices[0]
-    assert "ready on cpu (fp32)" in notices[-1]
+    assert "ready on cpu (bf16, torch 2." in notices[-1]
 
 
 def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,25 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs
     assert findings["extra 'train'"].state == "note"
     assert "neither-this not installed" in findings["extra 'train'"].found
     assert "herohe-bridge[train]" in findings["extra 'train'"].remedy
+
+
+def engines() -> list[doctor.Finding]:
+    """What the doctor says of engines; it says it before it starts Java."""
+    quick = takewhile(lambda finding: finding.what != "model server", doctor.examine())
+    return [finding for finding in quick if finding.what == "engine"]
+
+
+def test_the_doctor_names_the_engines() -> None:
+    torch, openvino = engines()
+    assert torch.found.startswith("torch 2.")
+    assert openvino.found.startswith("openvino 20")
+    assert "fp32" in openvino.found
+    assert {torch.state, openvino.state} == {"ok"}
+
+
+def test_the_doctor_says_what_to_do_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    missing = engines()[-1]
+    assert missing.state == "note"
+    assert "OpenVINO cannot be imported" in missing.found
+    assert missing.remedy == "Run: python -m pip install openvino"

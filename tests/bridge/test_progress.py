@@ -41,7 +41,7 @@ class Clock:
 class Waiting:
     """A scorer that never finishes by itself."""
 
-    device, precision, engine, model_sha256 = "cpu", "fp32", "torch 2.10", "ab"
+    device, precision, engine, model_sha256 = "cpu", "fp32", "abacus 1", "ab"
 
     def __init__(self) -> None:
         self.futures: list[Future[CompositeScore]] = []
@@ -134,6 +134,7 @@ def test_a_measured_scorer_counts_what_is_in_its_hands() -> None:
         scorer.submit(pixels)
     assert scorer.counts() == Counts(read=2, scored=2, busy_s=3.0)
     assert (scorer.device, scorer.precision, scorer.model_sha256) == ("cpu", "fp32", "ab")
+    assert scorer.engine == "abacus 1"
 
 
 def test_without_a_terminal_each_slide_is_one_plain_line() -> None:
