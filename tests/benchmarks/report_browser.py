@@ -313,12 +313,14 @@ def _looks(browser: Browser, url: str, scheme: str, folder: Path, checks: Checks
 
 
 def _judge(page: Page, what: str, checks: Checks) -> None:
-    found = Axe().run(page).response["violations"]
+    response = Axe().run(page).response
+    found, passed = response["violations"], len(response["passes"])
     for violation in found:
         where = violation["nodes"][0]["html"][:160]
         print(f"       {violation['impact']}: {violation['help']} ({len(violation['nodes'])}), as {where}")
     grave = [violation["id"] for violation in found if violation["impact"] in GRAVE]
-    checks.that(f"axe finds nothing serious: {what}", not grave, grave or f"{len(found)} lesser")
+    counts = f"{passed} rules passed, {len(found)} lesser findings"
+    checks.that(f"axe finds nothing serious: {what}", passed > 0 and not grave, grave or counts)
 
 
 if __name__ == "__main__":
