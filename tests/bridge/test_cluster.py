@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -356,6 +357,12 @@ def test_a_lost_scheduler_fails_what_is_left_and_the_next_run_goes_on(model: Pat
 def test_nobody_there_is_an_error_that_names_the_address(model: Path) -> None:
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9"):
         ClusterSite(ClusterAddress("tcp://127.0.0.1:9"), model, timeout_s=0.5)
+
+
+def test_without_dask_the_extra_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(OptionError, match=r"herohe-bridge\[cluster\]"):
+        ClusterSite(ClusterAddress("tcp://127.0.0.1:9"), model)
 
 
 def test_a_scheduler_file_names_the_scheduler(tmp_path: Path) -> None:
