@@ -113,14 +113,16 @@ class HeroheScripts {
     private static void run(Script script, String title, Closure action) {
         def log = { String line -> script.println(line) }
         HeroheWindow window = null
-        HeroheImage image = null
+        boolean shown = true
         try {
-            image = HeroheImage.current()
+            def image = HeroheImage.current()
+            // Run for project goes on with the next image: it must not wait for somebody to press OK.
+            shown = isShown(image)
+            image.checkColours()
             window = new HeroheWindow(title, image.name, log)
             action.call(image, window)
         } catch (Throwable problem) {
             window?.close()
-            boolean shown = image == null || isShown(image)
             if (shown && problem instanceof HeroheClient.Failure && problem.code == 'cancelled') {
                 // Thrown, QuPath would print it as an error to seek help for.
                 log("$title: $problem.message")
@@ -134,7 +136,6 @@ class HeroheScripts {
 
     private static void report(String title, Throwable problem, boolean dialog) {
         def known = problem instanceof HeroheClient.Failure ? (HeroheClient.Failure) problem : null
-        // Run for project goes on with the next image: it must not wait for somebody to press OK.
         if (QuPathGUI.getInstance() != null && dialog)
             Dialogs.showErrorMessage(title, known ? known.message : "Unexpected: $problem".toString())
     }
