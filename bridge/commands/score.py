@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
 from bridge.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -63,14 +64,8 @@ def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int |
 )
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
-)
+@precision_option
+@engine_option
 @click.option("--server", metavar="ENDPOINT", help="Use this running server instead of starting one.")
 @click.option(
     "--tiles",
