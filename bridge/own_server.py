@@ -103,13 +103,11 @@ class OwnServer:
         stdout = self._child.stdout
         assert stdout is not None
 
-        def read() -> None:
-            while line := stdout.readline():
-                lines.put(line)
-            lines.put(b"")
+        def listen() -> None:
+            # In a thread: a blocking read cannot be interrupted everywhere.
+            threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
 
-        # In a thread: a blocking read cannot be interrupted everywhere.
-        threading.Thread(target=read, daemon=True).start()
+        listen()
         began = noticed = time.monotonic()
         while True:
             try:
@@ -128,6 +126,7 @@ class OwnServer:
             report = msgspec.json.decode(line, type=StartReport)
             if report.note:
                 notice(report.note)
+                listen()
                 continue
             if report.ready is None:
                 raise report.error()

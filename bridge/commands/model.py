@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -87,14 +89,8 @@ def show(file: Path, as_json: bool) -> None:
 @command.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
-)
+@precision_option
+@engine_option
 def verify(file: Path, device: str, precision: str, engine: str) -> None:
     """Check that FILE is whole and scores as it must on this machine.
 

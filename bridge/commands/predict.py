@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
+
 
 @click.command("predict")
 @click.argument("slides", type=click.Path(path_type=Path))
@@ -24,14 +26,8 @@ import click
 @click.option("--min-patches", type=click.IntRange(1), default=10, show_default=True, help="As for score.")
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
-)
+@precision_option
+@engine_option
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option(

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
 from bridge.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -81,14 +82,8 @@ def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) 
 )
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
-)
+@precision_option
+@engine_option
 @click.option(
     "--server",
     "servers",

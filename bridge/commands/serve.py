@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
+
 
 @click.command("serve")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
@@ -17,14 +19,8 @@ import click
     show_default="auto",
     help="auto, cpu, cuda[:n] or mps; may be repeated, for a worker on each.",
 )
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
-)
+@precision_option
+@engine_option
 @click.option(
     "--bind",
     "binds",

@@ -30,6 +30,7 @@ from bridge.finding import FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
 from bridge.server import ServerSettings
 from bridge.talker import Fixed
+from herohe_model.checkpoint import save_model
 from herohe_model.errors import (
     CancelledError,
     DeviceError,
@@ -39,6 +40,7 @@ from herohe_model.errors import (
     ServerBusyError,
     ServerUnavailableError,
 )
+from herohe_model.new_model import new_model
 from herohe_model.scorer import CompositeScore, Scorer
 
 
@@ -328,6 +330,27 @@ def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> N
     assert record not in list(running_servers())
     assert "Starting a model server" in notices[0]
     assert "ready on cpu (bf16, torch 2." in notices[-1]
+
+
+def test_an_own_server_passes_on_what_its_worker_says_and_scores_as_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Large enough that engines are compared, and nowhere to remember what comes of it: a worker says so.
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEROHE_CACHE_DIR", str(tmp_path / "file"))
+    card, state = new_model("test_resnet", head="free", target="ihc", patch_px=160)
+    save_model(tmp_path / "m.safetensors", card, state)
+    pixels = np.random.default_rng(3).integers(0, 256, (card.side_px, card.side_px, 3), dtype=np.uint8)
+    notices: list[str] = []
+    with connect_or_start(tmp_path / "m.safetensors", device="cpu", notice=notices.append) as client:
+        assert client.engine.startswith("openvino ")
+        asked = client.submit(pixels).result(PATIENCE_S)
+    assert any("HEROHE_CACHE_DIR" in notice for notice in notices)
+    with Scorer.load(tmp_path / "m.safetensors", "cpu") as scorer:
+        assert (scorer.engine, scorer.precision) == (client.engine, client.precision)
+        here = scorer.score([pixels])[0]
+    assert asked.logits.tobytes() == here.logits.tobytes()
+    assert asked.contributions.tobytes() == here.contributions.tobytes()
 
 
 def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:

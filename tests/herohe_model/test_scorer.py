@@ -151,6 +151,21 @@ def test_openvino_scores_as_pytorch_does(backbone: str, precision: str) -> None:
         assert np.abs(score.contributions.sum(axis=0, dtype=np.float64) - score.logits).max() < 1e-4
 
 
+def test_every_scorer_on_a_machine_computes_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEROHE_CACHE_DIR", str(tmp_path / "cache"))
+    # Large enough that engines are compared.
+    card, state = new_model("test_resnet", head="free", target="ihc+ish", patch_px=160)
+    save_model(tmp_path / "m.safetensors", card, state)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, card.side_px, card.side_px, 3), dtype=np.uint8)
+    found = []
+    for _ in range(2):
+        with Scorer.load(tmp_path / "m.safetensors", "cpu") as scorer:
+            found.append((scorer.engine, scorer.precision, scorer.score(pixels)[0]))
+    assert found[0][:2] == found[1][:2]
+    assert same(found[0][2], found[1][2])
+    assert len(list((tmp_path / "cache" / "engines").glob("*.json"))) == 1
+
+
 @pytest.mark.parametrize("precision", openvino_precisions())
 def test_openvino_gives_the_same_bytes_in_another_process(precision: str, tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", *model())
