@@ -189,7 +189,7 @@ def fill(output: Path, count: int) -> None:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     with Manifest(output / "manifest.sqlite") as manifest:
-        for position, result in enumerate(made_results(output.parent / "report-slides", count)):
+        for position, result in enumerate(made_results(output.parent / "report-slides", count, files=2)):
             manifest.report(position, result)
 
 
