@@ -57,7 +57,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     device, precision, threads
         As :meth:`herohe_model.scorer.Scorer.load` takes them.
     facts
-        What the other workers are; None while that is still asked.
+        What the other workers are; None for the first, which decides what is left open.
     """
 
     run: str
