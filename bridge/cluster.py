@@ -163,14 +163,13 @@ class ClusterSite:
         )
         self._client = connect(address, timeout_s=timeout_s)
         try:
-            facts = gather_workers(self._client, terms, notice=notice, cancelled=cancelled)
+            self._terms, facts = gather_workers(self._client, terms, notice=notice, cancelled=cancelled)
             self._workers: dict[str, int] = self._client.nthreads()
             self._client.subscribe_topic(TOPIC, self._hear)
         except BaseException:
             self._client.close()
             raise
         self.device, self.precision, self.engine = facts.device, facts.precision, facts.engine
-        self._terms = msgspec.structs.replace(terms, facts=facts)
         self._encoded_terms = encode(self._terms)
 
     def __enter__(self) -> ClusterSite:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bridge.cluster_terms import Facts, Misfit, Ready, Terms, decode_answer, encode, unlike
+import msgspec
+
+from bridge.cluster_terms import Facts, Misfit, Ready, Terms, decode_answer, encode
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 
 if TYPE_CHECKING:
@@ -143,8 +145,13 @@ def gather_workers(
     *,
     notice: Callable[[str], None],
     cancelled: Callable[[], bool],
-) -> Facts:
-    """Wait for a worker, have all that are there load the model, and return what they have in common.
+) -> tuple[Terms, Facts]:
+    """Wait for a worker, let it decide what was left open, and have all others load the model like it.
+
+    Returns
+    -------
+    tuple
+        The terms that every worker of the run must meet, and what the workers are.
 
     Raises
     ------
@@ -153,50 +160,47 @@ def gather_workers(
     CancelledError
         When `cancelled` said so.
     """
-    _wait_for_one(client, terms, notice, cancelled)
+    first = _wait_for_one(client, terms, notice, cancelled)
     notice("Loading the model on the workers")
-    ready = _prepare(client, terms)
-    if not ready:
-        raise ClusterError("All workers are gone", "Look at their logs")
-    (first, common), *others = ((worker, answer.facts) for worker, answer in sorted(ready.items()))
-    for worker, facts in others:
-        name, here, there = facts.difference(common)
-        if name:
-            raise _misfit(
-                Misfit(worker, ready[worker].host, *unlike(name, here, there)), f"; compare {first}"
-            )
+    one = _prepare(client, terms, [first]).get(first)
+    if one is None:
+        raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
+    facts = one.facts
+    settled = msgspec.structs.replace(terms, precision=facts.precision, engine=facts.engine_name, facts=facts)
+    ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
-        if common.device == "cpu" and answer.cpus < common.threads:
+        if facts.device == "cpu" and answer.cpus < facts.threads:
             notice(
-                f"{worker} on {answer.host} may use {answer.cpus} CPUs, and scores with {common.threads} "
+                f"{worker} on {answer.host} may use {answer.cpus} CPUs, and scores with {facts.threads} "
                 f"threads as this machine would: set OMP_NUM_THREADS={answer.cpus} here for speed."
             )
     plural = "worker holds" if len(ready) == 1 else "workers hold"
-    notice(f"{len(ready)} {plural} the model: {common.device} ({common.precision}, {common.engine})")
-    return common
+    notice(f"{len(ready)} {plural} the model: {facts.device} ({facts.precision}, {facts.engine})")
+    return settled, facts
 
 
-def _prepare(client: Client, terms: Terms) -> dict[str, Ready]:
-    """Have all workers load the model, and send it to those that cannot read its file."""
+def _prepare(client: Client, terms: Terms, workers: list[str] | None) -> dict[str, Ready]:
+    """Have workers, or all, load the model, and send it to those that cannot read its file."""
     from bridge.cluster_worker import prepare
 
     ready: dict[str, Ready] = {}
-    asked: list[str] | None = None
     for attempt in range(2):
         needing: list[str] = []
-        for worker, data in _run(client, prepare, encode(terms), workers=asked).items():
+        for worker, data in _run(client, prepare, encode(terms), workers=workers).items():
             answer = decode_answer(data)
             if isinstance(answer, Ready):
                 ready[worker] = answer
             elif isinstance(answer, Misfit):
-                raise _misfit(answer)
+                raise ClusterError(
+                    f"The worker {worker} on {answer.host} cannot take part: {answer.problem}", answer.remedy
+                )
             else:
                 needing.append(worker)
         if not needing:
             return ready
         if attempt == 0:
             send_model(client, Path(terms.model), terms.model_sha256, needing)
-        asked = needing
+        workers = needing
     raise ClusterError(
         f"The worker {needing[0]} cannot read the model that it was sent", "Look at its local directory"
     )
@@ -249,8 +253,14 @@ def _run(
 
 def _wait_for_one(
     client: Client, terms: Terms, notice: Callable[[str], None], cancelled: Callable[[], bool]
-) -> None:
-    """Wait until a worker has done a task: that also wakes clusters that grow with their tasks."""
+) -> str:
+    """Wait until a worker has done a task, which also wakes clusters that grow with their tasks.
+
+    Returns
+    -------
+    str
+        Its address.
+    """
     from bridge.cluster_worker import be_there
 
     future = client.submit(be_there, key=f"herohe-hello-{terms.run}", pure=False)
@@ -265,7 +275,7 @@ def _wait_for_one(
             told = time.monotonic()
             notice("Waiting for the cluster's first worker")
     if future.status == "finished":
-        return
+        return str(future.result())
     error = future.exception() if future.status == "error" else None
     if isinstance(error, (ImportError, AttributeError)):
         raise _cannot_import("A worker", error) from error
@@ -280,10 +290,4 @@ def _cannot_import(worker: str, error: Exception) -> ClusterError:
     return ClusterError(
         f"{worker} cannot run herohe-bridge {__version__} ({error})",
         f"Install herohe-bridge[cluster] {__version__} where the workers run, and restart them",
-    )
-
-
-def _misfit(misfit: Misfit, more: str = "") -> ClusterError:
-    return ClusterError(
-        f"The worker {misfit.worker} on {misfit.host} cannot take part: {misfit.problem}{more}", misfit.remedy
     )

@@ -52,12 +52,13 @@ _HELD_MODELS: Final = 2
 _STEP_S: Final = 1.0
 
 _lock = threading.Lock()
-_held: dict[tuple[str, str, str, str, int], Scorer] = {}
+_held: list[tuple[tuple[str, str, int], Scorer]] = []
+"""Scorers with model, device as it was asked for and threads; the one used last is the last."""
 
 
-def be_there() -> bytes:
-    """Do nothing, as a task: it ends once there is a worker that can import this module."""
-    return b""
+def be_there() -> str:
+    """Return the worker's address, as a task: it ends once a worker can import this module."""
+    return str(get_worker().address)
 
 
 async def prepare(terms: bytes, dask_worker: Worker) -> bytes:
@@ -81,7 +82,7 @@ async def let_go(terms: bytes) -> bytes:
 
     def forget() -> None:
         with _lock:
-            _held.pop(_key(decode_terms(terms)), None)
+            _pop(decode_terms(terms))
 
     await asyncio.to_thread(forget)
     return b""
@@ -167,15 +168,24 @@ def _facts(scorer: Scorer) -> Facts:
 
 def _scorer(terms: Terms, directory: Path) -> Scorer | None:
     """Return the model that a run wants, loaded once a process; None when its file is not here."""
-    key = _key(terms)
     with _lock:
-        scorer = _held.pop(key, None) or _load(terms, directory)
+        scorer = _pop(terms) or _load(terms, directory)
         if scorer is not None:
-            _held[key] = scorer
-            for old in list(_held)[:-_HELD_MODELS]:
-                # Not closed: a task may be using it, and ends it by letting go.
-                del _held[old]
+            _held.append((_key(terms), scorer))
+            # Not closed: a task may be using one, and ends it by letting go.
+            del _held[:-_HELD_MODELS]
         return scorer
+
+
+def _pop(terms: Terms) -> Scorer | None:
+    """Take the model of a run out of those that are held."""
+    for index, (key, scorer) in enumerate(_held):
+        engine = scorer.engine.partition(" ")[0]
+        fits = terms.precision in ("auto", scorer.precision) and terms.engine in ("auto", engine)
+        if key == _key(terms) and fits:
+            del _held[index]
+            return scorer
+    return None
 
 
 def _load(terms: Terms, directory: Path) -> Scorer | None:
@@ -186,8 +196,8 @@ def _load(terms: Terms, directory: Path) -> Scorer | None:
     return None
 
 
-def _key(terms: Terms) -> tuple[str, str, str, str, int]:
-    return terms.model_sha256, terms.device, terms.precision, terms.engine, terms.threads
+def _key(terms: Terms) -> tuple[str, str, int]:
+    return terms.model_sha256, terms.device, terms.threads
 
 
 def _take(directory: Path, sha256: str, offset: int, part: bytes, last: bool) -> bytes:
