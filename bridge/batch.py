@@ -33,7 +33,9 @@ from herohe_model.slide import Slide
 
 MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
-"""How often the result files are brought up to date while a batch runs."""
+"""How often the result files are brought up to date while a batch runs, at most."""
+_REFRESH_SHARE: Final = 0.05
+"""Of a batch's time, at most, goes into that: it writes all results, so each time costs more."""
 _POLL_S: Final = 0.25
 _KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE)
 _WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
@@ -172,7 +174,7 @@ class _Batch:
         self._outcomes: Counter[Outcome] = Counter()
         self._reused = 0
         self._written = 0
-        self._refreshed = time.monotonic()
+        self._next_refresh = time.monotonic() + _REFRESH_S
 
     def run(self) -> BatchSummary:
         queue = deque(enumerate(self._collection.entries()))
@@ -223,6 +225,7 @@ class _Batch:
                 "model": self._site.model_sha256,
                 "device": self._site.device,
                 "precision": self._site.precision,
+                "engine": self._site.engine,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )
@@ -268,13 +271,15 @@ class _Batch:
         self._manifest.report(position, result)
         self._outcomes[result.outcome] += 1
         self._listener.finished(result, reused=reused)
-        if time.monotonic() - self._refreshed > _REFRESH_S:
+        if time.monotonic() > self._next_refresh:
             self._write_files()
 
     def _write_files(self) -> None:
+        began = time.monotonic()
         write_csv(self._output / "results.csv", self._manifest.reported())
         write_json(self._output / "results.json", self._manifest.reported())
-        self._refreshed = time.monotonic()
+        ended = time.monotonic()
+        self._next_refresh = ended + max(_REFRESH_S, (ended - began) / _REFRESH_SHARE)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Client:
     ----------
     info
         What the server said of itself.
-    card, model_sha256, device, precision
+    card, model_sha256, device, precision, engine
         Of its model; see :class:`~herohe_model.scorer.CompositeScorer`.
 
     Raises
@@ -132,6 +132,7 @@ class Client:
         self.model_sha256 = self.info.model_sha256
         self.device = self.info.device
         self.precision = self.info.precision
+        self.engine = self.info.engine
         side = self.card.side_px
         window = min(_WINDOW, self.info.limits.in_flight)
         self._mailbox.post(lambda: self._talker.open(3 * side * side, window))
@@ -283,6 +284,7 @@ def connect_or_start(
     server: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     notice: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Client]:
     """Connect to a server: the named one, a running one that fits, or one that is started for this and ended.
@@ -293,7 +295,7 @@ def connect_or_start(
         Model file; may be None when a server is named.
     server
         Endpoint of a running server.
-    device, precision
+    device, precision, engine
         What a server must have, or is started with.
     notice
         Told in words what is being waited for.
@@ -318,7 +320,7 @@ def connect_or_start(
             return
         if model is None:
             raise OptionError("There is no model", "Name a model file, or a running server")
-        wanted = Wanted(sha256, device, precision)
+        wanted = Wanted(sha256, device, precision, engine)
         found = find_server(wanted)
         if found is not None:
             try:
@@ -326,10 +328,10 @@ def connect_or_start(
             except ServerError as error:
                 notice(f"{error} Going on without it.")
             else:
-                notice(f"Using the model server of process {found.pid}: {found.device} ({found.precision})")
+                notice(f"Using the model server of process {found.pid}: {found.computes_on}")
                 yield client
                 return
         own = stack.enter_context(
-            closing(OwnServer(model, device=device, precision=precision, notice=notice))
+            closing(OwnServer(model, device=device, precision=precision, engine=engine, notice=notice))
         )
         yield stack.enter_context(Client(own))

@@ -97,7 +97,7 @@ class ClusterSite:
     ----------
     model
         The model's file; it is sent to workers that cannot read it.
-    device, precision
+    device, precision, engine
         As :meth:`herohe_model.scorer.Scorer.load` takes them, for each worker.
     slides
         Where the workers find the slides; at the same place when None.
@@ -121,6 +121,7 @@ class ClusterSite:
         *,
         device: str = "auto",
         precision: str = "auto",
+        engine: str = "auto",
         slides: SlidesElsewhere | None = None,
         notice: Callable[[str], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -157,6 +158,7 @@ class ClusterSite:
             model_sha256=self.model_sha256,
             device=device,
             precision=precision,
+            engine=engine,
             threads=default_threads(),
         )
         self._client = connect(address, timeout_s=timeout_s)
@@ -167,7 +169,7 @@ class ClusterSite:
         except BaseException:
             self._client.close()
             raise
-        self.device, self.precision = facts.device, facts.precision
+        self.device, self.precision, self.engine = facts.device, facts.precision, facts.engine
         self._encoded_terms = encode(self._terms)
 
     def __enter__(self) -> ClusterSite:
@@ -358,7 +360,10 @@ class ClusterSite:
             self._take(flight, answer)
             return
         if isinstance(answer, NeedsModel):
-            self._supply(answer)
+            if self._supply(answer) and not self._cancelled:
+                # Back to where the model is now; if that dies, anywhere.
+                self._place(flight, frozenset({answer.worker}))
+                return
         elif isinstance(answer, Misfit):
             self._leave_out(answer.worker, answer.host, answer.problem, answer.remedy)
         self._again(flight)
@@ -374,16 +379,18 @@ class ClusterSite:
         else:
             self._give_up(flight)
 
-    def _supply(self, asked: NeedsModel) -> None:
-        """Send the model to a worker that came later and cannot read its file."""
+    def _supply(self, asked: NeedsModel) -> bool:
+        """Send the model to a worker that came later and cannot read its file; whether it has it now."""
         if asked.worker in self._sent:
             self._leave_out(asked.worker, asked.host, "it cannot read the model it was sent", "See its log")
-            return
+            return False
         self._sent.add(asked.worker)
         try:
             send_model(self._client, self._model, self.model_sha256, [asked.worker])
         except ClusterError as error:
             self._leave_out(asked.worker, asked.host, error.problem, error.remedy)
+            return False
+        return True
 
     def _leave_out(self, worker: str, host: str, problem: str, remedy: str) -> None:
         if worker not in self._unfit:

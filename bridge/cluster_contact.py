@@ -166,7 +166,9 @@ def gather_workers(
     if one is None:
         raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
     facts = one.facts
-    settled = msgspec.structs.replace(terms, precision=facts.precision, facts=facts)
+    settled = msgspec.structs.replace(
+        terms, precision=facts.precision, engine=facts.engine.partition(" ")[0], facts=facts
+    )
     ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
         if facts.device == "cpu" and answer.cpus < facts.threads:
@@ -175,7 +177,7 @@ def gather_workers(
                 f"threads as this machine would: set OMP_NUM_THREADS={answer.cpus} here for speed."
             )
     plural = "worker holds" if len(ready) == 1 else "workers hold"
-    notice(f"{len(ready)} {plural} the model: {facts.device} ({facts.precision})")
+    notice(f"{len(ready)} {plural} the model: {facts.device} ({facts.precision}, {facts.engine})")
     return settled, facts
 
 

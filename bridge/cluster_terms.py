@@ -21,7 +21,7 @@ class Facts(msgspec.Struct, frozen=True):
     ----------
     version
         Of herohe-bridge.
-    device, precision, threads
+    device, precision, engine, threads
         Of the loaded model; see :class:`herohe_model.scorer.Scorer`.
     packages
         Versions of the packages that decide a result, by name.
@@ -30,12 +30,13 @@ class Facts(msgspec.Struct, frozen=True):
     version: str
     device: str
     precision: str
+    engine: str
     threads: int
     packages: dict[str, str]
 
     def difference(self, other: Facts) -> tuple[str, str, str]:
         """Return the first thing that differs, as its name, this value and the other; "" if none does."""
-        for name in ("version", "device", "precision", "threads"):
+        for name in ("version", "device", "precision", "engine", "threads"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return "herohe-bridge" if name == "version" else name, str(mine), str(theirs)
@@ -54,7 +55,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         Identifier of the run, for its progress.
     model, model_sha256
         The model's file on the driver's machine, which need not be there on a worker's, and its SHA-256.
-    device, precision, threads
+    device, precision, engine, threads
         As :meth:`herohe_model.scorer.Scorer.load` takes them.
     facts
         What the other workers are; None for the first, which decides what is left open.
@@ -66,6 +67,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     model_sha256: str
     device: str
     precision: str
+    engine: str
     threads: int
     facts: Facts | None = None
 
@@ -128,7 +130,7 @@ decode_step: Final = msgspec.msgpack.Decoder(Step).decode
 
 def unlike(name: str, here: str, there: str) -> tuple[str, str]:
     """Return problem and remedy for a worker that differs from the others; see :meth:`Facts.difference`."""
-    if name in ("device", "precision"):
+    if name in ("device", "precision", "engine"):
         remedy = f"Give --{name}, or start workers on machines that are alike"
     elif is_older(here, there):
         remedy = f"Update {name} there, and restart the worker"

@@ -156,7 +156,14 @@ def _join(terms: Terms, worker: Worker) -> Scorer | NeedsModel | Misfit:
 
 
 def _facts(scorer: Scorer) -> Facts:
-    return Facts(__version__, scorer.device, scorer.precision, scorer.threads, dict(package_versions()))
+    return Facts(
+        version=__version__,
+        device=scorer.device,
+        precision=scorer.precision,
+        engine=scorer.engine,
+        threads=scorer.threads,
+        packages=dict(package_versions()),
+    )
 
 
 def _scorer(terms: Terms, directory: Path) -> Scorer | None:
@@ -173,7 +180,9 @@ def _scorer(terms: Terms, directory: Path) -> Scorer | None:
 def _pop(terms: Terms) -> Scorer | None:
     """Take the model of a run out of those that are held."""
     for index, (key, scorer) in enumerate(_held):
-        if key == _key(terms) and terms.precision in ("auto", scorer.precision):
+        fits = terms.precision in ("auto", scorer.precision)
+        fits = fits and terms.engine in ("auto", scorer.engine.partition(" ")[0])
+        if key == _key(terms) and fits:
             del _held[index]
             return scorer
     return None
@@ -183,7 +192,7 @@ def _load(terms: Terms, directory: Path) -> Scorer | None:
     for path in (Path(terms.model), directory / _name(terms.model_sha256)):
         with contextlib.suppress(ModelFileError):
             if read_card(path)[1] == terms.model_sha256:
-                return Scorer.load(path, terms.device, terms.precision, terms.threads)
+                return Scorer.load(path, terms.device, terms.precision, terms.threads, engine=terms.engine)
     return None
 
 

@@ -11,6 +11,7 @@ import contextlib
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -30,6 +31,7 @@ from bridge.worker_messages import (
     Failed,
     Job,
     JobFailed,
+    Note,
     Ready,
     Scored,
     ToWorker,
@@ -54,7 +56,7 @@ class CrewSettings:
 
     Attributes
     ----------
-    model, devices, precision
+    model, devices, precision, engine
         A worker for each device.
     max_batch
         Most composites in one worker's hands: one is computed, the others wait there.
@@ -66,6 +68,8 @@ class CrewSettings:
         For its sockets, and for shared pixels ("" for none).
     arguments
         Of the Python that runs a worker.
+    notice
+        Told in words what takes a worker long before it is ready.
     over_tcp
         Use loopback TCP with keys of its own instead of ipc.
     """
@@ -74,11 +78,13 @@ class CrewSettings:
     directory: Path
     devices: tuple[str, ...] = ("auto",)
     precision: str = "auto"
+    engine: str = "auto"
     max_batch: int = 4
     max_wait_s: float = 0.0
     silence_s: float = 30.0
     slots: str = ""
     arguments: tuple[str, ...] = ("-m", "bridge.worker")
+    notice: Callable[[str], None] = lambda _: None
     over_tcp: bool = field(default_factory=lambda: not has_ipc())
 
 
@@ -307,6 +313,8 @@ class Crew:
     def _take(self, seat: _Seat, message: object, frames: list[bytes]) -> None:
         if isinstance(message, Ready):
             self._welcome(seat, message)
+        elif isinstance(message, Note):
+            self._settings.notice(message.text)
         elif isinstance(message, Failed):
             self._give_up(seat, Failure(message.code, message.problem, message.remedy))
         elif isinstance(message, Scored):
@@ -341,6 +349,7 @@ class Crew:
             # The device's full name is that of a result; what torch takes is its first word.
             device=seat.device.split()[0],
             precision=self._settings.precision,
+            engine=self._settings.engine,
             slots=self._settings.slots,
             server_key=self._server_keys.public if self._server_keys else "",
             public_key=self._keys.public if self._keys else "",

@@ -102,12 +102,13 @@ def make_slides(folder: Path, count: int, *, seed: int = 0) -> Iterator[DemoSlid
 
 
 def write_truth(path: Path, slides: Sequence[DemoSlide]) -> None:
-    """Write the grades that were drawn, with the split of each slide."""
+    """Write the grades that were drawn, the status that follows, and the split of each slide."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("case", "ihc", "split"))
+        writer.writerow(("case", "ihc", "status", "split"))
         for slide in slides:
-            writer.writerow((slide.path.stem, slide.grade, "test" if slide.held_out else "train"))
+            status = "Positive" if is_positive(slide.grade) else "Negative"
+            writer.writerow((slide.path.stem, slide.grade, status, "test" if slide.held_out else "train"))
 
 
 def train_for_show(

@@ -324,6 +324,7 @@ class Desk:
             model_sha256=record.model_sha256,
             device=record.device,
             precision=record.precision,
+            engine=record.engine,
         )
 
     def _cancel(self, incoming: Incoming, request: Cancel) -> None:
@@ -401,6 +402,7 @@ class Desk:
             card=ready.card,
             device=record.device,
             precision=record.precision,
+            engine=record.engine,
             paths=not incoming.who or bool(self._settings.slides_roots),
             limits=Limits(in_flight=self._settings.in_flight),
             load=Load(

@@ -46,9 +46,9 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
         Random; changes with every start.
     pid, started
         Its process, and when that was started, in s since 1970.
-    device, precision
+    device, precision, engine
         As they stand in results.
-    devices_asked, precision_asked
+    devices_asked, precision_asked, engine_asked
         As the server was told, such as ``auto``.
     endpoints
         Where it listens on this machine; ipc comes first where there is ipc.
@@ -84,6 +84,13 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     directory: str = ""
     slots: str = ""
     owned: bool = False
+    engine: str = ""
+    engine_asked: str = "auto"
+
+    @property
+    def computes_on(self) -> str:
+        """Device, precision and engine in words."""
+        return f"{self.device} ({', '.join(filter(None, (self.precision, self.engine)))})"
 
 
 def runtime_directory() -> Path:

@@ -5,28 +5,40 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Final, Literal
 
 from herohe_model.errors import HeroheError
 
-State = Literal["ok", "missing", "note"]
+State = Literal["ok", "problem", "note"]
 
-_PACKAGES: Final = (
-    "herohe-bridge",
+DISTRIBUTION: Final = "herohe-bridge"
+_SHOWN: Final = (
     "openslide-bin",
     "openslide-python",
     "paquo",
     "pyzmq",
     "shapely",
+    "simplejpeg",
     "timm",
     "torch",
     "torchvision",
 )
+"""Packages whose version often explains something; the others are only looked for."""
+_EXTRAS: Final = {
+    "export": "Parquet files by 'export'",
+    "train": "'train', 'predict' and 'evaluate'",
+    "cluster": "'score --dask'",
+}
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_EXTRA: Final = re.compile(r"""extra == ['"]([a-z]+)['"]""")
+QUPATH: Final = "QuPath"
+"""What findings that only QuPath projects need are about."""
 _QUPATH_PROBE_TIMEOUT_S: Final = 120
 
 # Runs in a process of its own: a JVM can be started only once, and a broken one may take its process along.
@@ -49,19 +61,22 @@ class Finding:
 
 def examine() -> Iterable[Finding]:
     """Yield what was found, one finding after the other, the quick ones first."""
-    checks: tuple[Callable[[], Iterable[Finding]], ...] = (
-        _python,
-        _packages,
-        _openslide,
-        _devices,
-        _servers,
-        _qupath,
+    checks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
+        ("Python", _python),
+        ("packages", _packages),
+        ("OpenSlide", _openslide),
+        ("devices", _devices),
+        ("engines", _engines),
+        ("model server", _servers),
+        (QUPATH, _qupath),
     )
-    for check in checks:
+    for name, check in checks:
         try:
             yield from check()
         except HeroheError as error:
-            yield Finding(check.__name__.strip("_"), "missing", error.problem, error.remedy)
+            yield Finding(name, "problem", error.problem, error.remedy)
+        except ImportError as error:
+            yield Finding(name, "problem", f"cannot be looked at: {error}", _install(DISTRIBUTION))
 
 
 def _python() -> Iterable[Finding]:
@@ -69,11 +84,56 @@ def _python() -> Iterable[Finding]:
 
 
 def _packages() -> Iterable[Finding]:
-    for name in _PACKAGES:
-        try:
-            yield Finding(name, "ok", version(name))
-        except PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", f"Run: python -m pip install {name}")
+    needed, optional = _requirements()
+    yield from _installed(DISTRIBUTION, shown=True)
+    for name in sorted(needed):
+        yield from _installed(name, shown=name in _SHOWN)
+    for extra, what in _EXTRAS.items():
+        lacking = sorted(name for name in optional.get(extra, ()) if _version(name) is None)
+        if lacking:
+            yield Finding(
+                f"extra '{extra}'",
+                "note",
+                f"{', '.join(lacking)} not installed: needed for {what}",
+                _install(f"'{DISTRIBUTION}[{extra}]'"),
+            )
+
+
+def _requirements() -> tuple[set[str], dict[str, set[str]]]:
+    """Return what the package needs everywhere, and what each of its extras does."""
+    needed: set[str] = set()
+    optional: dict[str, set[str]] = {}
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        lines = list(_SHOWN)
+    for line in lines:
+        what, _, condition = line.partition(";")
+        found, extra = _NAME.match(what), _EXTRA.fullmatch(condition.strip())
+        if found is not None and not condition:
+            needed.add(found[0])
+        elif found is not None and extra is not None:
+            optional.setdefault(extra[1], set()).add(found[0])
+    return needed, optional
+
+
+def _installed(name: str, *, shown: bool) -> Iterable[Finding]:
+    found = _version(name)
+    if found is None:
+        yield Finding(name, "problem", "not installed", _install(name))
+    elif shown:
+        yield Finding(name, "ok", found)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _install(what: str) -> str:
+    return f"Run: python -m pip install {what}"
 
 
 def _openslide() -> Iterable[Finding]:
@@ -81,7 +141,7 @@ def _openslide() -> Iterable[Finding]:
         import openslide
     except (ImportError, OSError) as error:
         yield Finding(
-            "OpenSlide", "missing", str(error), "Run: python -m pip install --force-reinstall openslide-bin"
+            "OpenSlide", "problem", str(error), "Run: python -m pip install --force-reinstall openslide-bin"
         )
         return
     found = openslide.__library_version__
@@ -89,7 +149,7 @@ def _openslide() -> Iterable[Finding]:
     if parts < (4, 0, 0):
         yield Finding(
             "OpenSlide",
-            "missing",
+            "problem",
             f"library {found} is too old",
             "Run: python -m pip install -U openslide-bin",
         )
@@ -111,6 +171,21 @@ def _devices() -> Iterable[Finding]:
             "none that PyTorch can use: scoring runs on the CPU",
             "With an NVIDIA card: update its driver, and install the torch build for its CUDA version",
         )
+
+
+def _engines() -> Iterable[Finding]:
+    from herohe_model.device import choose_device, choose_precision
+    from herohe_model.engine_choice import engine_label
+    from herohe_model.openvino_pass import openvino_precisions
+
+    fast = choose_precision("auto", choose_device("cpu"))
+    yield Finding("engine", "ok", f"{engine_label('torch')}, on the CPU fastest in {fast}")
+    try:
+        precisions = " and ".join(openvino_precisions())
+        yield Finding("engine", "ok", f"{engine_label('openvino')}, on the CPU in {precisions}")
+    except HeroheError as error:
+        why = f"{error.problem}: on a CPU, scoring takes two to four times as long without it"
+        yield Finding("engine", "note", why, error.remedy)
 
 
 def _servers() -> Iterable[Finding]:
@@ -141,25 +216,29 @@ def _qupath() -> Iterable[Finding]:
         facts = json.loads(done.stdout.strip().rpartition("\n")[2])
     except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
         yield Finding(
-            "QuPath",
-            "missing",
+            QUPATH,
+            "problem",
             f"starting its Java classes failed ({type(error).__name__})",
             "Install QuPath 0.5 or 0.6 anew, and see that PAQUO_QUPATH_DIR names it",
         )
         return
     if "problem" in facts:
-        yield Finding("QuPath", "missing", facts["problem"], facts["remedy"])
+        yield Finding(QUPATH, "problem", facts["problem"], facts["remedy"])
         return
-    state: State = "ok" if facts["supported"] else "note"
-    yield Finding("QuPath", state, f"{facts['version']} at {facts['directory']}", facts.get("remedy", ""))
-    yield Finding("Java", "ok", facts["java"])
+    supported = facts["supported"]
+    found = f"{facts['version']} at {facts['directory']}{', supported' if supported else ''}"
+    yield Finding(QUPATH, "ok" if supported else "note", found, facts.get("remedy", ""))
+    yield Finding(f"{QUPATH}'s Java", "ok", facts["java"])
     openslide_ok = facts["openslide"]
     yield Finding(
-        "QuPath's OpenSlide",
-        "ok" if openslide_ok else "missing",
+        f"{QUPATH}'s OpenSlide",
+        "ok" if openslide_ok else "problem",
         "loads" if openslide_ok else "does not load",
         "" if openslide_ok else "Install QuPath anew from its own installer",
     )
+    user_directory = facts["user_directory"]
     yield Finding(
-        "QuPath user directory", "ok" if facts["user_directory"] else "note", facts["user_directory"]
+        f"{QUPATH}'s user directory",
+        "ok" if user_directory else "note",
+        user_directory or "not chosen yet: 'herohe-bridge qupath install' takes the one that QuPath proposes",
     )

@@ -61,6 +61,7 @@ _PROVENANCE: Final[tuple[Column, ...]] = (
     ("slide_mpp", "number"),
     ("model_mpp", "number"),
     ("patch_px", "integer"),
+    ("engine", "text"),
 )
 
 

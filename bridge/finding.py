@@ -1,4 +1,4 @@
-"""Choosing among the running servers: the same model, in the same precision, on the device that is wanted."""
+"""Choosing among the running servers: the same model, in the precision, by the engine, on the device."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ class Wanted:
         As ``--device`` takes it; ``auto`` wants a server that chose for itself, too.
     precision
         ``auto``, ``fp32`` or ``bf16``.
+    engine
+        ``auto``, ``torch`` or ``openvino``.
     """
 
     model_sha256: str
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
 
     def fits(self, record: ServerRecord) -> bool:
         """Whether a server is one of those; one that belongs to another process never is."""
@@ -35,6 +38,7 @@ class Wanted:
             and record.model_sha256 == self.model_sha256
             and self._fits_device(record)
             and self.precision in (record.precision_asked, record.precision)
+            and self.engine in (record.engine_asked, record.engine.partition(" ")[0])
         )
 
     def _fits_device(self, record: ServerRecord) -> bool:

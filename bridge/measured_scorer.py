@@ -77,6 +77,11 @@ class MeasuredScorer:
         """``fp32`` or ``bf16``."""
         return self._scorer.precision
 
+    @property
+    def engine(self) -> str:
+        """What computes, and its version."""
+        return self._scorer.engine
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`~herohe_model.scorer.CompositeScorer`."""
         with self._lock:

@@ -212,7 +212,7 @@ class Info(_Reply, frozen=True, kw_only=True, tag="info"):
     """The server, its model and its load.
 
     ``instance`` changes with every start; ``card`` is the model card; ``paths`` says whether this client may
-    name files.
+    name files; ``engine`` is what computes, and its version.
     """
 
     version: str
@@ -227,6 +227,7 @@ class Info(_Reply, frozen=True, kw_only=True, tag="info"):
     limits: Limits
     load: Load
     workers: tuple[WorkerInfo, ...] = ()
+    engine: str = ""
 
 
 class Heartbeat(_Reply, frozen=True, kw_only=True, tag="heartbeat"):

@@ -23,8 +23,12 @@ _POLL_S: Final = 0.2
 
 
 class StartReport(msgspec.Struct, frozen=True):
-    """The line that a server writes to its standard output for the process that owns it: one of the two."""
+    """A line that a server writes to its standard output for the process that owns it.
 
+    Either what takes long before it is ready, in words; or, as the last one, the record or why there is none.
+    """
+
+    note: str = ""
     ready: ServerRecord | None = None
     code: str = ""
     problem: str = ""
@@ -58,11 +62,20 @@ class OwnServer:
         If it cannot load the model, or ends before it is ready.
     """
 
-    def __init__(self, model: Path, *, device: str, precision: str, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        device: str,
+        precision: str,
+        engine: str = "auto",
+        notice: Callable[[str], None],
+    ) -> None:
         arguments = ("-m", "bridge", "serve", "--owned", "--model", str(model))
         notice(f"Starting a model server for {model.name}")
         self._child = start_child(
-            [*arguments, "--device", device, "--precision", precision], stdout=subprocess.PIPE
+            [*arguments, "--device", device, "--precision", precision, "--engine", engine],
+            stdout=subprocess.PIPE,
         )
         try:
             self.record = self._wait(notice, model)
@@ -70,7 +83,7 @@ class OwnServer:
             end_child(self._child)
             raise
         self._address = ServerAddress.of(self.record)
-        notice(f"{self.record.model_name} is ready on {self.record.device} ({self.record.precision})")
+        notice(f"{self.record.model_name} is ready on {self.record.computes_on}")
 
     def find(self) -> ServerAddress | None:
         """Return its address while it lives."""
@@ -89,24 +102,32 @@ class OwnServer:
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         stdout = self._child.stdout
         assert stdout is not None
-        # In a thread: a blocking read cannot be interrupted everywhere.
-        threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+
+        def listen() -> None:
+            # In a thread: a blocking read cannot be interrupted everywhere.
+            threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+
+        listen()
         began = noticed = time.monotonic()
         while True:
             try:
                 line = lines.get(timeout=_POLL_S)
-                break
             except queue.Empty:
                 if time.monotonic() - noticed > _NOTICE_S:
                     noticed = time.monotonic()
                     notice(f"Loading {model.name}: {noticed - began:.0f} s")
-        if not line:
-            code = self._child.wait()
-            raise ServerUnavailableError(
-                f"The model server ended with exit code {code} before it was ready",
-                "See its messages",
-            )
-        report = msgspec.json.decode(line, type=StartReport)
-        if report.ready is None:
-            raise report.error()
-        return report.ready
+                continue
+            if not line:
+                code = self._child.wait()
+                raise ServerUnavailableError(
+                    f"The model server ended with exit code {code} before it was ready",
+                    "See its messages",
+                )
+            report = msgspec.json.decode(line, type=StartReport)
+            if report.note:
+                notice(report.note)
+                listen()
+                continue
+            if report.ready is None:
+                raise report.error()
+            return report.ready

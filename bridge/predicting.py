@@ -1,83 +1,109 @@
-"""Slides become predictions, with the same scoring as everywhere, and nothing is written into a project."""
+"""Slides become a submission file, scored as everywhere; nothing is written into the collection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from bridge.collection import Collection, Entry, EntryContent
-from bridge.options import ScoreOptions
-from bridge.regions import build_regions
-from bridge.results import SlideResult
-from bridge.scoring import failed_result, score_slide
-from herohe_model.errors import CancelledError, HeroheError
+from bridge.batch import BatchOptions, Listener, run_batch
+from bridge.collection import Collection, Entry, EntryContent, OwnWork
+from bridge.options import WriteOptions
+from bridge.results import Outcome, SlideResult
+from bridge.scored_files import read_predictions
+from herohe_model.errors import CancelledError, OptionError
+from herohe_model.predictions import Predictions, some
 from herohe_model.scorer import CompositeScorer
-from herohe_model.slide import Slide
-from herohe_model.training_data import read_ahead
-
-
-@dataclass(frozen=True)
-class _Job:
-    entry: Entry
-    content: EntryContent | HeroheError
+from herohe_model.slide_names import case_id
+from herohe_model.submission import HardSpelling, Submission, write_submission
 
 
 def predict_slides(
     collection: Collection,
     scorer: CompositeScorer,
-    options: ScoreOptions,
+    options: BatchOptions,
     *,
-    region_classes: tuple[str, ...] = (),
-    exclude_classes: tuple[str, ...] = (),
-    slides_at_once: int = 2,
+    submission: Path,
+    spelling: HardSpelling = "hard_prediction",
+    listener: Listener,
     cancelled: Callable[[], bool],
-) -> Iterator[SlideResult]:
-    """Score the slides of a collection in its order; one that fails becomes a result that says why.
+) -> Predictions:
+    """Score all slides and write a submission; a run that was stopped goes on from where it was.
+
+    Parameters
+    ----------
+    submission
+        Written when all slides were looked at. The batch's results and manifest lie in a folder beside it,
+        see :func:`results_folder`.
+
+    Returns
+    -------
+    Predictions
+        What was written; slides without a prediction are in ``not_scored``.
 
     Raises
     ------
+    OptionError
+        If two slides are of one case.
     CancelledError
-        When `cancelled` said so.
+        When `cancelled` said so before the end; there is no submission then.
     """
+    names = Counter(case_id(entry.name) for entry in collection.entries())
+    twice = [name for name, times in names.items() if times > 1]
+    if twice:
+        raise OptionError(
+            f"Several slides of {collection.root} are of the case {some(twice)}", "Keep one a case"
+        )
+    folder = results_folder(submission)
+    summary = run_batch(
+        _ReadOnly(collection), scorer, options, output=folder, listener=listener, cancelled=cancelled
+    )
+    if Outcome.CANCELLED in summary.outcomes:
+        raise CancelledError(
+            f"Predicting was stopped; {submission} is not written", "Give the same command again to go on"
+        )
+    predictions = read_predictions(folder / "results.json")
+    write_submission(
+        submission,
+        Submission(predictions.case_ids, predictions.p_positive, predictions.called),
+        spelling=spelling,
+    )
+    return predictions
 
-    def jobs() -> Iterator[_Job]:
-        # Entries are read by the calling thread: QuPath's classes live there.
-        for entry in collection.entries():
-            if cancelled():
-                raise CancelledError("Predicting was stopped", "Give the same command again")
-            try:
-                yield _Job(entry, collection.read(entry))
-            except HeroheError as error:
-                yield _Job(entry, error)
 
-    def score(job: _Job) -> SlideResult:
-        content = job.content
-        if isinstance(content, HeroheError):
-            return failed_result(content, entry=job.entry.id, slide=job.entry.name)
-        try:
-            with Slide(content.slide_path, mpp=options.mpp or content.mpp) as source:
-                regions = build_regions(
-                    content.annotations,
-                    region_classes=region_classes,
-                    exclude_classes=exclude_classes,
-                    slide_box=source.bounds,
-                )
-                return score_slide(
-                    source,
-                    regions,
-                    options,
-                    scorer,
-                    entry=job.entry.id,
-                    slide=job.entry.name,
-                    warnings=content.warnings,
-                    cancelled=cancelled,
-                )
-        except CancelledError:
-            raise
-        except HeroheError as error:
-            path = str(content.slide_path)
-            return failed_result(error, entry=job.entry.id, slide=job.entry.name, path=path)
+def results_folder(submission: Path) -> Path:
+    """Return the folder of a submission's ``results.json``, which knows each composite and patch."""
+    return submission.with_name(f"{submission.stem}-results")
 
-    with closing(read_ahead(jobs(), score, workers=slides_at_once, ahead=slides_at_once)) as results:
-        yield from results
+
+class _ReadOnly:
+    """A collection whose slides are read, and that stays as it is."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._of = collection
+
+    @property
+    def root(self) -> Path:
+        return self._of.root
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    def entries(self) -> Sequence[Entry]:
+        return self._of.entries()
+
+    def read(self, entry: Entry) -> EntryContent:
+        return self._of.read(entry)
+
+    def write(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
+        pass
+
+    def own_work(self, entry: Entry) -> OwnWork:
+        return self._of.own_work(entry)
+
+    def clear(self, entry: Entry) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._of.close()

@@ -66,12 +66,12 @@ class BatchView:
         """Return the scorer to run the batch with, so that reading, queue and device can be shown."""
         measured = MeasuredScorer(scorer, self._clock)
         self._reckoning.counts = measured.counts
-        self.name_device(scorer.device, scorer.precision)
+        self.name_device(scorer.device, scorer.precision, scorer.engine)
         return measured
 
-    def name_device(self, device: str, precision: str) -> None:
+    def name_device(self, device: str, precision: str, engine: str) -> None:
         """Show what slides are scored on."""
-        self._device = f"{device}, {precision}"
+        self._device = ", ".join((device, precision, engine))
 
     def say(self, message: str) -> None:
         """Print a line above the live view."""
@@ -95,15 +95,16 @@ class BatchView:
             self.say(progress_line(self._reckoning.figures()))
 
     def finished(self, result: SlideResult, *, reused: bool) -> None:
-        """Print one line for the slide."""
+        """Print one line for the slide; none for one that was cancelled, as thousands may be at once."""
         self._reckoning.finished(result, reused=reused)
         self._lined = self._clock()
         figures = self._reckoning.figures()
-        known = " (known from an earlier run)" if reused else ""
-        rate = "" if self._console.is_terminal else f" ({pace(figures)})"
-        self.say(f"[{figures.slides_done}/{figures.slides_total}] {outcome_line(result)}{known}{rate}")
-        for warning in result.warnings:
-            self.say(f"    warning: {warning}")
+        if result.outcome is not Outcome.CANCELLED:
+            known = " (known from an earlier run)" if reused else ""
+            rate = "" if self._console.is_terminal else f" ({pace(figures)})"
+            self.say(f"[{figures.slides_done}/{figures.slides_total}] {outcome_line(result)}{known}{rate}")
+            for warning in result.warnings:
+                self.say(f"    warning: {warning}")
         prediction = result.union.prediction if result.union else None
         self._write(
             "finished",
@@ -183,7 +184,8 @@ def pace(figures: Figures) -> str:
         return "time left unknown"
     minutes, seconds = divmod(round(figures.left_s), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{figures.slides_per_min:.1f} slides/min, {hours}:{minutes:02d}:{seconds:02d} left"
+    rate = f"{figures.slides_per_min:.1f} slides/min, " if figures.slides_per_min else ""
+    return f"{rate}{hours}:{minutes:02d}:{seconds:02d} left"
 
 
 def _flow(figures: Figures) -> str:

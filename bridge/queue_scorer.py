@@ -39,6 +39,7 @@ class QueueScorer:
         model_sha256: str,
         device: str,
         precision: str,
+        engine: str,
     ) -> None:
         self._crew = crew
         self._mailbox = mailbox
@@ -47,6 +48,7 @@ class QueueScorer:
         self.model_sha256 = model_sha256
         self.device = device
         self.precision = precision
+        self.engine = engine
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`herohe_model.scorer.CompositeScorer`."""

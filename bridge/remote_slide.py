@@ -50,6 +50,7 @@ class RemoteSlide:
         self.level_downsamples = source.level_downsamples
         self.background = source.background
         self.warnings: tuple[str, ...] = ()
+        self.readers = 1
         described = hashlib.sha256(msgspec.json.encode(source)).hexdigest()
         self.fingerprint = source.fingerprint or f"described:{described}"
 

@@ -22,7 +22,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bridge.page import data_uri, json_in_html, write_page
 from bridge.report_cohort import Row, Truth, agreement, choices, make_row, summarise
 from bridge.report_detail import positive_step, slide_detail
 from bridge.report_pictures import COMPACT, FINE, PictureSizes, SlidePictures, draw_pictures
@@ -30,6 +29,7 @@ from bridge.result_files import ResultFileError
 from bridge.results import SlideResult, tiles
 from bridge.scored_run import ScoredRun
 from herohe_model.errors import SlideError
+from herohe_model.page import data_uri, json_in_html, write_page
 
 PAGE_LIMIT: Final = 60_000_000
 """Bytes of the page, beyond which pictures lie beside it."""
@@ -158,7 +158,7 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
             ("Model", f"{made.model} ({made.model_sha256[:12]})"),
             ("Target", made.target),
             ("Seed", str(made.seed)),
-            ("Device", f"{made.device}, {made.precision}"),
+            ("Device", ", ".join(filter(None, (made.device, made.precision, made.engine)))),
         ):
             made_by.setdefault(name, {})[value] = None
         placed = [patch.contributions for patch in result.union.patches] if result.union else []
@@ -266,6 +266,7 @@ def _put_together(
             file,
             "report.html",
             context,
+            package="bridge",
             scripts=("table.js", "heatmap.js", "report.js"),
             files_beside=not details_inside,
         )

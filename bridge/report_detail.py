@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge.page import data_uri
 from bridge.report_pictures import SlidePictures
 from bridge.results import Prediction, Provenance, RegionResult, SlideResult, Tile, tiles
 from herohe_model.grades import Target
+from herohe_model.page import data_uri
 from herohe_model.slide import Box
 
 _DIGITS: Final = 5
@@ -144,7 +144,10 @@ def _provenance(result: SlideResult, provenance: Provenance) -> list[tuple[str, 
         ("Model's SHA-256", provenance.model_sha256),
         ("Target", f"{provenance.target}: {', '.join(provenance.steps)}"),
         ("Model's scale", f"{provenance.model_mpp} µm/px, patches of {provenance.patch_px} px"),
-        ("Device", f"{provenance.device}, {provenance.precision}"),
+        (
+            "Device",
+            ", ".join(filter(None, (provenance.device, provenance.precision, provenance.engine))),
+        ),
         ("Seed", str(provenance.seed)),
         ("Options", _pairs(provenance.options)),
         ("Versions", _pairs(provenance.versions)),

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from herohe_model.notice import RESEARCH_USE_ONLY as RESEARCH_USE_ONLY
+
 DECIMALS: Final = 6
-RESEARCH_USE_ONLY: Final = "Research use only, not for diagnosis: HER2 status needs IHC, and ISH at 2+."
 PREFIX: Final = "HER2-HE"
 
 
@@ -108,7 +109,10 @@ class RegionResult(msgspec.Struct, frozen=True):
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """What made a result. ``run`` is a digest of all the rest and of the regions' geometry."""
+    """What made a result. ``run`` is a digest of all the rest and of the regions' geometry.
+
+    ``engine`` is what computed, such as ``openvino 2026.4.1``; "" in results of before it was recorded.
+    """
 
     run: str
     model: str
@@ -126,6 +130,7 @@ class Provenance(msgspec.Struct, frozen=True):
     model_mpp: float
     patch_px: int
     note: str = RESEARCH_USE_ONLY
+    engine: str = ""
 
     def digest(self) -> str:
         """SHA-256 over all fields but ``run``, as a hexadecimal string."""

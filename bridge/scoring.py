@@ -34,7 +34,8 @@ from bridge.results import (
     rounded,
 )
 from herohe_model.checkpoint import ModelCard
-from herohe_model.composite import draw_composites, read_composite
+from herohe_model.composite import draw_composites
+from herohe_model.composite_reader import read_composites
 from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
 from herohe_model.grades import (
     Target,
@@ -50,7 +51,7 @@ from herohe_model.scorer import CompositeScore, CompositeScorer
 from herohe_model.slide import SlideSource
 
 READ_AHEAD: Final = 2
-"""Composites of a slide that are in the scorer's hands while the next is being read."""
+"""Composites of a slide that are in the scorer's hands while the next are being read."""
 
 _POLL_S: Final = 0.2
 """How long a wait for the scorer may be deaf to cancelling."""
@@ -222,35 +223,36 @@ def _score_all(
     stop: Callable[[], bool],
     done: Callable[[int], None],
 ) -> Generator[CompositeScore, None, None]:
-    """Yield the scores of all composites in order, reading ahead of the scorer by :data:`READ_AHEAD`."""
+    """Yield the scores of all composites in order, keeping the scorer ahead by :data:`READ_AHEAD`."""
     waiting: deque[Future[CompositeScore]] = deque()
     finished = 0
+
+    def check() -> None:
+        if stop():
+            raise CancelledError(f"Scoring of {source.path.name} was cancelled")
 
     def next_score() -> CompositeScore:
         nonlocal finished
         while True:
-            if stop():
-                raise CancelledError(f"Scoring of {source.path.name} was cancelled")
+            check()
             if wait([waiting[0]], timeout=_POLL_S).done:
                 finished += 1
                 done(finished)
                 return waiting.popleft().result()
             done(finished)
 
-    try:
-        for _, patches, drawn in sampled:
-            for cells in drawn:
-                if stop():
-                    raise CancelledError(f"Scoring of {source.path.name} was cancelled")
-                picture = read_composite(source, patches, cells, patch_px=scorer.card.patch_px)
+    drawn = [(patches, cells) for _, patches, cells in sampled]
+    with closing(read_composites(source, drawn, patch_px=scorer.card.patch_px, check=check)) as pictures:
+        try:
+            for picture in pictures:
                 waiting.append(scorer.submit(picture))
                 if len(waiting) > READ_AHEAD:
                     yield next_score()
-        while waiting:
-            yield next_score()
-    finally:
-        for future in waiting:
-            future.cancel()
+            while waiting:
+                yield next_score()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _region_result(
@@ -363,6 +365,7 @@ def _provenance(
         slide_mpp=source.mpp,
         model_mpp=card.mpp,
         patch_px=card.patch_px,
+        engine=scorer.engine,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])
 

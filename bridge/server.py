@@ -54,7 +54,7 @@ class ServerSettings:
 
     Attributes
     ----------
-    model, devices, precision
+    model, devices, precision, engine
         The model, with a worker on each device.
     binds
         Further addresses; with `key`, they want CURVE.
@@ -79,6 +79,7 @@ class ServerSettings:
     model: Path
     devices: tuple[str, ...] = ("auto",)
     precision: str = "auto"
+    engine: str = "auto"
     binds: tuple[str, ...] = ()
     key: KeyPair | None = None
     allow: Path | None = None
@@ -131,13 +132,19 @@ class Server:
         self._cut_off.set()
         self._mailbox.post(lambda: None)
 
-    def run(self, started: Callable[[ServerRecord], None] = lambda _: None) -> None:
+    def run(
+        self,
+        started: Callable[[ServerRecord], None] = lambda _: None,
+        notice: Callable[[str], None] = _log.info,
+    ) -> None:
         """Serve until stopped: by a ``stop`` message, a signal, :meth:`cut_off`, or idleness.
 
         Parameters
         ----------
         started
             Called when clients can come.
+        notice
+            Told in words what takes long before that.
 
         Raises
         ------
@@ -148,14 +155,20 @@ class Server:
         slots = SlotDirectory()
         try:
             with self._signals_handled():
-                self._serve(directory, slots.path, started)
+                self._serve(directory, slots.path, started, notice)
         finally:
             self._mailbox.close()
             self._context.destroy(linger=1000)
             remove_private_directory(directory)
             slots.remove()
 
-    def _serve(self, directory: Path, slots: str, started: Callable[[ServerRecord], None]) -> None:
+    def _serve(
+        self,
+        directory: Path,
+        slots: str,
+        started: Callable[[ServerRecord], None],
+        notice: Callable[[str], None],
+    ) -> None:
         s = self._settings
         crew = Crew(
             self._context,
@@ -164,6 +177,8 @@ class Server:
                 directory=directory,
                 devices=s.devices,
                 precision=s.precision,
+                engine=s.engine,
+                notice=notice,
                 max_batch=s.max_batch,
                 max_wait_s=s.max_wait_s,
                 silence_s=s.worker_silence_s,
@@ -239,6 +254,8 @@ class Server:
                 precision=ready.precision,
                 devices_asked=s.devices,
                 precision_asked=s.precision,
+                engine=ready.engine,
+                engine_asked=s.engine,
                 endpoints=front.local_endpoints,
                 token=secrets.token_urlsafe(32),
                 remote_endpoints=front.remote_endpoints,
@@ -255,7 +272,7 @@ class Server:
             )
             write_record(record)
             started(record)
-            _log.info("%s is ready on %s (%s)", record.model_name, record.device, record.precision)
+            _log.info("%s is ready on %s", record.model_name, record.computes_on)
             self._loop(crew, door, front, desk)
         finally:
             if record is not None:

@@ -36,6 +36,11 @@ class Site(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """What computes, and its version."""
+        ...
+
+    @property
     def capacity(self) -> int:
         """How many slides it may have in hand at a time now; at least 1."""
         ...
@@ -106,6 +111,11 @@ class ThreadSite:
     def precision(self) -> str:
         """The scorer's precision."""
         return self._scorer.precision
+
+    @property
+    def engine(self) -> str:
+        """The scorer's engine."""
+        return self._scorer.engine
 
     def check(self) -> None:
         """Do nothing: a scorer that is gone says so for each slide."""

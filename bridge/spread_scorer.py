@@ -56,7 +56,7 @@ class SpreadScorer:
     Raises
     ------
     OptionError
-        If they differ in model, device or precision: results would depend on which server was free.
+        If they differ in model, device, precision or engine: results would depend on which server was free.
     """
 
     def __init__(
@@ -91,6 +91,11 @@ class SpreadScorer:
     def precision(self) -> str:
         """``fp32`` or ``bf16``."""
         return self._servers[0].scorer.precision
+
+    @property
+    def engine(self) -> str:
+        """What computes, and its version."""
+        return self._servers[0].scorer.engine
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`~herohe_model.scorer.CompositeScorer`."""
@@ -163,11 +168,13 @@ def _check_alike(first: _Server, other: _Server) -> None:
             f"has {two.card.name} ({two.model_sha256[:12]})",
             "Start both with the same model file",
         )
-    if (one.device, one.precision) != (two.device, two.precision):
+    if (one.device, one.precision, one.engine) != (two.device, two.precision, two.engine):
         raise OptionError(
-            f"The server {first.name} scores on {one.device} ({one.precision}), {other.name} on {two.device} "
-            f"({two.precision}): a slide's result would depend on which of them was free",
-            "Start both with the same --device and --precision on machines that are alike, or name one",
+            f"The server {first.name} scores on {one.device} ({one.precision}, {one.engine}), "
+            f"{other.name} on {two.device} ({two.precision}, {two.engine}): "
+            "a slide's result would depend on which of them was free",
+            "Start both with the same --device, --precision and --engine on machines that are alike, "
+            "or name one",
         )
 
 

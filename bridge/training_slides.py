@@ -11,31 +11,27 @@ from herohe_model.cases import Case
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.foreground_cache import Unusable
 from herohe_model.slide import Slide
-from herohe_model.slide_names import case_id
+from herohe_model.slide_matching import SEVERAL_SLIDES, Matching
 from herohe_model.training_data import TrainingSlide
 
 
 @dataclass(frozen=True)
 class LabelledSlides:
-    """Slides with labels and regions, and everything that found no partner or cannot be used.
+    """Slides with labels and regions, and what cannot be used.
 
     Attributes
     ----------
-    without_label
-        Names of slides that no label names.
-    without_slide
-        IDs of cases whose slide is not there.
+    unusable
+        Slides that cannot be read or have no such region, and cases with several slides.
     """
 
     slides: tuple[TrainingSlide, ...]
     unusable: tuple[Unusable, ...]
-    without_label: tuple[str, ...]
-    without_slide: tuple[str, ...]
 
 
 def label_slides(
     collection: Collection,
-    cases: Sequence[Case],
+    matching: Matching,
     *,
     region_classes: Sequence[str] = (),
     exclude_classes: Sequence[str] = (),
@@ -46,51 +42,42 @@ def label_slides(
 
     Parameters
     ----------
-    cases
-        Of one split.
+    matching
+        Of the collection's entries, by their names in their order.
     region_classes, exclude_classes
         As :func:`bridge.regions.build_regions` takes them.
     progress
-        Told how many entries were looked at.
+        Told how many slides were looked at.
 
     Raises
     ------
     OptionError
-        If two slides are of one case, or no slide has a label.
+        If no slide has a label.
     CancelledError
         When `stop` said so.
     """
-    by_id = {case.id: case for case in cases}
-    found: dict[str, str] = {}
+    if not matching.matched:
+        raise OptionError(
+            f"No slide of {collection.root} has a label in the split {matching.split}",
+            "A slide's name without its extension is its case",
+        )
+    entries = collection.entries()
     slides: list[TrainingSlide] = []
-    unusable: list[Unusable] = []
-    without_label: list[str] = []
-    for number, entry in enumerate(collection.entries(), start=1):
+    unusable = [
+        Unusable(f"{matching.split}/{u.name}", collection.root, f"Several slides: {u.reason}")
+        for u in matching.unmatched
+        if u.kind == SEVERAL_SLIDES
+    ]
+    for number, (case, index) in enumerate(matching.matched, start=1):
         if stop():
             raise CancelledError("Reading the slides' regions was stopped", "Give the same command again")
-        name = case_id(entry.name)
-        case = by_id.get(name)
-        if case is None:
-            without_label.append(entry.name)
-            continue
-        if found.setdefault(name, entry.id) != entry.id:
-            raise OptionError(f"Case {name} has several slides in {collection.root}", "Keep one a case")
-        slide = _read(collection, entry, case, region_classes, exclude_classes)
+        slide = _read(collection, entries[index], case, region_classes, exclude_classes)
         if isinstance(slide, Unusable):
             unusable.append(slide)
         else:
             slides.append(slide)
         progress(number)
-    if not found:
-        raise OptionError(
-            f"No slide of {collection.root} has a label", "A slide's name without its extension is its case"
-        )
-    return LabelledSlides(
-        tuple(slides),
-        tuple(unusable),
-        tuple(without_label),
-        tuple(case.id for case in cases if case.id not in found),
-    )
+    return LabelledSlides(tuple(slides), tuple(unusable))
 
 
 def _read(

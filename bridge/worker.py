@@ -27,6 +27,7 @@ from bridge.worker_messages import (
     FromWorker,
     Job,
     JobFailed,
+    Note,
     Ready,
     Scored,
     Work,
@@ -43,13 +44,14 @@ BEAT_S: Final = 1.0
 _REPORT_S: Final = 60.0
 
 
-def run_worker(load: Callable[[WorkerSettings], CompositeScorer]) -> NoReturn:
+def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], CompositeScorer]) -> NoReturn:
     """Read the settings, load the model, and work until the server says so or is gone.
 
     Parameters
     ----------
     load
-        Gives the scorer; its errors are reported to the server.
+        Gives the scorer; its errors are reported to the server. What takes long, it says in words to its
+        second argument, from one thread at a time and not after it has ended.
     """
     settings = msgspec.json.decode(read_settings(), type=WorkerSettings)
     # At once and from any state: nothing of a worker is worth keeping when its server is gone.
@@ -65,7 +67,8 @@ def run_worker(load: Callable[[WorkerSettings], CompositeScorer]) -> NoReturn:
         socket.curve_secretkey = settings.secret_key.encode()
     socket.connect(settings.endpoint)
     try:
-        scorer = load(settings)
+        # From whatever thread: until the model is loaded, nothing else speaks to the server.
+        scorer = load(settings, lambda text: socket.send(encode_worker(Note(text))))
     except Exception as error:
         _report_failure(socket, error)
         # Until the server has read it and cuts the lifeline: its end must not be noticed before its reason.
@@ -102,6 +105,7 @@ class _Worker:
                 self._scorer.model_sha256,
                 self._scorer.device,
                 self._scorer.precision,
+                self._scorer.engine,
             )
         )
         poller = zmq.Poller()
@@ -178,10 +182,12 @@ def _failure(number: int, error: BaseException) -> JobFailed:
     return JobFailed(number, "internal", f"Scoring failed: {type(error).__name__}: {error}", "")
 
 
-def _load(settings: WorkerSettings) -> CompositeScorer:
+def _load(settings: WorkerSettings, notice: Callable[[str], None]) -> CompositeScorer:
     from herohe_model.scorer import Scorer
 
-    return Scorer.load(settings.model, settings.device, settings.precision)
+    return Scorer.load(
+        settings.model, settings.device, settings.precision, engine=settings.engine, notice=notice
+    )
 
 
 if __name__ == "__main__":

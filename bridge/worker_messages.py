@@ -22,7 +22,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         The server's socket for workers.
     name
         The worker's own name, its ZeroMQ identity.
-    model, device, precision
+    model, device, precision, engine
         As :meth:`herohe_model.scorer.Scorer.load` takes them.
     slots
         Directory of shared pixels, "" for none.
@@ -35,6 +35,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     device: str
     precision: str
+    engine: str = "auto"
     slots: str = ""
     server_key: str = ""
     public_key: str = ""
@@ -67,6 +68,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     model_sha256: str
     device: str
     precision: str
+    engine: str = ""
+
+
+class Note(msgspec.Struct, frozen=True, tag="note"):
+    """What takes long while the model is loaded, in words."""
+
+    text: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -99,7 +107,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 
 
 ToWorker = Work | Drop
-FromWorker = Ready | Failed | Scored | JobFailed | Beat
+FromWorker = Ready | Note | Failed | Scored | JobFailed | Beat
 
 encode_worker = msgspec.json.Encoder().encode
 decode_to_worker = msgspec.json.Decoder(ToWorker).decode

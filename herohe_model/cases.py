@@ -19,6 +19,9 @@ from herohe_model.grades import GRADES, Status, Target, bits_of_level
 Ish = Literal["positive", "negative"]
 CaseKey = tuple[str, str]
 
+TEST_SPLIT: Final = "test"
+"""The split that chooses nothing."""
+
 _LEVELS: Final = Target.IHC_ISH.levels
 _BY_STATUS: Final[dict[Status, tuple[str, ...]]] = {
     "HER2-negative": _LEVELS[:3],
@@ -109,7 +112,7 @@ class Case:
 def split_name(text: str) -> str:
     """Return a split as it is written here: in small letters, with ``train`` for training."""
     plain = " ".join(text.split()).casefold()
-    return {"training": "train", "testing": "test"}.get(plain, plain)
+    return {"training": "train", "testing": TEST_SPLIT}.get(plain, plain)
 
 
 def level_of(case: Case, target: Target) -> str | None:

@@ -136,13 +136,20 @@ def read_composite(
     """
     grid = _grid(len(cells))
     picture = np.empty((grid * patch_px, grid * patch_px, 3), dtype=np.uint8)
-    places = picture.reshape(grid, patch_px, grid, patch_px, 3).swapaxes(1, 2)
+    places = cell_views(picture, grid)
     distinct = np.unique(cells)
     boxes = [Box(int(patches.x[i]), int(patches.y[i]), patches.size, patches.size) for i in distinct]
     for index, pixels in zip(distinct, source.read_boxes(boxes, (patch_px, patch_px)), strict=True):
         for cell in np.flatnonzero(cells == index):
-            places[divmod(int(cell), grid)] = pixels
+            places[cell][...] = pixels
     return picture
+
+
+def cell_views(picture: NDArray[np.uint8], grid: int) -> list[NDArray[np.uint8]]:
+    """Return the cells of a composite of grid * grid cells, row by row: views of (side, side, 3)."""
+    side = len(picture) // grid
+    places = picture.reshape(grid, side, grid, side, 3).swapaxes(1, 2)
+    return [places[row, column] for row in range(grid) for column in range(grid)]
 
 
 def _grid(cells: int) -> int:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,8 @@ from herohe_model.contributions import CompositeScore, mean_score, share_out
 from herohe_model.device import Precision
 from herohe_model.errors import DeviceError, ModelFileError
 from herohe_model.network import OrdinalNetwork
+from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
+from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
 
 _TOO_SMALL: Final = "Free memory there, or choose another --device or a model with a smaller backbone"
 _OTHER_DEVICE: Final = "Check its driver, or choose another --device"
@@ -46,7 +48,13 @@ def stop_engine(tasks: Tasks, thread: threading.Thread) -> None:
 
 
 class Engine:
-    """What the scorer's thread works with: networks on the device, staging memory, the queue."""
+    """What the scorer's thread works with: networks on the device, staging memory, the queue.
+
+    Parameters
+    ----------
+    compiled
+        Have OpenVINO compute them; on the CPU alone.
+    """
 
     def __init__(
         self,
@@ -56,6 +64,8 @@ class Engine:
         precision: Precision,
         threads: int,
         what: str,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.tasks: Tasks = queue.SimpleQueue()
         self.card = card
@@ -65,8 +75,9 @@ class Engine:
         self.what = what
         self.biases = [n.head.biases().numpy() for n in networks]
         layout = torch.preserve_format if device.type == "mps" else torch.channels_last
+        self._compiled = _compile(networks, card, precision, threads) if compiled else None
         try:
-            self.networks = [n.to(device).to(memory_format=layout) for n in networks]
+            self.networks = [n.to(device).to(memory_format=layout) for n in networks if not compiled]
             # On CUDA the pixels of one composite are copied while another is computed.
             slots = [_Slot(card.side_px, device) for _ in range(2 if device.type == "cuda" else 1)]
         except RuntimeError as error:
@@ -77,7 +88,7 @@ class Engine:
 
     def run(self) -> None:
         """Work until None comes out of the queue."""
-        _set_threads_of_this_thread(self.threads)
+        set_threads_of_this_thread(self.threads)
         with torch.inference_mode():
             while self._step():
                 pass
@@ -109,12 +120,12 @@ class Engine:
         return True
 
     def _launch(self, slot: _Slot, pixels: NDArray[np.uint8]) -> None:
-        autocast = (
-            torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        )
         x = slot.stage(pixels)
-        with _fixed_kernels(self.device), autocast:
-            slot.take(torch.stack([network.linear_map(x)[0] for network in self.networks]))
+        if self._compiled is not None:
+            slot.take(torch.from_numpy(self._compiled(x.numpy())))
+            return
+        with _fixed_kernels(self.device):
+            slot.take(linear_maps(self.networks, x, self.device, self.precision))
 
     def _finish(self) -> None:
         """Wait for the composite that was begun first."""
@@ -132,13 +143,21 @@ class Engine:
         self._free.append(slot)
 
     def _explain(self, error: Exception) -> Exception:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        words = str(error)
+        no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if no_memory or "can't allocate memory" in words or "bad_alloc" in words:
             return DeviceError(
                 f"{self.device} has not enough memory for a composite of {self.card.side_px} px", _TOO_SMALL
             )
         if isinstance(error, torch.AcceleratorError):
             return DeviceError(f"{self.device} failed: {str(error).splitlines()[0]}", _OTHER_DEVICE)
         return error
+
+
+def _compile(
+    networks: list[OrdinalNetwork], card: ModelCard, precision: Precision, threads: int
+) -> OpenVinoPass:
+    return OpenVinoPass(OpenVinoGraph.of(networks, card.side_px), precision, threads)
 
 
 class _Slot:
@@ -194,16 +213,3 @@ def _fixed_kernels(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(products)
-
-
-def _set_threads_of_this_thread(threads: int) -> None:
-    """Give the calling thread so many threads, and threads to come what they would have had.
-
-    PyTorch keeps a number for each thread, and one that new threads begin with; setting the first sets the
-    second.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    restore = threading.Thread(target=torch.set_num_threads, args=(before,))
-    restore.start()
-    restore.join()

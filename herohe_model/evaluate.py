@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from herohe_model import metrics
 from herohe_model.bootstrap import METHOD, RESAMPLES
-from herohe_model.cases import Case, grade_numbers
+from herohe_model.cases import TEST_SPLIT, Case, grade_numbers
 from herohe_model.evaluation import (
     Abstention,
     Agreement,
@@ -31,9 +31,9 @@ from herohe_model.grades import GRADES
 from herohe_model.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
 from herohe_model.measured import grade_measures, group, share, status_measures
 from herohe_model.metrics import Floats
+from herohe_model.notice import RESEARCH_USE_ONLY
 from herohe_model.predictions import EvaluationError, Matched, Predictions
 
-NOTE: Final = "Research use only, not for diagnosis: HER2 status needs IHC, and ISH at 2+."
 FEWEST_KEPT: Final = 10
 """Abstention is followed down to so many cases."""
 
@@ -80,7 +80,7 @@ def evaluate(
         Evaluation(
             title=title,
             model=predictions.model,
-            note=NOTE,
+            note=RESEARCH_USE_ONLY,
             interval_method=METHOD,
             resamples=resamples,
             seed=seed,
@@ -314,7 +314,7 @@ def _board_place(s: _Sample, measures: Sequence[Measure]) -> BoardPlace | None:
         return None
     where = place(f1.value, f1.low, f1.high)
     positives = int(s.truth.sum())
-    tests = all(case.split == "test" for case in s.cases)
+    tests = all(case.split == TEST_SPLIT for case in s.cases)
     same = tests and positives == POSITIVES and len(s) - positives == NEGATIVES
     caveats: tuple[str, ...] = CAVEATS
     if not same:

@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+import io
 from typing import Final
 
-from herohe_model.errors import OptionError
+from markupsafe import Markup
+
 from herohe_model.evaluation import Abstention, Evaluation, Number
 from herohe_model.evaluation_plots import plots
 from herohe_model.grades import GRADES
+from herohe_model.page import write_page
 
 _KEPT: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _WORST: Final = 12
 
 
 def page(evaluation: Evaluation) -> str:
-    """Return the page; the same evaluation gives the same bytes.
-
-    Raises
-    ------
-    OptionError
-        If Jinja2 is not installed.
-    """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            "The page of an evaluation needs Jinja2, which is not installed",
-            "Install it with: pip install 'herohe-bridge[train]'",
-        ) from error
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "percent": _percent}
-    source = files("herohe_model").joinpath("evaluation_page.html.j2").read_text(encoding="utf-8")
+    """Return the page; the same evaluation gives the same bytes."""
     wrong = [
         line
         for line in evaluation.lines
         if line.positive is not None and line.positive != line.called_positive
     ]
-    return environment.from_string(source).render(
-        e=evaluation,
-        plots={name: Markup(svg) for name, svg in plots(evaluation).items()},
-        grades=GRADES,
-        kept=_kept(evaluation),
-        wrong=sorted(wrong, key=lambda line: (-line.sureness, line.case))[:_WORST],
-        wrong_count=len(wrong),
-        row_sums=[sum(row) for row in evaluation.grade_confusion],
+    tp, fp, fn, tn = evaluation.status_counts
+    context = {
+        "e": evaluation,
+        "plots": {name: Markup(svg) for name, svg in plots(evaluation).items()},
+        "grades": [(f"IHC {g}", row) for g, row in zip(GRADES, evaluation.grade_confusion, strict=True)]
+        if evaluation.grade_confusion
+        else [],
+        "called_grades": [f"called {g}" for g in GRADES],
+        "statuses": [("HER2-positive", (tp, fn)), ("HER2-negative", (fp, tn))],
+        "kept": _kept(evaluation),
+        "wrong": sorted(wrong, key=lambda line: (-line.sureness, line.case))[:_WORST],
+        "wrong_count": len(wrong),
+    }
+    file = io.StringIO()
+    write_page(
+        file,
+        "evaluation.html",
+        context,
+        package="herohe_model",
+        styles=("evaluation.css",),
+        filters={"number": _number, "percent": _percent},
     )
+    return file.getvalue()
 
 
 def _kept(evaluation: Evaluation) -> list[Abstention]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from herohe_model.errors import CancelledError, HeroheError, SlideError
 from herohe_model.patches import PatchSet, find_patches
+from herohe_model.read_ahead import read_ahead
 from herohe_model.slide import Slide
-from herohe_model.training_data import TrainingSlide, read_ahead
+from herohe_model.training_data import TrainingSlide
 from herohe_model.training_options import TrainOptions
 from herohe_model.whole_file import write_whole
 
@@ -98,7 +99,8 @@ def unusable_error(problems: Sequence[Unusable], of: int) -> SlideError:
 def _find(
     slide: TrainingSlide, options: TrainOptions, folder: Path, cancelled: Callable[[], bool]
 ) -> PatchSet:
-    with Slide(slide.path, mpp=slide.mpp) as source:
+    # One reader: many slides are looked at at once.
+    with Slide(slide.path, mpp=slide.mpp, readers=1) as source:
         path = folder / f"{_key(source, slide, options)}.npz"
         kept = _load(path)
         if kept is not None:

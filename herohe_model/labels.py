@@ -123,10 +123,17 @@ class LabelError(HeroheError):
 
 @dataclass(frozen=True)
 class Labels:
-    """The cases of one or more label files, in the order of the files, and what is worth knowing of them."""
+    """The cases of one or more label files, in the order of the files, and what is worth knowing of them.
+
+    Attributes
+    ----------
+    rows
+        Where each case stands, such as ``labels.csv, row 7``; in the first of several files.
+    """
 
     cases: tuple[Case, ...]
     warnings: tuple[str, ...]
+    rows: Mapping[CaseKey, str]
 
     def of_split(self, split: str) -> tuple[Case, ...]:
         """Return the cases of one split."""
@@ -162,7 +169,11 @@ def read_labels(path: Path, *, split: str = DEFAULT_SPLIT) -> Labels:
         if not table.rows and not problems:
             problems.append(Problem(path, None, "It holds no case", "Give it a row a case"))
     _refuse(problems)
-    return Labels(tuple(case for _, case in cases), tuple(explain(problems)))
+    return Labels(
+        tuple(case for _, case in cases),
+        tuple(explain(problems)),
+        {case.key: f"{path.name}, row {row.number}" for row, case in cases},
+    )
 
 
 def read_label_files(files: Iterable[tuple[Path, str]]) -> Labels:
@@ -180,6 +191,7 @@ def read_label_files(files: Iterable[tuple[Path, str]]) -> Labels:
         As :func:`read_labels`; and if two files say different things of one case.
     """
     joined: dict[CaseKey, tuple[Path, Case]] = {}
+    rows: dict[CaseKey, str] = {}
     warnings: list[str] = []
     problems: list[Problem] = []
     for path, split in files:
@@ -189,6 +201,7 @@ def read_label_files(files: Iterable[tuple[Path, str]]) -> Labels:
             problems += error.problems
             continue
         warnings += labels.warnings
+        rows = {**labels.rows, **rows}
         for case in labels.cases:
             before, known = joined.get(case.key, (path, case))
             both, differing = _joined(known, case)
@@ -203,7 +216,7 @@ def read_label_files(files: Iterable[tuple[Path, str]]) -> Labels:
                 ]
             joined[case.key] = (before, both)
     _refuse(problems)
-    return Labels(tuple(case for _, case in joined.values()), tuple(warnings))
+    return Labels(tuple(case for _, case in joined.values()), tuple(warnings), rows)
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.cases import Case, CaseKey, target_arrays
+from herohe_model.cases import TEST_SPLIT, Case, CaseKey, target_arrays
 from herohe_model.errors import OptionError
 from herohe_model.folds import Fold
 from herohe_model.grades import (
@@ -68,7 +68,7 @@ class OutOfFold:
             )
         if not all(self.trained_on):
             raise OptionError("A model is said to be trained on no case", "Name its training cases")
-        if any(case.split == "test" for case in self.cases):
+        if any(case.split == TEST_SPLIT for case in self.cases):
             raise OptionError(
                 "Out-of-fold predictions hold cases of the test split",
                 "The test set chooses nothing; take the training split",

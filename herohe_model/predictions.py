@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.cases import Case
+from herohe_model.cases import Case, CaseKey
 from herohe_model.errors import HeroheError
 
 _SHOWN: Final = 5
@@ -162,13 +162,17 @@ class Matched:
     without_prediction: tuple[tuple[str, str], ...] = ()
 
 
-def match_truth(predictions: Predictions, truth: Sequence[Case]) -> Matched:
+def match_truth(
+    predictions: Predictions, truth: Sequence[Case], rows: Mapping[CaseKey, str] | None = None
+) -> Matched:
     """Put each prediction beside its case.
 
     Parameters
     ----------
     truth
         Cases of one split: IDs occur in several splits as different slides.
+    rows
+        Where each case stands, to be told of one without a prediction.
 
     Raises
     ------
@@ -197,11 +201,16 @@ def match_truth(predictions: Predictions, truth: Sequence[Case]) -> Matched:
         cases=tuple(by_id[names[i]] for i in found),
         without_truth=tuple(name for name in names if name not in by_id),
         without_prediction=tuple(
-            (name, reasons.get(name, "no such slide in the results"))
-            for name in by_id
+            (name, _where(case, rows) + reasons.get(name, "no such slide in the results"))
+            for name, case in by_id.items()
             if name not in predicted
         ),
     )
+
+
+def _where(case: Case, rows: Mapping[CaseKey, str] | None) -> str:
+    row = (rows or {}).get(case.key)
+    return f"{row}: " if row else ""
 
 
 def some(names: Sequence[str]) -> str:

@@ -6,13 +6,16 @@ Transform Pairs*): 0 for glass, high for stained tissue.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from herohe_model.read_ahead import read_ahead
 from herohe_model.slide import SlideSource
 
 PIXELS_ACROSS: Final = 16
@@ -22,6 +25,7 @@ COARSEST: Final = math.sqrt(2.0)
 """How much coarser than that a level may be, so that the nearest power of 2 is always taken."""
 
 _PIECE_PX: Final = 1024
+_STRIP_PX: Final = 64
 _ONE: Final = 1 << 24
 
 
@@ -65,7 +69,7 @@ def mean_saturation(
     downsample
         Of the pyramid level to read, one of the source's; 1.0 reads level 0.
     progress
-        Called before each piece with the number of patches done; may raise to stop.
+        Called between pieces with the number of patches done; may raise to stop.
 
     Returns
     -------
@@ -75,7 +79,8 @@ def mean_saturation(
 
     Notes
     -----
-    Read in pieces of about 1024 x 1024 level px, so memory does not depend on the slide's size. A patch's
+    Read in pieces of about 1024 x 1024 level px, by as many threads as the source is best read with, so
+    memory does not depend on the slide's size. A patch's
     mean follows from four corners of the piece's summed-area table (Crow 1984, *Summed-Area Tables for
     Texture Mapping*), which holds exact integers: the same numbers on every platform.
     """
@@ -83,11 +88,19 @@ def mean_saturation(
     if len(x) == 0:
         return result
     side = max(1, int(_PIECE_PX * downsample) // size) * size
+    pieces = _pieces(x, y, side)
     done = 0
-    for some in _pieces(x, y, side):
-        progress(done)
-        result[some] = _piece_saturation(source, x[some], y[some], size, downsample)
-        done += len(some)
+    progress(done)
+
+    def judge(some: NDArray[np.int32]) -> NDArray[np.float64]:
+        return _piece_saturation(source, x[some], y[some], size, downsample)
+
+    threads = min(source.readers, len(pieces))
+    with closing(read_ahead(pieces, judge, workers=threads, ahead=threads - 1)) as judged:
+        for some, values in zip(pieces, judged, strict=True):
+            result[some] = values
+            done += len(some)
+            progress(done)
     return result
 
 
@@ -105,11 +118,11 @@ def _piece_saturation(
     """Return the mean saturation of patches that lie close together."""
     left, width, columns = _span(int(x.min()), int(x.max()) + size, downsample)
     top, height, rows = _span(int(y.min()), int(y.max()) + size, downsample)
-    table = _summed(source.read_box(left, top, width, height, (columns, rows)))
-    corners = [
-        [_at(table, u, v) for u in _places(x, size, left, columns / width)]
-        for v in _places(y, size, top, rows / height)
-    ]
+    pixels = source.read_box(left, top, width, height, (columns, rows))
+    across, down = _places(x, size, left, columns / width), _places(y, size, top, rows / height)
+    first = np.minimum(np.concatenate(down).astype(np.int64), rows - 1)
+    table = _SummedRows(pixels, np.concatenate([first, first + 1]))
+    corners = [[table.at(u, v) for u in across] for v in down]
     area = (size * columns / width) * (size * rows / height)
     (upper_left, upper_right), (lower_left, lower_right) = corners
     mean: NDArray[np.float64] = (lower_right - lower_left - upper_right + upper_left) / (area * _ONE)
@@ -132,25 +145,56 @@ def _span(first: int, end: int, downsample: float) -> tuple[int, int, int]:
     return start, math.ceil(pixels * downsample), pixels
 
 
-def _summed(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the summed-area table of saturation in units of 2^-24: shape (h + 1, w + 1) for (h, w, 3)."""
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+class _SummedRows:
+    """Some rows of the summed-area table of saturation, in units of 2^-24.
+
+    Parameters
+    ----------
+    pixels
+        Shape (h, w, 3), uint8 RGB.
+    rows
+        Rows of the whole table, which has the shape (h + 1, w + 1), from 0 to h; a few more are made.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        height, self._columns = pixels.shape[:2]
+        self._rows = np.union1d(rows, [*range(0, height, _STRIP_PX), height])
+        self._table = np.zeros((len(self._rows), self._columns + 1), dtype=np.int64)
+        edges = self._rows.tolist()
+        strip = np.empty((0, 0), dtype=np.uint32)
+        top = 0
+        for number, (begin, end) in enumerate(itertools.pairwise(edges), start=1):
+            # By strips that stay in the processor's cache: new memory costs more than the sums.
+            if begin % _STRIP_PX == 0:
+                top, strip = begin, _saturation(pixels[begin : begin + _STRIP_PX])
+            # A sum of 64 values of at most 2^24 fits.
+            self._table[number, 1:] = np.add.reduce(strip[begin - top : end - top], axis=0, dtype=np.uint32)
+        np.cumsum(self._table, axis=0, out=self._table)
+        np.cumsum(self._table, axis=1, out=self._table)
+
+    def at(self, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values between the table's nodes: bilinear, exact for pixels of constant value.
+
+        The rows around each of `v` must have been asked for.
+        """
+        column = np.minimum(u.astype(np.int64), self._columns - 1)
+        first = np.minimum(v.astype(np.int64), self._rows[-1] - 1)
+        right, below = u - column, v - first
+        row = np.searchsorted(self._rows, first)
+        table = self._table
+        upper: NDArray[np.float64] = table[row, column] * (1.0 - right) + table[row, column + 1] * right
+        lower: NDArray[np.float64] = (
+            table[row + 1, column] * (1.0 - right) + table[row + 1, column + 1] * right
+        )
+        between: NDArray[np.float64] = upper * (1.0 - below) + lower * below
+        return between
+
+
+def _saturation(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Return the saturation of (h, w, 3) pixels in units of 2^-24, (h, w)."""
     # Channel by channel: numpy's reductions over an axis of three are more than ten times slower.
-    high = np.maximum(np.maximum(red, green), blue).astype(np.uint16)
-    low = np.minimum(np.minimum(red, green), blue)
-    table = np.zeros((pixels.shape[0] + 1, pixels.shape[1] + 1), dtype=np.int64)
-    inner = table[1:, 1:]
-    np.cumsum(_TABLE[(high << 8) | low], axis=1, dtype=np.int64, out=inner)
-    np.cumsum(inner, axis=0, out=inner)
-    return table
-
-
-def _at(table: NDArray[np.int64], u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the table's values between its nodes: bilinear, which is exact for pixels of constant value."""
-    column = np.minimum(u.astype(np.int64), table.shape[1] - 2)
-    row = np.minimum(v.astype(np.int64), table.shape[0] - 2)
-    right, below = u - column, v - row
-    upper: NDArray[np.float64] = table[row, column] * (1.0 - right) + table[row, column + 1] * right
-    lower: NDArray[np.float64] = table[row + 1, column] * (1.0 - right) + table[row + 1, column + 1] * right
-    between: NDArray[np.float64] = upper * (1.0 - below) + lower * below
-    return between
+    red, green, blue = (np.ascontiguousarray(pixels[..., channel]) for channel in range(3))
+    index = np.maximum(np.maximum(red, green), blue).astype(np.uint16)
+    index <<= 8
+    index |= np.minimum(np.minimum(red, green), blue)
+    return _TABLE[index]

@@ -1,14 +1,15 @@
 """A loaded model on a device: composites in, logits and contributions out.
 
-What a composite scores depends on nothing but its pixels, the model, the device, the precision and the number
-of threads: every composite has a forward pass of its own, with deterministic kernels and without TF32.
+What a composite scores depends on nothing but its pixels, the model, the device, the engine, the precision
+and the number of threads: every composite has a forward pass of its own, with deterministic kernels and
+without TF32.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -20,16 +21,12 @@ from numpy.typing import NDArray
 
 from herohe_model.checkpoint import ModelCard, load_model
 from herohe_model.contributions import CompositeScore
-from herohe_model.device import (
-    choose_device,
-    choose_precision,
-    default_threads,
-    describe_devices,
-    device_label,
-)
+from herohe_model.device import choose_device, default_threads, describe_devices, device_label
 from herohe_model.engine import Engine, stop_engine
+from herohe_model.engine_choice import Asked, choose_engine, engine_label
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.network import load_networks
+from herohe_model.remembered import Memory
 
 __all__ = ["CompositeScore", "CompositeScorer", "Scorer", "describe_devices"]
 
@@ -43,6 +40,8 @@ class CompositeScorer(Protocol):
         Such as ``cpu`` or ``cuda:0 NVIDIA H200``.
     precision
         ``fp32`` or ``bf16``.
+    engine
+        Such as ``torch 2.15.0`` or ``openvino 2026.4.1``.
     """
 
     @property
@@ -63,6 +62,11 @@ class CompositeScorer(Protocol):
     @property
     def precision(self) -> str:
         """``fp32`` or ``bf16``."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What computes, and its version, as they stand in results."""
         ...
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
@@ -87,7 +91,7 @@ class Scorer:
         As :func:`~herohe_model.checkpoint.load_model` gives them.
     model_sha256
         Names the model in results; "" for one that was never a file.
-    device, precision, threads
+    device, precision, threads, engine, notice
         As :meth:`load` takes them.
     what
         Begins error messages about the weights; the file's path.
@@ -102,6 +106,8 @@ class Scorer:
         device: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
+        engine: str = "auto",
+        notice: Callable[[str], None] = lambda _: None,
         what: str = "The model",
     ) -> None:
         if threads is not None and threads < 1:
@@ -110,21 +116,41 @@ class Scorer:
         self.card = card
         self.model_sha256 = model_sha256
         self.device = device_label(chosen)
-        self.precision = choose_precision(precision, chosen)
         self.threads = threads or default_threads()
+        asked = Asked(engine, precision)
         networks = load_networks(card, state, what)
-        engine = Engine(card, networks, chosen, self.precision, self.threads, what)
-        self._tasks = engine.tasks
+        choice = choose_engine(
+            card,
+            networks,
+            chosen,
+            asked,
+            threads=self.threads,
+            model_sha256=model_sha256,
+            memory=Memory("engines"),
+            notice=notice,
+        )
+        compiled = choice.engine == "openvino"
+        at_work = Engine(card, networks, chosen, choice.precision, self.threads, what, compiled=compiled)
+        self.precision = choice.precision
+        self.engine = engine_label(choice.engine)
+        self._tasks = at_work.tasks
         self._lock = threading.Lock()
         self._closed = False
         # The thread holds the engine, not the scorer: a forgotten scorer can be collected, and ends it.
-        thread = threading.Thread(target=engine.run, name="herohe-scorer", daemon=True)
+        thread = threading.Thread(target=at_work.run, name="herohe-scorer", daemon=True)
         thread.start()
-        self._stop = weakref.finalize(self, stop_engine, engine.tasks, thread)
+        self._stop = weakref.finalize(self, stop_engine, at_work.tasks, thread)
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", precision: str = "auto", threads: int | None = None
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        *,
+        engine: str = "auto",
+        notice: Callable[[str], None] = lambda _: None,
     ) -> Scorer:
         """Load a model file.
 
@@ -133,16 +159,22 @@ class Scorer:
         device
             ``auto`` (CUDA, then MPS, then the CPU), ``cpu``, ``cuda``, ``cuda:n`` or ``mps``.
         precision
-            ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware computes in it.
+            ``fp32``, ``bf16``, or ``auto``: on a GPU bf16 where the hardware computes in it, on the CPU what
+            :func:`~herohe_model.engine_choice.choose_engine` finds.
         threads
             Threads of a forward pass on the CPU; None for the physical cores.
+        engine
+            ``torch``, ``openvino`` (on the CPU alone), or ``auto``. With engine and precision both named,
+            nothing is measured or compared.
+        notice
+            Told in words what takes long before the first composite.
 
         Raises
         ------
         ModelFileError
             If the file cannot be used.
         DeviceError
-            If the device is not there.
+            If the device, or the engine that is named, is not there.
         """
         card, state, sha256 = load_model(path)
         return cls(
@@ -152,6 +184,8 @@ class Scorer:
             device=device,
             precision=precision,
             threads=threads,
+            engine=engine,
+            notice=notice,
             what=str(path),
         )
 

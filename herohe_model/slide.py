@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
+from herohe_model.jpeg_tiles import JpegTiles, LeftToOpenSlide
+from herohe_model.openslide_pixels import read_rgb
 from herohe_model.slide_file import COPY_AGAIN, ends_digest, open_slide_file
 
 PLAUSIBLE_MPP: Final = (0.02, 20.0)
@@ -31,6 +34,7 @@ COARSER_WARNING: Final = 1.25
 _SQUARE_TOLERANCE: Final = 0.05
 _LEVEL_TOLERANCE: Final = 1.01
 _LONGEST_READ_PX: Final = 4096
+_MOST_READERS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ class SlideSource(Protocol):
         """A string that changes with the slide's content."""
         ...
 
+    @property
+    def readers(self) -> int:
+        """How many threads are best to read with; 1 where it is best to ask for much at once."""
+        ...
+
     def scale_warning(self, model_mpp: float) -> str | None:
         """Return a warning when the slide is too coarse for a model at `model_mpp` µm/px."""
         ...
@@ -108,6 +117,11 @@ class Slide:
         A file that OpenSlide reads as a slide.
     mpp
         µm per level-0 px, overriding what the file says.
+    readers
+        How many threads one piece of work shall read with; None for the processor's cores, up to 4.
+    fast
+        Read JPEG tiles past OpenSlide where they were found to be the same, see
+        :mod:`herohe_model.jpeg_tiles`. The pixels do not depend on it.
 
     Attributes
     ----------
@@ -126,6 +140,8 @@ class Slide:
     fingerprint
         OpenSlide's quickhash-1, which covers the smallest level and the properties; where a format has none,
         SHA-256 over the file's size, its first and its last MiB.
+    readers
+        How many threads are best to read with.
 
     Raises
     ------
@@ -137,8 +153,16 @@ class Slide:
         If `mpp` is no scale.
     """
 
-    def __init__(self, path: Path | str, *, mpp: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        mpp: float | None = None,
+        readers: int | None = None,
+        fast: bool = True,
+    ) -> None:
         self.path = Path(path)
+        self.readers = readers or min(os.cpu_count() or 1, _MOST_READERS)
         if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
             raise SlideScaleError(f"{mpp} µm/px, given for {self.path}, is no scale", "Give one above 0")
         handle = open_slide_file(self.path)
@@ -160,6 +184,14 @@ class Slide:
         self._scale_problem = ""
         if mpp is None:
             self._mpp, self._scale_problem, self.warnings = _scale(properties, self.path)
+        self._tiles: JpegTiles | None = None
+        if fast:
+            self._tiles = JpegTiles(
+                self.path,
+                properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
+                self._level_sizes,
+                self.level_downsamples,
+            )
 
     def __enter__(self) -> Slide:
         return self
@@ -177,6 +209,8 @@ class Slide:
         # A handle is closed with its last reference: closing it under a reading thread would crash.
         with self._lock:
             self._handle = None
+        if self._tiles is not None:
+            self._tiles.close()
 
     @property
     def mpp(self) -> float:
@@ -260,44 +294,50 @@ class Slide:
                     for e, n in ((before, first), (after, out[axis] - first))
                 ]
                 return np.concatenate(halves, axis=1 - axis)
-        image = self._level_pixels(level, x, y, size)
+        pixels = self._level_pixels(level, x, y, size)
         box = (left - x, top - y, right - x, bottom - y)
-        if size != out or box != (0, 0, *size):
-            image = image.resize(out, Image.Resampling.BICUBIC, box=box)
-        return np.array(image)
+        if size == out and box == (0, 0, *size):
+            return pixels
+        return np.array(Image.fromarray(pixels).resize(out, Image.Resampling.BICUBIC, box=box))
 
-    def _level_pixels(self, level: int, x: int, y: int, size: tuple[int, int]) -> Image.Image:
+    def _level_pixels(self, level: int, x: int, y: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Return the RGB pixels of one level, (x, y) and `size` in its px, background beyond its edges."""
         x0, y0 = max(x, 0), max(y, 0)
         x1 = min(x + size[0], self._level_sizes[level][0])
         y1 = min(y + size[1], self._level_sizes[level][1])
-        inside = (x1 - x0, y1 - y0)
-        if min(inside) < 1:
-            return Image.new("RGB", size, self.background)
-        ds = self.level_downsamples[level]
-        region = self._read_region((round(x0 * ds), round(y0 * ds)), level, inside)
-        alpha = region.getchannel("A")
-        if inside == size and alpha.getextrema() == (255, 255):
-            return region.convert("RGB")
-        image = Image.new("RGB", size, self.background)
-        image.paste(region, (x0 - x, y0 - y), mask=alpha)
-        return image
+        width, height = x1 - x0, y1 - y0
+        if (width, height) == size:
+            return self._inner_pixels(level, x, y, size)
+        pixels = np.full((size[1], size[0], 3), self.background, dtype=np.uint8)
+        if min(width, height) > 0:
+            inner = self._inner_pixels(level, x0, y0, (width, height))
+            pixels[y0 - y : y1 - y, x0 - x : x1 - x] = inner
+        return pixels
 
-    def _read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """Read RGBA pixels, `location` in level-0 px and `size` in px of the level."""
+    def _inner_pixels(self, level: int, x: int, y: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the RGB pixels of a part of one level, whichever way is faster."""
+        if self._tiles is not None and not self._closed():
+            with contextlib.suppress(LeftToOpenSlide):
+                return self._tiles.region(level, x, y, *size, self._through_openslide)
+        return self._through_openslide(level, x, y, size)
+
+    def _through_openslide(self, level: int, x: int, y: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the RGB pixels of a part of one level, over the background."""
+        ds = self.level_downsamples[level]
+        location = (round(x * ds), round(y * ds))
         with self._lock:
             handle = self._handle
         if handle is None:
             raise SlideUnreadableError(f"{self.path} was closed while it was being read", "Open it again")
         with contextlib.suppress(openslide.OpenSlideError):
-            return handle.read_region(location, level, size)
+            return read_rgb(handle, location, level, size, self.background)
         # The handle is dead from its first error on, which may have been another thread's. A fresh one that
         # no other thread has seen tells whether these very pixels are damaged.
         fresh = open_slide_file(self.path)
         try:
-            region = fresh.read_region(location, level, size)
+            pixels = read_rgb(fresh, location, level, size, self.background)
         except openslide.OpenSlideError as error:
-            width, height = (round(n * self.level_downsamples[level]) for n in size)
+            width, height = (round(n * ds) for n in size)
             raise SlideUnreadableError(
                 f"{self.path} is damaged: {width} x {height} px at {location} cannot be read ({error})",
                 COPY_AGAIN,
@@ -305,7 +345,11 @@ class Slide:
         with self._lock:
             if self._handle is handle:
                 self._handle = fresh
-        return region
+        return pixels
+
+    def _closed(self) -> bool:
+        with self._lock:
+            return self._handle is None
 
 
 def scale_warning(name: str, mpp: float, model_mpp: float) -> str | None:

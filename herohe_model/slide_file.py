@@ -15,9 +15,9 @@ from herohe_model.errors import SlideError, SlideNotFoundError, SlideUnreadableE
 COPY_AGAIN: Final = "Copy it again from where it was scanned"
 
 _DIGESTED_BYTES: Final = 1 << 20
-_CACHE_BYTES: Final = 8 << 20
-"""Decoded tiles that a handle keeps. Patches are read once each and in random order, so the 32 MiB that
-OpenSlide takes by itself would be filled and never asked."""
+_CACHE_BYTES: Final = 32 << 20
+"""Decoded tiles that a handle keeps: neighbouring patches and pieces that are read one after the other share
+them."""
 
 
 def open_slide_file(path: Path) -> openslide.OpenSlide:

@@ -260,6 +260,10 @@ def _loop(
                     }
                 )
                 listener.advance(done, f"loss {whole_loss:.4f}, {speed:.2f} composites/s")
+            # Every process tells of its own.
+            for problem in (*run.reader.damage(), *run.held_out.damage()):
+                folder.append_log({"event": "damage", "step": done, "problem": problem})
+                listener.say(problem)
             if run.held_out_draws and _is_due(done, steps, in_epochs, options.validate_every):
                 found = validate(run, machine)
                 if processes.first:

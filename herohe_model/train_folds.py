@@ -7,6 +7,7 @@
     out-of-fold.json     logits of every case from the network that was trained without it
     out-of-fold.csv      the same as P(HER2-positive) and call, in the challenge's format
     evaluation.json      how good the out-of-fold predictions are
+    evaluation.html      the same as a page
     model.safetensors    the ensemble of all folds' networks
 
 Threshold and temperature are chosen on out-of-fold predictions of single networks. The ensemble averages
@@ -27,12 +28,14 @@ import msgspec
 import numpy as np
 import torch
 
-from herohe_model.cases import Case, target_bits
+from herohe_model.cases import TEST_SPLIT, Case, target_bits
 from herohe_model.checkpoint import join_members, load_model, save_model
 from herohe_model.composite import draw_composites
+from herohe_model.device import choose_precision
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluate import evaluate
 from herohe_model.evaluation import Evaluation, Measure, to_json
+from herohe_model.evaluation_page import page
 from herohe_model.folds import Fold, leave_one_laboratory_out, stratified_folds
 from herohe_model.foreground_cache import Unusable, find_foreground, unusable_error
 from herohe_model.grades import Target
@@ -41,16 +44,19 @@ from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_thres
 from herohe_model.patches import PatchSet
 from herohe_model.predictions import Matched
 from herohe_model.processes import Processes
+from herohe_model.read_ahead import read_ahead
 from herohe_model.run_folder import MODEL_NAME
 from herohe_model.scorer import Scorer
 from herohe_model.submission import Submission, write_submission
 from herohe_model.train import Silence, TrainListener, train_network
-from herohe_model.training_data import CompositeReader, TrainingSlide, read_ahead
+from herohe_model.training_data import CompositeReader, TrainingSlide
 from herohe_model.training_options import TrainOptions
 from herohe_model.training_step import Machine, TrainingSet
 from herohe_model.whole_file import write_whole
 
 Split = Literal["folds", "laboratories", "none"]
+
+EVALUATION_PAGE_NAME: Final = "evaluation.html"
 
 SCORING_SEED: Final = 0
 """Seed of scoring's sampler; out-of-fold composites are those that scoring would draw."""
@@ -246,6 +252,11 @@ def _check_cases(cases: Sequence[Case], plan: FoldPlan) -> None:
     """Refuse at once what would only fail after the training."""
     if len({case.key for case in cases}) != len(cases):
         raise OptionError("A case comes with two slides", "Keep one slide a case")
+    if plan.split != "none" and any(case.split == TEST_SPLIT for case in cases):
+        raise OptionError(
+            "Folds of the test split would choose the threshold on it",
+            "Take the training split, or train once on all slides with --folds 0",
+        )
     if plan.split != "none" and {True, False} - {case.positive for case in cases}:
         raise OptionError(
             "A decision threshold needs HER2-positive and HER2-negative cases",
@@ -298,7 +309,14 @@ def _predict(
     logits = torch.zeros((len(slides), options.final_composites, bits), dtype=torch.float64)
     listener.begin(f"predicting {fold.name}", len(tasks), "composites")
     with (
-        Scorer.load(network, str(processes.device), options.precision, machine.threads) as scorer,
+        # By PyTorch, and nothing measured: a training that is run again must come out alike.
+        Scorer.load(
+            network,
+            str(processes.device),
+            choose_precision(options.precision, processes.device),
+            machine.threads,
+            engine="torch",
+        ) as scorer,
         closing(
             read_ahead(
                 tasks,
@@ -316,6 +334,8 @@ def _predict(
             score = scorer.score(composite.pixels.numpy()[None])[0]
             logits[slide, k] = torch.from_numpy(score.logits.astype(np.float64))
             listener.advance(done)
+    for problem in reader.damage():
+        listener.say(problem)
     everything = processes.total(logits).tolist()
     lines = [
         CaseLogits(slide.case.split, slide.case.id, fold.name, rows)
@@ -357,6 +377,7 @@ def _finish(
         calls = Submission(predictions.case_ids, predictions.p_positive, predictions.called)
         write_submission(folder / "out-of-fold.csv", calls)
         write_whole(folder / "evaluation.json", to_json(evaluation))
+        write_whole(folder / EVALUATION_PAGE_NAME, page(evaluation).encode())
         save_model(folder / MODEL_NAME, card, join_members([state for _, state, _ in loaded]))
     processes.wait()
     return evaluation

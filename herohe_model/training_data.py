@@ -6,14 +6,15 @@ anywhere, and any number of processes can share it, without a state to carry alo
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
+from math import gcd
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,9 +24,12 @@ from shapely.geometry.base import BaseGeometry
 from herohe_model.augment import Augmentation, draw_augmentation
 from herohe_model.cases import Case, level_of, target_arrays
 from herohe_model.composite import draw_composites
+from herohe_model.errors import SlideUnreadableError
 from herohe_model.grades import Target
 from herohe_model.patches import PatchSet
+from herohe_model.read_ahead import read_ahead
 from herohe_model.slide import Slide
+from herohe_model.slide_file import COPY_AGAIN
 from herohe_model.training_options import TrainOptions
 
 _ORDER: Final = 1
@@ -33,8 +37,9 @@ _COMPOSITE: Final = 2
 _AUGMENTATION: Final = 3
 DROPOUT: Final = 4
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
+_GOLDEN: Final = 0.618
+_MOST_TRIES: Final = 25
+"""Unreadable patches found in a row after which the slide as a whole is given up."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,9 @@ class OpenSlides:
 class CompositeReader:
     """Reads composites of slides whose foreground is known. Thread-safe.
 
+    A patch that cannot be read is replaced by another one of its slide, always by the same: a few damaged
+    tiles among millions shall not end a training of days, and it must go on as it would have.
+
     Parameters
     ----------
     slides, foreground
@@ -242,6 +250,9 @@ class CompositeReader:
         self._open = OpenSlides(open_slides)
         self._pinned = pinned
         self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._lock = Lock()
+        self._damaged: set[tuple[int, int]] = set()
+        self._news: list[str] = []
 
     def preload(self, slides: Iterable[int], *, workers: int, progress: Callable[[int], None]) -> None:
         """Read every foreground patch of slides into memory; later reads come from there."""
@@ -272,6 +283,12 @@ class CompositeReader:
         """Read a composite as it is scored: its patches as they lie in the slide."""
         return TrainingComposite(self._pixels(slide, cells), None)
 
+    def damage(self) -> list[str]:
+        """Say which patches were found unreadable, and replaced, since the last call."""
+        with self._lock:
+            news, self._news = self._news, []
+        return news
+
     def _pixels(self, slide: int, cells: NDArray[np.int64]) -> torch.Tensor:
         px, grid = self._options.patch_px, self._options.grid
         composite = torch.empty((grid * px, grid * px, 3), dtype=torch.uint8, pin_memory=self._pinned)
@@ -289,31 +306,34 @@ class CompositeReader:
         if slide in self._kept:
             kept: NDArray[np.uint8] = self._kept[slide][index]
             return kept
+        patches = len(self._foreground[slide])
+        # Far apart, since what is damaged is often a whole area; without a common divisor, to come by all.
+        stride = next(k for k in count(max(1, int(_GOLDEN * patches))) if gcd(k, patches) == 1)
+        tries = 0
+        for k in range(patches):
+            other = (index + k * stride) % patches
+            if (slide, other) in self._damaged:
+                continue
+            try:
+                return self._read_patch(slide, other)
+            except SlideUnreadableError as error:
+                tries += 1
+                if tries == _MOST_TRIES:
+                    raise
+                self._note(slide, other, error)
+        raise SlideUnreadableError(f"No patch of {self._slides[slide].path} can be read", COPY_AGAIN)
+
+    def _read_patch(self, slide: int, index: int) -> NDArray[np.uint8]:
         patches, px = self._foreground[slide], self._options.patch_px
         source = self._open.get(self._slides[slide].path, self._slides[slide].mpp)
         x, y = int(patches.x[index]), int(patches.y[index])
         return source.read_box(x, y, patches.size, patches.size, (px, px))
 
+    def _note(self, slide: int, index: int, error: SlideUnreadableError) -> None:
+        with self._lock:
+            if (slide, index) not in self._damaged:
+                self._damaged.add((slide, index))
+                self._news.append(f"{self._slides[slide].name}: another patch stands in. {error}")
+
     def _all_patches(self, slide: int) -> NDArray[np.uint8]:
         return np.stack([self._patch(slide, index) for index in range(len(self._foreground[slide]))])
-
-
-def read_ahead(
-    tasks: Iterable[_T], read: Callable[[_T], _R], *, workers: int, ahead: int
-) -> Generator[_R, None, None]:
-    """Yield ``read(task)`` of all tasks in their order, read by threads that are up to `ahead` in front.
-
-    Close the generator to stop the threads.
-    """
-    waiting: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="herohe-reader") as pool:
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(read, task))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -6,10 +6,12 @@ import hashlib
 from typing import Annotated, Final, Literal
 
 import msgspec
+import torch
 
 from herohe_model.checkpoint import Head, ModelCard, Side, TargetName, check_card
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
+from herohe_model.network import create_backbone, plan_backbone
 
 Balance = Literal["none", "levels", "bits"]
 BatchNorm = Literal["auto", "batch", "sync", "frozen"]
@@ -160,7 +162,8 @@ def check_options(options: TrainOptions, *, processes: int = 1) -> TrainOptions:
     Raises
     ------
     OptionError
-        If a value is out of range, or a step does not divide into forward passes.
+        If a value is out of range, a step does not divide into forward passes, or the backbone cannot train
+        on so few composites at once.
     """
     try:
         options = msgspec.convert(msgspec.to_builtins(options), TrainOptions)
@@ -195,7 +198,23 @@ def check_options(options: TrainOptions, *, processes: int = 1) -> TrainOptions:
             "Batch normalisation cannot be frozen before it has learned anything",
             "Use --batch-norm batch, or begin with pretrained weights",
         )
+    if not options.frozen_norm and options.micro_batch == 1:
+        _check_single_composite(options)
     return options
+
+
+def _check_single_composite(options: TrainOptions) -> None:
+    """Refuse a backbone that normalises one number a channel and composite, as ResNeSt's attention does."""
+    arguments = dict(plan_backbone(options.backbone, options.side_px).arguments)
+    with torch.device("meta"), torch.no_grad():
+        backbone = create_backbone(options.backbone, arguments).train()
+        try:
+            backbone(torch.zeros(1, 3, options.side_px, options.side_px))
+        except ValueError as error:
+            raise OptionError(
+                f"{options.backbone} cannot make batch statistics of one composite ({error})",
+                "Use --micro-batch 2 or more, or begin with pretrained weights",
+            ) from error
 
 
 def differing(old: TrainOptions, new: TrainOptions) -> list[str]:

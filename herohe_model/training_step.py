@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from herohe_model.network import OrdinalNetwork
 from herohe_model.new_model import new_model
 from herohe_model.patches import PatchSet
 from herohe_model.processes import Processes
+from herohe_model.read_ahead import read_ahead
 from herohe_model.training_data import (
     DROPOUT,
     CompositeReader,
@@ -36,7 +38,6 @@ from herohe_model.training_data import (
     TrainingComposite,
     TrainingSlide,
     derived_seed,
-    read_ahead,
 )
 from herohe_model.training_options import TrainOptions
 
@@ -179,8 +180,11 @@ def prepare(
             raise OptionError("Batch normalisation is only synchronised on GPUs", "Use --batch-norm batch")
         model = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # timm's
     if processes.count > 1:
-        # Statistics of the normalisation are averaged after each step; the first process's would not do.
-        model = DistributedDataParallel(model, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Newer versions of PyTorch call the argument otherwise, by a name that older ones do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            # Statistics of the normalisation are averaged after each step; the first process's would not do.
+            model = DistributedDataParallel(model, broadcast_buffers=False)
     return Trainee(
         network=network,
         model=model,
@@ -306,8 +310,13 @@ def begin_training(run: Trainee) -> None:
     """Put the network into training mode, save for statistics that are to stay as they are."""
     run.model.train()
     if run.options.frozen_norm:
-        for norm in _norms(run.network):
-            norm.eval()
+        freeze_norms(run.network)
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Let batch normalisation use the statistics that it has, while the rest of a network trains."""
+    for norm in _norms(network):
+        norm.eval()
 
 
 def average_norm_statistics(run: Trainee) -> None:

@@ -51,9 +51,13 @@ class HeroheImage {
         def imageData = QPEx.getCurrentImageData()
         if (imageData == null)
             throw new HeroheClient.Failure('no_image', 'No image is open', 'Open a slide and run the script again')
-        if (!imageData.server.RGB)
-            throw new HeroheClient.Failure('slide', "${imageData.server.metadata.name} is no colour image of 8 bits".toString(), 'HER2-HE is for slides stained with H&E')
         return new HeroheImage((ImageData<BufferedImage>) imageData, (Project<BufferedImage>) QPEx.getProject())
+    }
+
+    /** Refuse what cannot be a slide stained with H&E. */
+    void checkColours() {
+        if (!server.RGB)
+            throw new HeroheClient.Failure('slide', "$name is no colour image of 8 bits".toString(), 'HER2-HE is for slides stained with H&E')
     }
 
     String getName() {

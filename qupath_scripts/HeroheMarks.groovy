@@ -10,6 +10,7 @@ import qupath.lib.common.ColorTools
 import qupath.lib.objects.PathObject
 import qupath.lib.objects.PathObjects
 import qupath.lib.objects.classes.PathClass
+import qupath.lib.objects.hierarchy.PathObjectHierarchy
 import qupath.lib.plugins.workflow.WorkflowStep
 import qupath.lib.regions.ImagePlane
 import qupath.lib.roi.ROIs
@@ -83,6 +84,7 @@ class HeroheMarks {
             image.imageData.setProperty(MARK, (String) markup.get('mark'))
             image.imageData.setProperty(LAYOUT, layout)
         }
+        deselectRemoved(hierarchy)
         hierarchy.fireHierarchyChangedEvent(hierarchy.rootObject)
         if (image.entry != null)
             ((Map<String, String>) markup.get('metadata')).each { key, value -> image.entry.putMetadataValue(key, value) }
@@ -95,8 +97,10 @@ class HeroheMarks {
         synchronized (image.hierarchy) {
             any = take(image)
         }
-        if (any)
+        if (any) {
+            deselectRemoved(image.hierarchy)
             image.hierarchy.fireHierarchyChangedEvent(image.hierarchy.rootObject)
+        }
         if (image.entry != null) {
             for (String key : new ArrayList<>(image.entry.metadataKeys)) {
                 if (key.startsWith("$PREFIX ")) {
@@ -138,6 +142,13 @@ class HeroheMarks {
             any = true
         }
         return any
+    }
+
+    // QuPath would go on showing selected objects, and measuring them, after they are gone.
+    private static void deselectRemoved(PathObjectHierarchy hierarchy) {
+        def removed = hierarchy.selectionModel.selectedObjects.findAll { PathObject object -> object.parent == null && !object.rootObject }
+        if (removed)
+            hierarchy.selectionModel.deselectObjects(removed)
     }
 
     private static void mark(HeroheData data, PathObject object, Map item, List<PathObject> tiles, List<PathClass> used) {

@@ -65,6 +65,7 @@ class HeroheScripts {
     static void clear(Script script) {
         run(script, "$TITLE clear") { HeroheImage image, HeroheWindow window ->
             def any = HeroheMarks.clear(image)
+            removeColour(image)
             saved(script, image)
             window.finished(any ? "What HER2-HE wrote onto $image.name was removed." : "There was nothing of HER2-HE on $image.name.")
         }
@@ -112,14 +113,22 @@ class HeroheScripts {
     private static void run(Script script, String title, Closure action) {
         def log = { String line -> script.println(line) }
         HeroheWindow window = null
-        HeroheImage image = null
+        boolean shown = true
         try {
-            image = HeroheImage.current()
+            def image = HeroheImage.current()
+            // Run for project goes on with the next image: it must not wait for somebody to press OK.
+            shown = isShown(image)
+            image.checkColours()
             window = new HeroheWindow(title, image.name, log)
             action.call(image, window)
         } catch (Throwable problem) {
             window?.close()
-            report(title, problem, image == null || isShown(image))
+            if (shown && problem instanceof HeroheClient.Failure && problem.code == 'cancelled') {
+                // Thrown, QuPath would print it as an error to seek help for.
+                log("$title: $problem.message")
+                return
+            }
+            report(title, problem, shown)
             throw problem
         }
         window.close()
@@ -127,13 +136,17 @@ class HeroheScripts {
 
     private static void report(String title, Throwable problem, boolean dialog) {
         def known = problem instanceof HeroheClient.Failure ? (HeroheClient.Failure) problem : null
-        // Run for project goes on with the next image: it must not wait for somebody to press OK.
-        if (QuPathGUI.getInstance() != null && dialog && known?.code != 'cancelled')
+        if (QuPathGUI.getInstance() != null && dialog)
             Dialogs.showErrorMessage(title, known ? known.message : "Unexpected: $problem".toString())
     }
 
     private static boolean isShown(HeroheImage image) {
-        return QuPathGUI.getInstance()?.allViewers?.any { QuPathViewer viewer -> viewer.imageData.is(image.imageData) } ?: false
+        return !viewersOf(image).empty
+    }
+
+    private static List<QuPathViewer> viewersOf(HeroheImage image) {
+        def viewers = QuPathGUI.getInstance()?.allViewers ?: [] as List<QuPathViewer>
+        return viewers.findAll { QuPathViewer viewer -> viewer.imageData.is(image.imageData) } as List<QuPathViewer>
     }
 
     /** Parameters with the script's arguments, such as seed=3 or regionClasses=Tumor, in their place. */
@@ -270,13 +283,34 @@ class HeroheScripts {
         return names.find { it == CONTRIBUTION + step } ?: names.last()
     }
 
+    /** A map that can be told from one that the user chose. */
+    private static class ContributionMap extends MeasurementMapper {
+        ContributionMap(String measurement, List<PathObject> tiles) {
+            super(ColorMaps.defaultColorMap, measurement, tiles)
+        }
+    }
+
     private static void colour(HeroheImage image, List<PathObject> tiles, String measurement) {
-        def viewers = QuPathGUI.getInstance()?.allViewers?.findAll { QuPathViewer viewer -> viewer.imageData.is(image.imageData) }
+        def viewers = viewersOf(image)
         if (viewers)
             Platform.runLater {
-                def mapper = new MeasurementMapper(ColorMaps.defaultColorMap, measurement, tiles)
-                viewers.each { QuPathViewer viewer -> viewer.overlayOptions.setMeasurementMapper(mapper) }
+                def map = new ContributionMap(measurement, tiles)
+                viewers.each { QuPathViewer viewer ->
+                    viewer.overlayOptions.showDetections = true
+                    viewer.overlayOptions.fillDetections = true
+                    viewer.overlayOptions.measurementMapper = map
+                }
             }
+    }
+
+    private static void removeColour(HeroheImage image) {
+        viewersOf(image).each { QuPathViewer viewer ->
+            Platform.runLater {
+                // By its name: each run of a script loads the class anew.
+                if (viewer.overlayOptions.measurementMapper?.class?.name == ContributionMap.name)
+                    viewer.overlayOptions.resetMeasurementMapper()
+            }
+        }
     }
 
     /** Write composites as the model saw them: the one with the most of the best patches, or those asked for. */

@@ -160,7 +160,7 @@ class HeroheServer {
         if (!command)
             throw new HeroheClient.Failure('server_unavailable', 'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
         def log = new File(home, LOG)
-        notice.accept('Starting a model server; the first time takes up to a minute ...')
+        notice.accept('Starting a model server, which takes up to a minute ...')
         def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', String.valueOf((long) number(settings, 'idle_timeout_s'))])
         builder.directory(home)
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,32 @@ class InsideQuPath:
         self, name: str, project: Path, *arguments: str, image: str = "", save: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run an installed script over a project, or over one image of it."""
-        command = [str(self.app.launcher), "script", "-p", str(project)]
-        command += ["-s"] if save else []
-        command += ["-i", image] if image else []
-        for argument in arguments:
-            command += ["--args", argument]
-        command.append(str(self.user_directory / "scripts" / "HER2-HE" / name))
-        return self._run(command)
+        return self.qupath(self._installed(name), project, *arguments, image=image, save=save)
+
+    def qupath(
+        self, script: Path, project: Path, *arguments: str, image: str = "", save: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run any script over a project, or over one image of it."""
+        return self._run(self._command(script, project, arguments, image=image, save=save))
+
+    @contextmanager
+    def begun(self, name: str, project: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Begin to run an installed script over a project."""
+        process = subprocess.Popen(
+            self._command(self._installed(name), project, arguments, image="", save=True),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def bridge(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return self._run([sys.executable, "-m", "bridge", *map(str, arguments)])
@@ -48,6 +67,19 @@ class InsideQuPath:
         sampling = ("--model", self.model, "--region-class", "Tumor", "--per-annotation")
         done = self.bridge("score", project, *sampling, *options)
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def _installed(self, name: str) -> Path:
+        return self.user_directory / "scripts" / "HER2-HE" / name
+
+    def _command(
+        self, script: Path, project: Path, arguments: Sequence[str], *, image: str, save: bool
+    ) -> list[str]:
+        command = [str(self.app.launcher), "script", "-p", str(project)]
+        command += ["-s"] if save else []
+        command += ["-i", image] if image else []
+        for argument in arguments:
+            command += ["--args", argument]
+        return [*command, str(script)]
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -47,6 +47,7 @@ class Running:
     record: ServerRecord
     folder: Path
     problems: list[BaseException] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> ServerAddress:
@@ -78,10 +79,14 @@ def serving(settings: ServerSettings) -> Iterator[Running]:
     server, ready = Server(settings), threading.Event()
     records: list[ServerRecord] = []
     problems: list[BaseException] = []
+    notices: list[str] = []
 
     def run() -> None:
         try:
-            server.run(lambda record: (records.append(record), ready.set()))  # type: ignore[func-returns-value]
+            server.run(
+                lambda record: (records.append(record), ready.set()),  # type: ignore[func-returns-value]
+                notices.append,
+            )
         except BaseException as problem:
             problems.append(problem)
             ready.set()
@@ -93,7 +98,7 @@ def serving(settings: ServerSettings) -> Iterator[Running]:
         thread.join()
         raise problems[0]
     try:
-        yield Running(server, thread, records[0], settings.model.parent, problems)
+        yield Running(server, thread, records[0], settings.model.parent, problems, notices)
     finally:
         server.cut_off()
         thread.join(PATIENCE_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.worker import run_worker
+from bridge.worker_messages import WorkerSettings
 
 SCORE: Final = 0
 WAIT_FOR_GATE: Final = 1
@@ -34,6 +36,7 @@ class ScriptedScorer:
         self.model_sha256 = "0" * 64
         self.device = "cpu"
         self.precision = "fp32"
+        self.engine = "scripted"
         self._folder = model.parent
         self._pool = ThreadPoolExecutor(1)
 
@@ -57,5 +60,11 @@ class ScriptedScorer:
         return SimpleNamespace(logits=logits, contributions=np.tile(logits / 25, (25, 1)))
 
 
+def load(settings: WorkerSettings, notice: Callable[[str], None]) -> ScriptedScorer:
+    """Load with a word about it, as a real worker does when that takes long."""
+    notice("reading the script")
+    return ScriptedScorer(Path(settings.model))
+
+
 if __name__ == "__main__":
-    run_worker(lambda settings: ScriptedScorer(Path(settings.model)))  # type: ignore[arg-type, return-value]
+    run_worker(load)  # type: ignore[arg-type]

@@ -17,13 +17,13 @@ PATCH_PX = 32
 MPP = 0.5
 
 
-def small_model(path: Path, *, seed: int = 0, target: str = "ihc") -> Path:
-    """Write a tiny model of 32 px patches, so a composite measures 160 px."""
+def small_model(path: Path, *, seed: int = 0, target: str = "ihc", patch_px: int = PATCH_PX) -> Path:
+    """Write a tiny model of 32 px patches by default, so a composite measures 160 px."""
     card, state = new_model(
         "test_resnet",
         head="ordered",
         target="ihc+ish" if target == "ihc+ish" else "ihc",
-        patch_px=PATCH_PX,
+        patch_px=patch_px,
         mpp=MPP,
         seed=seed,
         name=f"small {seed}",

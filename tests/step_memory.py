@@ -10,10 +10,14 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from herohe_model.checkpoint import ModelCard
 from herohe_model.network import OrdinalNetwork, plan_backbone
+from herohe_model.training_step import freeze_norms
 
 
 def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: bool) -> float:
-    """GiB that two steps with a composite of 25 patches hold at their peak, AdamW's state included."""
+    """GiB that two steps with a composite of 25 patches hold at their peak, AdamW's state included.
+
+    With the statistics of batch normalisation frozen, as pretrained weights have them.
+    """
     card = ModelCard(
         name="memory",
         backbone=backbone,
@@ -30,6 +34,7 @@ def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: b
     plan_backbone(backbone, card.side_px)
     with FakeTensorMode():
         network = OrdinalNetwork(card).train()
+        freeze_norms(network)
         if checkpointed:
             network.checkpoint_gradients()
         optimiser = torch.optim.AdamW(network.parameters(), foreach=False)

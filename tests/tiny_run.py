@@ -1,6 +1,8 @@
 """A process that trains on the tiny slides and prints each step: to be killed, or started by torchrun.
 
-Usage: tiny_run.py SLIDES OUTPUT OPTIONS_JSON
+Usage: tiny_run.py SLIDES OUTPUT OPTIONS_JSON [HOLD]
+
+After step HOLD it waits for the end of its input, so that it cannot finish before it is killed.
 """
 
 from __future__ import annotations
@@ -17,11 +19,21 @@ from herohe_model.training_options import TrainOptions, check_options
 
 
 class _Steps(Silence):
+    def __init__(self, hold: int) -> None:
+        self._hold = hold
+        self._training = False
+
+    def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        self._training = unit == "steps"
+
     def advance(self, done: int, detail: str = "") -> None:
-        print(done, flush=True)
+        if self._training:
+            print(done, flush=True)
+            if done == self._hold:
+                sys.stdin.read()
 
 
-def _main(slides: Path, output: Path, options: TrainOptions) -> None:
+def _main(slides: Path, output: Path, options: TrainOptions, hold: int) -> None:
     with join_processes("cpu") as processes:
         # Each process makes its own slides: they are the same.
         data = tiny_set(slides / str(processes.rank), held_out=True, options=options)
@@ -32,9 +44,15 @@ def _main(slides: Path, output: Path, options: TrainOptions) -> None:
             slides_sha256="slides",
             processes=processes,
             machine=MACHINE,
-            listener=_Steps(),
+            listener=_Steps(hold),
         )
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]), msgspec.json.decode(sys.argv[3], type=TrainOptions))
+    _slides, _output, _options, *_hold = sys.argv[1:]
+    _main(
+        Path(_slides),
+        Path(_output),
+        msgspec.json.decode(_options, type=TrainOptions),
+        int(_hold[0]) if _hold else -1,
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import tifffile
 from shapely.geometry import box
 
 from herohe_model.cases import Case
@@ -77,4 +79,23 @@ def tiny_set(folder: Path, *, held_out: bool = False, options: TrainOptions = OP
     return TrainingSet(slides, patches, range(len(slides)), range(len(slides)) if held_out else ())
 
 
-__all__ = ["CASES", "MACHINE", "NO_AUGMENTATION", "OPTIONS", "tiny_options", "tiny_set", "tiny_slides"]
+def break_tiles(path: Path, tiles: Sequence[int]) -> None:
+    """Make some tiles of a slide's level 0 unreadable."""
+    with tifffile.TiffFile(path) as tiff:
+        places = [(tiff.pages[0].dataoffsets[k], tiff.pages[0].databytecounts[k]) for k in tiles]
+    with path.open("r+b") as file:
+        for offset, length in places:
+            file.seek(offset)
+            file.write(bytes(length))
+
+
+__all__ = [
+    "CASES",
+    "MACHINE",
+    "NO_AUGMENTATION",
+    "OPTIONS",
+    "break_tiles",
+    "tiny_options",
+    "tiny_set",
+    "tiny_slides",
+]

@@ -135,4 +135,8 @@ def _report(folder: Path, slides: Sequence[DemoSlide], results: dict[str, SlideR
         f"{f1_score(truth, called):.3f}, always-positive {always:.3f}."
     )
     click.echo(f"Picture: {picture}")
+    click.echo(
+        f"To look through them: herohe-bridge report {folder / 'results'} --truth {folder / 'truth.csv'} "
+        "--split test --open"
+    )
     click.echo("The weights are for show: they were learned from synthetic pictures.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-_MARKS = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}
+_MARKS = {"ok": "ok     ", "problem": "PROBLEM", "note": "note   "}
 
 
 @click.command("doctor")
@@ -14,16 +14,20 @@ def command(ctx: click.Context) -> None:
 
     Exit code 1 if something that scoring a QuPath project needs is missing.
     """
-    from bridge.doctor import examine
+    from bridge.doctor import QUPATH, examine
 
-    missing = 0
+    problems = []
     for finding in examine():
         click.echo(f"{_MARKS[finding.state]}  {finding.what}: {finding.found}")
         if finding.remedy:
             click.echo(f"         -> {finding.remedy}")
-        missing += finding.state == "missing"
-    if missing:
-        click.echo(f"\n{missing} missing. A folder of slides with GeoJSON can be scored without QuPath.")
+        if finding.state == "problem":
+            problems.append(finding)
+    click.echo("")
+    if not problems:
+        click.echo("Nothing is missing.")
     else:
-        click.echo("\nEverything is there.")
-    ctx.exit(1 if missing else 0)
+        click.echo(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}, marked above.")
+        if all(finding.what.startswith(QUPATH) for finding in problems):
+            click.echo("Without QuPath, a folder of slides with GeoJSON can be scored.")
+    ctx.exit(1 if problems else 0)

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from herohe_model.cases import Case
     from herohe_model.evaluation import Evaluation, LeftOut, Measure, Number
-
-_DEFAULT_SPLIT = "test"
+    from herohe_model.labels import Labels
 
 
 @click.command("evaluate")
@@ -68,10 +66,10 @@ def command(
     from herohe_model.predictions import match_truth
     from herohe_model.whole_file import write_whole
 
-    predictions = read_predictions(results)
+    predictions, labels = read_predictions(results), _truth(truth, split)
     if threshold is not None:
         predictions = predictions.with_threshold(threshold, "given by hand with --threshold")
-    matched = match_truth(predictions, _truth(truth, split))
+    matched = match_truth(predictions, labels.cases if split is None else labels.of_split(split), labels.rows)
     evaluation = evaluate(
         matched, title=title or f"{results.name} against {truth.name}", resamples=resamples, seed=seed
     )
@@ -87,21 +85,19 @@ def command(
     click.echo(evaluation.note)
 
 
-def _truth(path: Path, split: str | None) -> tuple[Case, ...]:
-    """Return the cases of the truth file, of one split if it is named."""
+def _truth(path: Path, split: str | None) -> Labels:
+    """Read the truth file; it must have the split, if one is named."""
+    from herohe_model.cases import TEST_SPLIT
     from herohe_model.labels import read_labels
     from herohe_model.predictions import EvaluationError
 
-    labels = read_labels(path, split=split or _DEFAULT_SPLIT)
+    labels = read_labels(path, split=split or TEST_SPLIT)
     for warning in labels.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    if split is None:
-        return labels.cases
-    cases = labels.of_split(split)
-    if not cases:
+    if split is not None and not labels.of_split(split):
         splits = ", ".join(sorted({case.split for case in labels.cases}))
         raise EvaluationError(f"{path} has no case of the split {split}", f"It has {splits}")
-    return cases
+    return labels
 
 
 def _unmatched(left_out: LeftOut) -> list[str]:

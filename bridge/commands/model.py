@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -87,12 +89,14 @@ def show(file: Path, as_json: bool) -> None:
 @command.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-def verify(file: Path, device: str, precision: str) -> None:
+@precision_option
+@engine_option
+def verify(file: Path, device: str, precision: str, engine: str) -> None:
     """Check that FILE is whole and scores as it must on this machine.
 
     A composite of noise is scored twice. The answers must be equal to the last bit, contributions add up to
-    the logits, probabilities be in order and sum to 1; in bf16, they must be within 0.01 of those in fp32.
+    the logits, probabilities be in order and sum to 1; in bf16, or by another engine than PyTorch, they must
+    be within 0.01 of PyTorch's in fp32.
     """
     import numpy as np
 
@@ -103,18 +107,30 @@ def verify(file: Path, device: str, precision: str) -> None:
 
     card, state, sha256 = load_model(file)
     pixels = noise_composite(card.side_px)
-    with Scorer(card, state, device=device, precision=precision, what=str(file)) as scorer:
+    with Scorer(
+        card,
+        state,
+        model_sha256=sha256,
+        device=device,
+        precision=precision,
+        engine=engine,
+        notice=lambda text: click.echo(text, err=True),
+        what=str(file),
+    ) as scorer:
         first, second = scorer.score([pixels, pixels])
-        where = f"{scorer.device} in {scorer.precision}"
-        in_bf16 = scorer.precision == "bf16"
+        where = f"{scorer.device} in {scorer.precision} by {scorer.engine}"
+        plain = scorer.precision == "fp32" and scorer.engine.startswith("torch")
     problems = _problems(card, first, second)
-    if in_bf16:
-        with Scorer(card, state, device=device, precision="fp32", what=str(file)) as scorer:
+    if not plain:
+        with Scorer(card, state, device=device, precision="fp32", engine="torch", what=str(file)) as scorer:
             exact = scorer.score([pixels])[0]
         q, q_exact = (bit_probabilities(s.logits, temperature=card.temperature) for s in (first, exact))
         apart = float(np.abs(q - q_exact).max())
         if apart > 0.01:
-            problems.append(f"probabilities in bf16 are {apart:.3f} from those in fp32; use --precision fp32")
+            problems.append(
+                f"probabilities are {apart:.3f} from PyTorch's in fp32; "
+                "use --precision fp32, or --engine torch"
+            )
     if problems:
         raise ModelFileError(f"{file} does not score as it must on {where}: {'; '.join(problems)}")
     click.echo(f"OK: {file} ({card.name}, SHA-256 {sha256}) scores as it must on {where}.")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from bridge.results import SlideResult
+from bridge.commands.computing import engine_option, precision_option
 
 
 @click.command("predict")
@@ -28,7 +26,8 @@ if TYPE_CHECKING:
 @click.option("--min-patches", type=click.IntRange(1), default=10, show_default=True, help="As for score.")
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@precision_option
+@engine_option
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option(
@@ -48,6 +47,7 @@ def command(
     mpp: float | None,
     device: str,
     precision: str,
+    engine: str,
     slides_root: Path | None,
     slides_at_once: int,
     misspelt_header: bool,
@@ -55,67 +55,53 @@ def command(
     """Predict the HER2 status of SLIDES, a folder or a QuPath project, into a submission file.
 
     The file has a line a slide, caseID,soft_prediction,hard_prediction, as the HEROHE challenge asked. The
-    figures are those of score with the same options; nothing is written into SLIDES. A slide without a
-    prediction is named, and the exit code is then 1. Research use only.
+    figures are those of score with the same options; nothing is written into SLIDES. A folder beside the
+    file keeps results.json, for evaluate and report, and lets a run that was stopped go on when the same
+    command is given again. A slide without a prediction is named, and the exit code is then 1. Research use
+    only.
     """
     from rich.console import Console
 
+    from bridge.batch import BatchOptions
     from bridge.collection import open_collection
     from bridge.interrupt import until_interrupted
     from bridge.options import ScoreOptions
-    from bridge.predicting import predict_slides
+    from bridge.predicting import predict_slides, results_folder
+    from bridge.progress import BatchView
     from bridge.results import RESEARCH_USE_ONLY
-    from bridge.training_view import TrainingView
     from herohe_model.scorer import Scorer
 
-    options = ScoreOptions(composites=composites, seed=seed, min_patches=min_patches, mpp=mpp)
-    results: list[SlideResult] = []
+    options = BatchOptions(
+        region_classes=region_classes,
+        exclude_classes=exclude_classes,
+        score=ScoreOptions(composites=composites, seed=seed, min_patches=min_patches, mpp=mpp),
+        slides_at_once=slides_at_once,
+    )
     with (
         until_interrupted() as interrupted,
-        Scorer.load(model, device=device, precision=precision) as scorer,
-        TrainingView(Console(stderr=True)) as view,
+        Scorer.load(
+            model,
+            device=device,
+            precision=precision,
+            engine=engine,
+            notice=lambda text: click.echo(text, err=True),
+        ) as scorer,
+        BatchView(Console(stderr=True)) as view,
     ):
-        collection = open_collection(slides, slides_root=slides_root)
-        try:
-            view.begin("predicting", len(collection.entries()), "slides")
-            for result in predict_slides(
-                collection,
-                scorer,
-                options,
-                region_classes=region_classes,
-                exclude_classes=exclude_classes,
-                slides_at_once=slides_at_once,
-                cancelled=interrupted,
-            ):
-                results.append(result)
-                for warning in result.warnings:
-                    view.say(f"{result.slide}: warning: {warning}")
-                view.advance(len(results), result.slide)
-        finally:
-            collection.close()
-    missing = _write(output, results, misspelt_header)
-    for result in missing:
-        click.echo(f"{result.slide}: {result.outcome.value}. {result.message}", err=True)
-    click.echo(f"{len(results) - len(missing)} of {len(results)} slides predicted: {output}")
+        predictions = predict_slides(
+            open_collection(slides, slides_root=slides_root),
+            view.measure(scorer),
+            options,
+            submission=output,
+            spelling="hard_preditction" if misspelt_header else "hard_prediction",
+            listener=view,
+            cancelled=interrupted,
+        )
+    for name, reason in predictions.not_scored:
+        click.echo(f"{name}: {reason}", err=True)
+    found, missing = len(predictions.case_ids), len(predictions.not_scored)
+    click.echo(f"{found} of {found + missing} slides predicted: {output}")
+    click.echo(f"Results: {results_folder(output) / 'results.json'}")
     click.echo(RESEARCH_USE_ONLY)
+    # A slide with too little tissue counts too: the challenge wants a line for each.
     ctx.exit(int(bool(missing)))
-
-
-def _write(path: Path, results: list[SlideResult], misspelt_header: bool) -> list[SlideResult]:
-    """Write the predictions; return the results without one."""
-    import numpy as np
-
-    from herohe_model.slide_names import case_id
-    from herohe_model.submission import Submission, write_submission
-
-    found = [
-        (r, r.union.prediction) for r in results if r.union is not None and r.union.prediction is not None
-    ]
-    submission = Submission(
-        tuple(case_id(result.slide) for result, _ in found),
-        np.array([prediction.p_positive for _, prediction in found]),
-        np.array([prediction.status == "HER2-positive" for _, prediction in found], dtype=np.bool_),
-    )
-    write_submission(path, submission, spelling="hard_preditction" if misspelt_header else "hard_prediction")
-    predicted = {result.entry for result, _ in found}
-    return [result for result in results if result.entry not in predicted]

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
 from bridge.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) 
 )
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@precision_option
+@engine_option
 @click.option(
     "--server",
     "servers",
@@ -143,6 +145,7 @@ def command(
     mpp: float | None,
     device: str,
     precision: str,
+    engine: str,
     servers: tuple[str, ...],
     dask: str | None,
     dask_slides: SlidesElsewhere | None,
@@ -211,6 +214,7 @@ def command(
         slides_elsewhere=dask_slides,
         device=device,
         precision=precision,
+        engine=engine,
         options=options,
         output=folder,
         restart=restart,
@@ -245,6 +249,7 @@ def score_collection(
     slides_elsewhere: SlidesElsewhere | None = None,
     device: str,
     precision: str,
+    engine: str = "auto",
     options: BatchOptions,
     output: Path,
     restart: bool = False,
@@ -270,16 +275,17 @@ def score_collection(
                     model,
                     device=device,
                     precision=precision,
+                    engine=engine,
                     slides=slides_elsewhere,
                     notice=view.say,
                     cancelled=interrupted,
                 )
             )
-            view.name_device(site.device, site.precision)
+            view.name_device(site.device, site.precision, site.engine)
         else:
             from bridge.site import ThreadSite
 
-            scorer = stack.enter_context(_scorer(model, servers, device, precision, view.say))
+            scorer = stack.enter_context(_scorer(model, servers, device, precision, engine, view.say))
             site = stack.enter_context(ThreadSite(view.measure(scorer), options.slides_at_once))
         stack.enter_context(view)
         summary = run_batch_at(
@@ -305,6 +311,7 @@ def _scorer(
     servers: Sequence[str],
     device: str,
     precision: str,
+    engine: str,
     notice: Callable[[str], None],
 ) -> AbstractContextManager[CompositeScorer]:
     """Return the server or servers to score with, as a context."""
@@ -315,4 +322,6 @@ def _scorer(
     from bridge.client import connect_or_start
 
     server = servers[0] if servers else None
-    return connect_or_start(model, server=server, device=device, precision=precision, notice=notice)
+    return connect_or_start(
+        model, server=server, device=device, precision=precision, engine=engine, notice=notice
+    )

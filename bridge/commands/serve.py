@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bridge.commands.computing import engine_option, precision_option
+
 
 @click.command("serve")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
@@ -17,7 +19,8 @@ import click
     show_default="auto",
     help="auto, cpu, cuda[:n] or mps; may be repeated, for a worker on each.",
 )
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@precision_option
+@engine_option
 @click.option(
     "--bind",
     "binds",
@@ -64,6 +67,7 @@ def command(
     model: Path,
     devices: tuple[str, ...],
     precision: str,
+    engine: str,
     binds: tuple[str, ...],
     key: Path | None,
     allow: Path | None,
@@ -90,6 +94,7 @@ def command(
         model=model,
         devices=devices,
         precision=precision,
+        engine=engine,
         binds=binds,
         key=read_pair(key) if key is not None else None,
         allow=allow,
@@ -122,7 +127,9 @@ def _run_owned(server: object) -> None:
     assert isinstance(server, Server)
     watch_lifeline(server.cut_off)
     try:
-        server.run(lambda record: report(StartReport(ready=record)))
+        server.run(
+            lambda record: report(StartReport(ready=record)), lambda text: report(StartReport(note=text))
+        )
     except HeroheError as error:
         report(StartReport.of(error))
         sys.exit(1)

@@ -61,6 +61,7 @@ def _row(record: ServerRecord, info: Info | None, problem: str) -> dict[str, Any
         "model_sha256": record.model_sha256,
         "device": record.device,
         "precision": record.precision,
+        "engine": record.engine,
         "version": record.version,
         "protocol": record.protocol,
         "endpoints": [*record.endpoints, *record.remote_endpoints],
@@ -76,7 +77,7 @@ def _text(record: ServerRecord, info: Info | None, problem: str) -> str:
         f"Process {record.pid}: {record.model_name} ({record.model_sha256[:12]})"
         + (", belongs to a running command" if record.owned else ""),
         f"  file       {record.model_path}",
-        f"  device     {record.device} ({record.precision})",
+        f"  device     {record.computes_on}",
         *(f"  listens on {endpoint}" for endpoint in record.endpoints),
         *(f"  listens on {endpoint} (CURVE)" for endpoint in record.remote_endpoints),
     ]

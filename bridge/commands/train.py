@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from bridge.training_slides import LabelledSlides
     from bridge.training_view import TrainingView
-    from herohe_model.cases import Case
+    from herohe_model.labels import Labels
     from herohe_model.train_folds import FoldPlan, Trained
     from herohe_model.training_options import TrainOptions
     from herohe_model.training_step import Machine
 
 _SHOWN: Final = 10
+_MATCHING_NAME: Final = "slides-and-labels.csv"
 
 
 def _decides(*names: str, default: str, **settings: Any) -> Callable[[Any], Any]:
@@ -215,19 +215,28 @@ def _train(
     from bridge.training_view import TrainingView
     from herohe_model.foreground_cache import unusable_error
     from herohe_model.processes import join_processes
+    from herohe_model.slide_matching import match_slides
     from herohe_model.train_folds import train_folds
     from herohe_model.training_options import check_options
+    from herohe_model.whole_file import write_whole
 
     with join_processes(device) as processes, until_interrupted() as interrupted:
         options = check_options(options, processes=processes.count)
         with TrainingView(Console(stderr=True, quiet=not processes.first)) as view:
-            cases = _read_labels(label_files, split, view)
+            labels = _read_labels(label_files, split, view)
             collection = open_collection(slides, slides_root=slides_root, output=output)
             try:
-                view.begin("reading regions", len(collection.entries()), "slides")
+                names = [entry.name for entry in collection.entries()]
+                matching = match_slides(labels.cases, names, split=split, labels=labels.rows)
+                if matching.unmatched:
+                    for line in matching.lines(_SHOWN):
+                        view.say(line)
+                if processes.first:
+                    write_whole(output / _MATCHING_NAME, matching.table(names, labels.rows))
+                view.begin("reading regions", len(matching.matched), "slides")
                 labelled = label_slides(
                     collection,
-                    cases,
+                    matching,
                     region_classes=classes[0],
                     exclude_classes=classes[1],
                     progress=view.advance,
@@ -235,9 +244,10 @@ def _train(
                 )
             finally:
                 collection.close()
-            _tell(labelled, view)
             if labelled.unusable and not skip_unusable:
                 raise unusable_error(labelled.unusable, len(labelled.slides) + len(labelled.unusable))
+            for slide in labelled.unusable:
+                view.say(f"Left out: {slide.name} ({slide.path}): {slide.reason}")
             return train_folds(
                 labelled.slides,
                 plan,
@@ -254,35 +264,23 @@ def _train(
             )
 
 
-def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> tuple[Case, ...]:
+def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Labels:
     from herohe_model.errors import OptionError
     from herohe_model.labels import read_label_files
 
     labels = read_label_files((file, split) for file in files)
     for warning in labels.warnings:
         view.say(f"Warning: {warning}")
-    cases = labels.of_split(split)
-    if not cases:
+    if not labels.of_split(split):
         there = ", ".join(sorted({case.split for case in labels.cases})) or "none"
         raise OptionError(f"The labels have no case of the split {split}", f"They have {there}: use --split")
-    return cases
-
-
-def _tell(labelled: LabelledSlides, view: TrainingView) -> None:
-    """Name what found no partner or cannot be used."""
-    for what, names in (
-        ("slides without a label, not trained on", labelled.without_label),
-        ("cases without a slide", labelled.without_slide),
-        ("slides that cannot be used", tuple(f"{u.name} ({u.reason})" for u in labelled.unusable)),
-    ):
-        if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            view.say(f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}")
+    return labels
 
 
 def _report(trained: Trained) -> None:
     """Say how good the model is, and where it lies."""
     from herohe_model.checkpoint import read_card
+    from herohe_model.train_folds import EVALUATION_PAGE_NAME
 
     card, _ = read_card(trained.model)
     if trained.evaluation is not None:
@@ -291,6 +289,7 @@ def _report(trained: Trained) -> None:
                 click.echo(
                     f"{measure.label}: {measure.value:.3f} (95% {measure.low:.3f} to {measure.high:.3f})"
                 )
+        click.echo(f"Page: {trained.model.with_name(EVALUATION_PAGE_NAME)}")
     click.echo(f"Threshold: {card.decision_threshold:.4f}, {card.threshold_chosen}")
     click.echo(f"Model: {trained.model}")
     click.echo(card.note)

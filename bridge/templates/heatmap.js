@@ -20,6 +20,7 @@ class HeatMap {
     this.told = told;
     this.tiles = { x: [], y: [], size: 1, shares: [] };
     this.alpha = 0.6;
+    this.dots = false;
     this.chosen = -1;
     this.pointers = new Map();
     this.layers = layers.map((layer) => {
@@ -183,6 +184,16 @@ class HeatMap {
       } else {
         context.fillStyle = colourOf(share, this.alpha);
         context.fillRect(x, tiles.y[i], tiles.size, tiles.size);
+        // Both ends of the colours are as dark: where there is no hue, a dot tells them apart.
+        if (this.dots && share > 0) {
+          context.beginPath();
+          context.arc(x + tiles.size / 2, tiles.y[i] + tiles.size / 2, tiles.size * 0.16, 0, 2 * Math.PI);
+          context.fillStyle = "black";
+          context.fill();
+          context.strokeStyle = "white";
+          context.lineWidth = tiles.size * 0.04;
+          context.stroke();
+        }
       }
     });
     if (this.chosen >= 0) {

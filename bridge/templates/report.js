@@ -30,10 +30,16 @@ function probability(p, sd) {
   return sd === undefined ? p.toFixed(3) : `${p.toFixed(3)} ± ${sd.toFixed(3)}`;
 }
 
-function details(number) {
-  const embedded = document.getElementById(`detail-${number}`);
-  if (embedded) return Promise.resolve(JSON.parse(embedded.textContent));
-  if (!run.beside) return Promise.reject(new Error("nothing more is known of this slide"));
+async function details(number) {
+  if (!run.beside) {
+    // They stand at the end of the page, which may still be arriving.
+    const next = () => document.getElementById(`detail-${number}`);
+    if (!next()?.nextElementSibling && document.readyState === "loading") {
+      await new Promise((done) => document.addEventListener("DOMContentLoaded", done, { once: true }));
+    }
+    if (!next()) throw new Error("nothing more is known of this slide");
+    return JSON.parse(next().textContent);
+  }
   return new Promise((resolve, reject) => {
     arrived.set(number, resolve);
     const script = element("script", { src: `${run.beside}/${number}.js` });
@@ -80,6 +86,12 @@ function plainTable(caption, heads, rows) {
       element("caption", {}, caption), element("thead", {}, head), element("tbody", {}, ...body)));
 }
 
+function dot(shown) {
+  if (!map) return;
+  map.dots = shown;
+  map.draw();
+}
+
 function heatMapFigure(slide) {
   const canvas = element("canvas", { tabIndex: 0, role: "img" });
   canvas.setAttribute("aria-label",
@@ -93,6 +105,7 @@ function heatMapFigure(slide) {
     element("option", { value: "share" }, "share of the logit"),
     element("option", { value: "mean" }, "difference from the mean patch"));
   const alpha = element("input", { id: "map-alpha", type: "range", min: 0, max: 100, value: 60 });
+  const dots = element("input", { type: "checkbox", id: "map-dots" });
   const button = (label, text, act) => {
     const made = element("button", { type: "button", title: label }, text);
     made.setAttribute("aria-label", label);
@@ -138,12 +151,14 @@ function heatMapFigure(slide) {
   regions.addEventListener("change", update);
   against.addEventListener("change", update);
   alpha.addEventListener("input", () => { map.alpha = alpha.value / 100; map.draw(); });
+  dots.addEventListener("change", () => dot(dots.checked));
   update();
   const tools = element("div", { className: "tools" },
     element("label", {}, "Contribution to ", steps),
     slide.regions.length > 1 ? element("label", {}, "Patches of ", regions) : null,
     element("label", {}, "Colour by ", against),
     element("label", {}, "Opacity ", alpha),
+    element("label", {}, dots, " dots on red"),
     element("span", {},
       button("Zoom in", "+", () => map.zoom(1.4)), " ",
       button("Zoom out", "−", () => map.zoom(1 / 1.4)), " ",
@@ -151,7 +166,8 @@ function heatMapFigure(slide) {
       slide.layers.length > 1 ? button("Show what was sampled", "Sampled", () => map.fit(slide.layers[1])) : null));
   const ramp = element("span", { className: "ramp", role: "img" });
   ramp.setAttribute("aria-label", "from blue over white to red");
-  const legend = element("div", { className: "legend" }, low, ramp, high, meaning);
+  const legend = element("div", { className: "legend" }, low, ramp, high, meaning,
+    element("span", { className: "small print-only" }, "(red patches have a dot)"));
   return element("figure", { className: "map" }, tools, canvas, legend, readout);
 }
 
@@ -291,7 +307,7 @@ function close() {
   list.hidden = false;
   document.title = pageTitle;
   window.scrollTo(0, scrolled);
-  table.tBodies[0].querySelector(`tr[data-number="${last}"] a`)?.focus({ preventScroll: true });
+  table.tBodies[0].querySelector(`tr[data-number="${last}"] th a`)?.focus({ preventScroll: true });
 }
 
 function follow() {
@@ -308,6 +324,9 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight" && after !== null) location.hash = `slide-${after}`;
 });
 window.addEventListener("hashchange", follow);
-makeSortable(table);
-makeFilterable(table, document.getElementById("filters"), document.getElementById("shown"));
+window.addEventListener("beforeprint", () => dot(true));
+window.addEventListener("afterprint", () => dot(document.getElementById("map-dots")?.checked));
+const changed = makeSteps(table, document.getElementById("more"));
+makeSortable(table, changed);
+makeFilterable(table, document.getElementById("filters"), document.getElementById("shown"), changed);
 follow();

@@ -1,7 +1,30 @@
-// Sorting and filtering of a table of slides.
+// Sorting and filtering of a table of slides, and showing a long one in steps.
 "use strict";
 
-function makeSortable(table) {
+const STEP = 500;
+
+// Returns what is to be called when the order of the rows, or which of them fit, has changed.
+function makeSteps(table, button) {
+  let shown = STEP;
+
+  function apply() {
+    let count = 0;
+    for (const row of table.tBodies[0].rows) {
+      count += !row.hidden;
+      row.classList.toggle("beyond", !row.hidden && count > shown);
+    }
+    button.hidden = count <= shown;
+    button.textContent = `Show ${Math.min(STEP, count - shown)} more of ${count}`;
+  }
+
+  button.addEventListener("click", () => {
+    shown += STEP;
+    apply();
+  });
+  return apply;
+}
+
+function makeSortable(table, changed) {
   const body = table.tBodies[0];
   const heads = Array.from(table.tHead.rows[0].cells);
   const compareText = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" }).compare;
@@ -24,11 +47,12 @@ function makeSortable(table) {
         return descending ? -order : order;
       });
       body.append(...keyed.map(([, row]) => row));
+      changed();
     });
   });
 }
 
-function makeFilterable(table, form, shown) {
+function makeFilterable(table, form, shown, changed) {
   const text = form.querySelector("input[type=search]");
   const selects = Array.from(form.querySelectorAll("select"));
   const rows = Array.from(table.tBodies[0].rows, (row) => [row, row.textContent.toLowerCase()]);
@@ -44,6 +68,7 @@ function makeFilterable(table, form, shown) {
       count += fits;
     }
     shown.textContent = count === rows.length ? `${count} slides` : `${count} of ${rows.length} slides`;
+    changed();
   }
 
   form.addEventListener("input", apply);

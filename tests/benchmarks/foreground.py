@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +73,19 @@ def saturations(path: Path, *, exact: bool) -> tuple[float, NDArray[np.float64]]
 
 def write_tissue(path: Path, side: int, seed: int = 0) -> None:
     """Write a slide of stained tissue on glass."""
+    write_tiled_tiff(path, (side, side), tissue(side, seed), tile=TILE, quality=80)
+
+
+def tissue(side: int, seed: int = 0) -> Callable[[int, int], NDArray[np.uint8]]:
+    """Return what gives a tile of stained tissue on glass for its column and row."""
     rng = np.random.default_rng(seed)
     cells = side // MACRO + 2
     outline = smooth_noise(rng, cells, (6, 12, 40, 160), (1.0, 0.5, 0.25, 0.12))
     stain = smooth_noise(rng, cells, (10, 30, 120), (1.0, 0.6, 0.4))
-    tissue = np.clip((outline - 0.1) * 10.0, 0.0, 1.0)
+    inside = np.clip((outline - 0.1) * 10.0, 0.0, 1.0)
     # Down to densities that are hardly seen, so that patches inside the tissue lie about the threshold too.
-    eosin = tissue * np.clip(0.4 + 0.35 * stain, 0.03, 0.9)
-    nuclei = tissue * np.clip(0.3 + smooth_noise(rng, cells, (8, 60), (1.0, 0.7)), 0.0, 1.0)
+    eosin = inside * np.clip(0.4 + 0.35 * stain, 0.03, 0.9)
+    nuclei = inside * np.clip(0.3 + smooth_noise(rng, cells, (8, 60), (1.0, 0.7)), 0.0, 1.0)
     fields = [Image.fromarray(f.astype(np.float32)) for f in (eosin, nuclei)]
     fibres, dots, noise = textures(rng)
 
@@ -95,7 +101,7 @@ def write_tissue(path: Path, side: int, seed: int = 0) -> None:
         light = 243.0 * np.exp(-density) + noise[window]
         return np.clip(light, 0, 255).astype(np.uint8)
 
-    write_tiled_tiff(path, (side, side), tile, tile=TILE, quality=80)
+    return tile
 
 
 def smooth_noise(

@@ -1,7 +1,7 @@
-"""Kill the batch and the server's worker at random moments, and see that nothing is lost.
+"""Kill the batch, its server or the server's worker at random moments, and see that nothing is lost.
 
 Run by hand: ``python tests/benchmarks/kill.py``. With QuPath, on a project; else on a folder with GeoJSON.
-Each round begins a run, kills the batch or a worker (SIGKILL) at a random moment, and lets the next run
+Each round begins a run, kills one of the three (SIGKILL) at a random moment, and lets the next run
 finish. Its results must equal an undisturbed run's, byte for byte, and every entry must read back whole.
 """
 
@@ -103,31 +103,35 @@ def finish(target: Path, home: Path) -> None:
 
 def round_(number: int, target: Path, whole: Path, home: Path, takes: float) -> None:
     """Kill once at a random moment, finish, and compare."""
-    victim_kind = random.choice(["batch", "worker"])
+    victim = random.choice(["batch", "server", "worker"])
     moment = random.uniform(0.1, 1.0) * takes
-    with subprocess.Popen(
-        command(target, home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as batch:
+    log = home / "killed.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command(target, home), stdout=output, stderr=subprocess.STDOUT) as batch,
+    ):
         try:
             batch.wait(timeout=moment)
+            victim = "nothing"
         except subprocess.TimeoutExpired:
-            kill(batch, victim_kind)
+            victim = kill(batch, victim)
         code = batch.wait()
     finish(target, home)
     for name in ("results.csv", "results.json"):
         if (target / "out" / name).read_bytes() != (whole / "out" / name).read_bytes():
-            sys.exit(f"round {number}: {name} differs after killing the {victim_kind} at {moment:.1f} s")
+            sys.exit(f"round {number}: {name} differs after killing the {victim} at {moment:.1f} s")
     check(open_collection(target, output=target / "out"))
-    print(f"round {number + 1}: {victim_kind} killed at {moment:.1f} s (exit code {code}): equal")
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] if code > 0 else ()
+    print(f"round {number + 1}: {victim} killed at {moment:.1f} s (exit code {code}): equal", *last)
 
 
-def kill(batch: subprocess.Popen[bytes], kind: str) -> None:
-    """Kill the batch itself, or the deepest of its descendants: the worker of its server."""
+def kill(batch: subprocess.Popen[bytes], kind: str) -> str:
+    """Kill the batch, its server or the server's worker, and say which; the batch where there is no other."""
     process = psutil.Process(batch.pid)
-    descendants = process.children(recursive=True)
-    workers = [p for p in descendants if not p.children()]
-    chosen = random.choice(workers) if kind == "worker" and workers else process
-    chosen.kill()
+    part = {"server": "serve", "worker": "bridge.worker"}.get(kind)
+    found = [p for p in process.children(recursive=True) if part in p.cmdline()] if part else []
+    (found or [process])[0].kill()
+    return kind if found else "batch"
 
 
 def check(collection: Collection) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from herohe_model.composite import draw_composites, read_composite
+from herohe_model.composite import draw_composites
+from herohe_model.composite_reader import read_composites
 from herohe_model.patches import find_patches
 from herohe_model.slide import Slide
 from herohe_model.synthetic import write_mosaic_tiff
@@ -76,10 +77,10 @@ def work(path: Path, composites: int) -> tuple[int, int, int, int]:
     with Slide(path) as slide:
         patches = find_patches(slide, None, patch_px=512, mpp=slide.mpp, threshold=0.07)
         after_finding = peak_bytes()
-        # As scoring holds them: one being read, and two ahead of it in the scorer's hands.
+        # As scoring holds them: three in the scorer's hands, while the next are read.
         held: deque[NDArray[np.uint8]] = deque(maxlen=3)
-        for cells in draw_composites(len(patches), composites=composites, seed=0):
-            held.append(read_composite(slide, patches, cells, patch_px=512))
+        drawn = draw_composites(len(patches), composites=composites, seed=0)
+        held.extend(read_composites(slide, [(patches, drawn)], patch_px=512))
     return start, after_finding, peak_bytes(), len(patches)
 
 

@@ -71,10 +71,9 @@ def main() -> None:
     parser.add_argument("--browser", help="a Chromium to open the page with")
     options = parser.parse_args()
 
-    files = _files(options.folder / "slides", options.files, options.slide)
     run = options.folder / "herohe-bridge"
-    run.mkdir(exist_ok=True)
-    results = [_result(number, *files[number % len(files)]) for number in range(options.slides)]
+    run.mkdir(parents=True, exist_ok=True)
+    results = made_results(options.folder / "slides", options.slides, options.files, options.slide)
     write_json(run / "results.json", results)
     _write_truth(options.folder / "truth.csv", results)
 
@@ -109,6 +108,12 @@ def _open(browser: str, page: Path) -> float:
             stderr=subprocess.DEVNULL,
         )
         return time.perf_counter() - began
+
+
+def made_results(folder: Path, count: int, files: int = 12, slide: Path | None = None) -> list[SlideResult]:
+    """Invent the results of so many slides, and make the files in `folder` that they name."""
+    found = _files(folder, files, slide)
+    return [_result(number, *found[number % len(found)]) for number in range(count)]
 
 
 def _files(folder: Path, count: int, given: Path | None) -> list[tuple[Path, str, PatchSet]]:

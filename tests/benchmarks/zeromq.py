@@ -47,6 +47,7 @@ class NothingScorer:
 
     device = "cpu"
     precision = "fp32"
+    engine = "nothing"
 
     def __init__(self, card: ModelCard, sha256: str) -> None:
         self.card = card
@@ -66,7 +67,7 @@ class NothingScorer:
         return CompositeScore(np.zeros(bits, np.float32), np.zeros((cells, bits), np.float32))
 
 
-def load_nothing(settings: WorkerSettings) -> CompositeScorer:
+def load_nothing(settings: WorkerSettings, _: Callable[[str], None]) -> CompositeScorer:
     """Load a worker's scorer that computes nothing."""
     return NothingScorer(*read_card(Path(settings.model)))
 

@@ -30,6 +30,7 @@ from bridge.finding import FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
 from bridge.server import ServerSettings
 from bridge.talker import Fixed
+from herohe_model.checkpoint import save_model
 from herohe_model.errors import (
     CancelledError,
     DeviceError,
@@ -39,6 +40,7 @@ from herohe_model.errors import (
     ServerBusyError,
     ServerUnavailableError,
 )
+from herohe_model.new_model import new_model
 from herohe_model.scorer import CompositeScore, Scorer
 
 
@@ -87,7 +89,8 @@ def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
     address = real.address if slots else replace(real.address, slots="")
     with Client(Fixed(address)) as client, Scorer.load(model, "cpu") as scorer:
         assert (client.card, client.model_sha256) == (scorer.card, scorer.model_sha256)
-        assert (client.device, client.precision) == (scorer.device, scorer.precision)
+        mine, here = ((s.device, s.precision, s.engine) for s in (client, scorer))
+        assert mine == here
         # Many at a time, one at a time, in another order: neighbours do not matter.
         together = [future.result(PATIENCE_S) for future in [client.submit(p) for p in pictures(12)]]
         alone = [client.submit(p).result(PATIENCE_S) for p in reversed(pictures(12))]
@@ -269,11 +272,13 @@ def test_only_a_server_that_fits_is_used(gated: Running) -> None:
     fitting = Wanted(record.model_sha256, "cpu", "auto")
     assert fitting.fits(record)
     assert Wanted(record.model_sha256, "cpu", "fp32").fits(record)
+    assert Wanted(record.model_sha256, "cpu", "fp32", "scripted").fits(record)
     for other in (
         replace(fitting, model_sha256="1" * 64),
         replace(fitting, device="cuda"),
         replace(fitting, device="auto"),
         replace(fitting, precision="bf16"),
+        replace(fitting, engine="openvino"),
     ):
         assert not other.fits(record)
     for changes in ({"owned": True}, {"protocol": 99}, {"version": "99.0.0"}):
@@ -315,16 +320,37 @@ def test_a_named_server_is_used_for_its_own_model_only(real: Running, tmp_path: 
 
 def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> None:
     notices: list[str] = []
-    with connect_or_start(model, device="cpu", precision="fp32", notice=notices.append) as client:
+    with connect_or_start(model, device="cpu", precision="bf16", notice=notices.append) as client:
         (record,) = [record for record in running_servers() if record.owned]
         processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
         assert len(processes) >= 2
-        assert find_server(Wanted(client.model_sha256, "cpu", "fp32")) is None
+        assert find_server(Wanted(client.model_sha256, "cpu", "bf16")) is None
         assert client.submit(pictures(1)[0]).result(PATIENCE_S).logits.shape == (3,)
     assert all_gone(processes)
     assert record not in list(running_servers())
     assert "Starting a model server" in notices[0]
-    assert "ready on cpu (fp32)" in notices[-1]
+    assert "ready on cpu (bf16, torch 2." in notices[-1]
+
+
+def test_an_own_server_passes_on_what_its_worker_says_and_scores_as_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Large enough that engines are compared, and nowhere to remember what comes of it: a worker says so.
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEROHE_CACHE_DIR", str(tmp_path / "file"))
+    card, state = new_model("test_resnet", head="free", target="ihc", patch_px=160)
+    save_model(tmp_path / "m.safetensors", card, state)
+    pixels = np.random.default_rng(3).integers(0, 256, (card.side_px, card.side_px, 3), dtype=np.uint8)
+    notices: list[str] = []
+    with connect_or_start(tmp_path / "m.safetensors", device="cpu", notice=notices.append) as client:
+        assert client.engine.startswith("openvino ")
+        asked = client.submit(pixels).result(PATIENCE_S)
+    assert any("HEROHE_CACHE_DIR" in notice for notice in notices)
+    with Scorer.load(tmp_path / "m.safetensors", "cpu") as scorer:
+        assert (scorer.engine, scorer.precision) == (client.engine, client.precision)
+        here = scorer.score([pixels])[0]
+    assert asked.logits.tobytes() == here.logits.tobytes()
+    assert asked.contributions.tobytes() == here.contributions.tobytes()
 
 
 def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:

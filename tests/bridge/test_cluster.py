@@ -290,11 +290,12 @@ def test_a_worker_of_another_version_is_left_out_or_refused(dask: Dask, model: P
 
 
 def test_what_differs_says_what_to_update() -> None:
-    facts = Facts("1.0", "cpu", "fp32", 4, {"torch": "2.10"})
+    facts = Facts("1.0", "cpu", "fp32", "torch 2.10", 4, {"torch": "2.10"})
     assert facts.difference(facts) == ("", "", "")
     for name, other in (
         ("herohe-bridge", replace(facts, version="1.1")),
         ("device", replace(facts, device="cuda:0 NVIDIA H100")),
+        ("engine", replace(facts, engine="openvino 2026.4")),
         ("threads", replace(facts, threads=8)),
         ("torch", replace(facts, packages={"torch": "2.11"})),
         ("torch", replace(facts, packages={})),

@@ -132,8 +132,8 @@ def test_what_has_only_one_side_is_named_and_the_rest_evaluated(folder: Path) ->
     done = run(folder / "results.csv", "--truth", folder / "truth.csv")
     assert done.exit_code == 0
     assert "2 slides have no truth: case-0, case-1." in done.stderr
-    assert "case-5 (unreadable: It was cut off.)" in done.stderr
-    assert "unseen (no such slide in the results)" in done.stderr
+    assert "case-5 (truth.csv, row 5: unreadable: It was cut off.)" in done.stderr
+    assert "unseen (truth.csv, row 60: no such slide in the results)" in done.stderr
     made = evaluated(folder)
     assert made.cases == 57 and made.left_out.without_truth == ("case-0", "case-1")
     assert "It was cut off" in (folder / "evaluation.html").read_text(encoding="utf-8")

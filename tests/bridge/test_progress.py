@@ -41,7 +41,7 @@ class Clock:
 class Waiting:
     """A scorer that never finishes by itself."""
 
-    device, precision, model_sha256 = "cpu", "fp32", "ab"
+    device, precision, engine, model_sha256 = "cpu", "fp32", "abacus 1", "ab"
 
     def __init__(self) -> None:
         self.futures: list[Future[CompositeScore]] = []
@@ -134,6 +134,7 @@ def test_a_measured_scorer_counts_what_is_in_its_hands() -> None:
         scorer.submit(pixels)
     assert scorer.counts() == Counts(read=2, scored=2, busy_s=3.0)
     assert (scorer.device, scorer.precision, scorer.model_sha256) == ("cpu", "fp32", "ab")
+    assert scorer.engine == "abacus 1"
 
 
 def test_without_a_terminal_each_slide_is_one_plain_line() -> None:
@@ -200,6 +201,18 @@ def test_the_log_holds_the_same_figures_as_json_lines() -> None:
     assert progress["composites_per_s"] == 0.5 and progress["slides_total"] == 1
     assert finished["slide"] == "slide-1.tif" and finished["p_positive"] == 0.75
     assert ended["outcomes"] == {"scored": 1} and ended["left_s"] == 0.0
+
+
+def test_stopping_a_large_run_does_not_print_a_line_for_every_slide_that_was_not_begun() -> None:
+    log = io.StringIO()
+    view, out, _ = a_view(log=log)
+    with view:
+        view.started(3)
+        view.finished(made_result("0"), reused=False)
+        for name in ("1", "2"):
+            view.finished(SlideResult(name, name, name, Outcome.CANCELLED, "Not begun."), reused=False)
+    assert "slide-0.tif: scored" in out.getvalue() and "Not begun" not in out.getvalue()
+    assert [line["outcome"] for line in lines_of(log)[1:-1]] == ["scored", "cancelled", "cancelled"]
 
 
 class Full(io.StringIO):

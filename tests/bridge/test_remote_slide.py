@@ -11,7 +11,10 @@ from PIL import Image
 
 from bridge.messages import MAX_READ_BOXES, MAX_READ_BYTES, ImageHeader, PixelSource, ReadBox
 from bridge.remote_slide import RemoteSlide, decode_image
+from herohe_model.composite import draw_composites, read_composite
+from herohe_model.composite_reader import read_composites
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
+from herohe_model.patches import find_patches
 from herohe_model.slide import Box, Slide
 from herohe_model.synthetic import write_mirax, write_tiff
 
@@ -164,3 +167,17 @@ def test_an_image_of_another_size_is_refused_before_it_is_unpacked() -> None:
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(SlideUnreadableError, match="photo"):
         decode_image(ImageHeader((20, 30, 3), "jpeg"), memoryview(data), "photo")
+
+
+def test_composites_are_asked_for_one_question_each_and_no_patch_twice(tiff: Path) -> None:
+    with Slide(tiff) as slide:
+        qupath = QuPath(slide)
+        remote = RemoteSlide(qupath.source(), qupath.fetch)
+        patches = find_patches(slide, None, patch_px=64, mpp=slide.mpp, threshold=0.0)
+        drawn = draw_composites(len(patches), composites=8, seed=0)
+        read = list(read_composites(remote, [(patches, drawn)], patch_px=64))
+        for picture, cells in zip(read, drawn, strict=True):
+            assert np.array_equal(picture, read_composite(slide, patches, cells, patch_px=64))
+    # 126 patches: all stand in the first six composites, and the last two hold what was read for those.
+    assert qupath.questions == 6
+    assert len(qupath.asked) == len(set(qupath.asked)) == len(patches) == 126

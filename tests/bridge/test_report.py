@@ -23,7 +23,6 @@ from bridge.collection import open_collection
 from bridge.commands.report import command
 from bridge.geojson import write_annotations
 from bridge.options import ScoreOptions
-from bridge.page import escape_json
 from bridge.progress import BatchView
 from bridge.report import WrittenReport, write_report
 from bridge.report_cohort import Truth
@@ -33,6 +32,7 @@ from bridge.result_files import ResultFileError, write_json
 from bridge.results import Outcome, SlideResult, Tile, tiles
 from bridge.scored_run import find_run
 from herohe_model.errors import OptionError, SlideNotFoundError
+from herohe_model.page import escape_json
 from herohe_model.scorer import Scorer
 from herohe_model.slide import Slide
 

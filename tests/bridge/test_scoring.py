@@ -55,6 +55,16 @@ def test_scoring_twice_gives_the_same_bytes(slide: Slide, scorer: Scorer) -> Non
     assert msgspec.json.encode(first) == msgspec.json.encode(second)
 
 
+def test_the_way_pixels_are_read_changes_no_byte(slide: Slide, scorer: Scorer) -> None:
+    regions = regions_of(slide, drawn(40, 40, 300, 320), drawn(200, 40, 280, 400, id="b"))
+    results = []
+    for options in ({}, {"fast": False}, {"readers": 1}, {"readers": 4}):
+        with Slide(slide.path, **options) as other:
+            result = score(other, regions, scorer, composites=None, per_annotation=True)
+        results.append(msgspec.json.encode(result))
+    assert len(set(results)) == 1
+
+
 def test_another_seed_draws_other_composites_and_is_another_run(slide: Slide, scorer: Scorer) -> None:
     regions = regions_of(slide, drawn(64, 64, 320, 320))
     first, second = (score(slide, regions, scorer, seed=seed) for seed in (0, 1))

@@ -48,6 +48,7 @@ class Told:
         self.model_sha256 = sha256
         self.device = device
         self.precision = "fp32"
+        self.engine = "torch 2.10"
         self.asked: list[Future[CompositeScore]] = []
         self.closed = False
 
@@ -71,7 +72,11 @@ def test_composites_are_spread_and_scored_as_by_one(scorer: Scorer, tmp_path: Pa
     with Scorer.load(small_model(tmp_path / "m.safetensors"), "cpu", "fp32") as other:
         both = SpreadScorer([("a", scorer), ("b", other)])
         assert (both.card, both.model_sha256) == (scorer.card, scorer.model_sha256)
-        assert (both.device, both.precision) == (scorer.device, scorer.precision)
+        assert (both.device, both.precision, both.engine) == (
+            scorer.device,
+            scorer.precision,
+            scorer.engine,
+        )
         scores = [future.result(PATIENCE_S) for future in [both.submit(p) for p in pictures]]
     for score, alone in zip(scores, scorer.score(pictures), strict=True):
         assert np.array_equal(score.logits, alone.logits)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,14 +15,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from bridge.batch import BatchOptions
+from bridge.collection import open_collection
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.geojson import write_annotations
+from bridge.options import ScoreOptions
+from bridge.predicting import predict_slides
 from bridge.regions import Annotation
+from bridge.results import SlideResult
 from herohe_model.checkpoint import read_card
 from herohe_model.cohort import CohortRules, make_cohort
-from herohe_model.errors import OptionError, SlideError
+from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.grades import bit_probabilities
+from herohe_model.scorer import Scorer
 from herohe_model.submission import read_submission
 from herohe_model.train_folds import CaseLogits
 from herohe_model.training_options import AugmentOptions, TrainOptions
@@ -57,6 +64,7 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(train, cohort, "--labels", cohort / "labels.csv", "--output", folder, "--folds", 2, *_QUICK)
     assert result.exit_code == 0, result.output
     assert "Model:" in result.output and "research use only" in result.output
+    assert f"Page: {folder / 'evaluation.html'}" in result.output
     return folder
 
 
@@ -105,6 +113,7 @@ def test_out_of_fold_predictions_are_what_predict_says_with_the_folds_network(
 
 
 def test_every_case_is_out_of_fold_once(trained: Path) -> None:
+    assert "out of fold" in (trained / "evaluation.html").read_text(encoding="utf-8")
     lines = msgspec.json.decode((trained / "out-of-fold.json").read_bytes(), type=list[CaseLogits])
     assert sorted(line.case for line in lines) == [f"{k:03d}" for k in range(1, 11)]
     assert len(read_submission(trained / "out-of-fold.csv").case_ids) == 10
@@ -151,9 +160,23 @@ def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path
     with pytest.raises(SlideError, match=r"1 of 9 slides(.|\n)*002\.tif"):
         run(train, slides, *labels, *_QUICK)
     result = run(train, slides, *labels, *_QUICK, "--skip-unusable")
-    assert "unlabelled.tif" in result.stderr and "cases without a slide: 001" in result.stderr
+    said = [" ".join(line.split()) for line in result.stderr.splitlines()]
+    assert "case without slide 001 labels.csv, row 2 no slide of that name" in said
+    assert "slide without label unlabelled.tif no label of that name in the split train" in said
+    kept = (tmp_path / "run" / "slides-and-labels.csv").read_text().splitlines()
+    assert kept[1] == 'matched,002.tif,"labels.csv, row 3",'
+    assert kept[-1] == "slide without label,unlabelled.tif,,no label of that name in the split train"
     card, _ = read_card(tmp_path / "run" / "model.safetensors")
     assert card.trained_on.startswith("HEROHE: 8 cases")
+
+
+def test_the_test_split_is_not_split_into_folds(cohort: Path, tmp_path: Path) -> None:
+    text = (cohort / "labels.csv").read_text().replace(",train", ",test")
+    (tmp_path / "labels.csv").write_text(text)
+    arguments = ("--labels", tmp_path / "labels.csv", "--split", "test", "--output", tmp_path / "run")
+    with pytest.raises(OptionError, match="--folds 0"):
+        run(train, cohort, *arguments, *_QUICK)
+    assert not list((tmp_path / "run").glob("fold-*"))
 
 
 def test_predict_names_a_slide_without_a_prediction(trained: Path, cohort: Path, tmp_path: Path) -> None:
@@ -169,6 +192,53 @@ def test_predict_names_a_slide_without_a_prediction(trained: Path, cohort: Path,
     assert result.exit_code == 1
     assert "003.tif: unreadable" in result.stderr
     assert read_submission(output).case_ids == ("001", "002")
+    assert {path.name for path in slides.iterdir()} <= {"001.tif", "002.tif", "003.tif", "001.geojson"}
+    (slides / "001.svs").write_bytes(b"")
+    with pytest.raises(OptionError, match="of the case 001"):
+        run(predict, slides, "--model", trained / "model.safetensors", "--output", output)
+
+
+class _Listener:
+    """Counts slides, and how many were known before."""
+
+    def __init__(self) -> None:
+        self.slides: list[bool] = []
+
+    def started(self, total: int) -> None:
+        pass
+
+    def running(self, slides: object) -> None:
+        pass
+
+    def finished(self, result: SlideResult, *, reused: bool) -> None:
+        self.slides.append(reused)
+
+
+def test_predicting_that_was_stopped_writes_no_submission_and_goes_on(
+    trained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    options = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=1), slides_at_once=1)
+    submission = tmp_path / "submission.csv"
+    first, second = _Listener(), _Listener()
+    with Scorer.load(trained / "model.safetensors", "cpu", "fp32", 1) as scorer:
+
+        def go(listener: _Listener, stop: Callable[[], bool]) -> None:
+            predict_slides(
+                open_collection(cohort),
+                scorer,
+                options,
+                submission=submission,
+                listener=listener,
+                cancelled=stop,
+            )
+
+        with pytest.raises(CancelledError, match="same command"):
+            go(first, lambda: len(first.slides) >= 3)
+        assert not submission.exists()
+        go(second, lambda: False)
+    assert 3 <= sum(second.slides) < len(second.slides) == 10
+    assert len(read_submission(submission).case_ids) == 10
+    assert (tmp_path / "submission-results" / "results.json").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")

@@ -9,7 +9,7 @@ from openpyxl import Workbook
 from herohe_model.cases import Case, grade_numbers, level_of, target_arrays, target_bits
 from herohe_model.grades import GRADES, Target, bits_of_level
 from herohe_model.labels import LabelError, read_label_files, read_labels
-from herohe_model.slide_folders import match_slides
+from herohe_model.slide_matching import match_slides
 from herohe_model.tables import TableError
 
 FOUR, THREE = Target.IHC_ISH, Target.IHC
@@ -86,7 +86,9 @@ def test_a_workbook_says_the_same_as_the_csv_it_was_saved_from(tmp_path: Path) -
     book.save(tmp_path / "labels.xlsx")
     lines = [";".join("" if v is None else str(v) for v in row) for row in rows]
     written(tmp_path / "labels.csv", *lines)
-    assert read_labels(tmp_path / "labels.xlsx") == read_labels(tmp_path / "labels.csv")
+    book_says, csv_says = (read_labels(tmp_path / name) for name in ("labels.xlsx", "labels.csv"))
+    assert (book_says.cases, book_says.warnings) == (csv_says.cases, csv_says.warnings)
+    assert book_says.rows[("train", "3b")] == "labels.xlsx, row 5"
 
 
 def test_problems_of_a_workbook_carry_its_own_row_numbers(tmp_path: Path) -> None:
@@ -380,51 +382,52 @@ def test_arrays_have_a_row_a_case() -> None:
 # Slides and cases.
 
 
-def touched(folder: Path, *names: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_bytes(b"")
-        if name.endswith(".mrxs"):
-            (folder / name).with_suffix("").mkdir()
-    return folder
-
-
 def test_slides_match_the_cases_of_their_own_split(tmp_path: Path) -> None:
-    train = touched(tmp_path / "train", "1.mrxs", "2.ome.tif", "notes.txt", "._1.mrxs")
-    test = touched(tmp_path / "test", "1.svs")
     cases = [Case("train", "1"), Case("train", "2"), Case("test", "1")]
-    matching = match_slides(cases, [("Training", train), ("test", test)])
-    assert [(c.key, p.name) for c, p in matching.matched] == [
-        (("train", "1"), "1.mrxs"),
-        (("train", "2"), "2.ome.tif"),
-        (("test", "1"), "1.svs"),
+    for split, found in (("Training", [0, 1]), ("test", [0])):
+        matching = match_slides(cases, ["1.mrxs", "2.ome.tif"], split=split, labels={})
+        assert [index for _, index in matching.matched] == found
+        assert {case.split for case, _ in matching.matched} == {"train" if len(found) == 2 else "test"}
+    assert [u.name for u in matching.unmatched] == ["2.ome.tif"]
+
+
+def test_what_is_missing_on_either_side_is_named_with_its_row_and_reason(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "labels.csv",
+        "case,ihc,split",
+        *("7,0,train", "8,0,test", "9,0,train", "11,0,train", "12,0,train"),
+    )
+    slides = ["007.svs", "12.tif", "8.svs", "9.svs", "9.tif", "stray.svs"]
+    labels = read_labels(path)
+    matching = match_slides(labels.cases, slides, split="train", labels=labels.rows)
+    assert [(case.id, slides[index]) for case, index in matching.matched] == [("12", "12.tif")]
+    assert [(u.kind, u.name, u.label, u.reason) for u in matching.unmatched] == [
+        ("case without slide", "7", "labels.csv, row 2", "no slide of that name; did you mean 007?"),
+        ("case with several slides", "9", "labels.csv, row 4", "9.svs, 9.tif; keep one"),
+        ("case without slide", "11", "labels.csv, row 5", "no slide of that name"),
+        ("slide without label", "007.svs", "", "no label of that name in the split train; did you mean 7?"),
+        (
+            "slide without label",
+            "8.svs",
+            "",
+            "no label of that name in the split train; there is one in test",
+        ),
+        ("slide without label", "stray.svs", "", "no label of that name in the split train"),
     ]
-    assert not matching.unmatched
+    lines = matching.lines(4)
+    assert lines[0] == (
+        "Slides and labels of the split train: 1 matched; 2 × case without slide; "
+        "3 × slide without label; 1 × case with several slides."
+    )
+    kinds = [u.kind for u in matching.unmatched[:4]]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["what", *kinds, "and 2 more"]
+    table = matching.table(slides, labels.rows).decode().splitlines()
+    assert table[:2] == ["what,name,label,why", 'matched,12.tif,"labels.csv, row 6",']
+    assert len(table) == 2 + len(matching.unmatched)
 
 
-def test_what_is_missing_on_either_side_is_named_with_its_reason(tmp_path: Path) -> None:
-    train = touched(tmp_path / "train", "007.svs", "8.svs", "9.svs", "9.tif", "10.mrxs", "stray.svs")
-    (train / "10").rmdir()
-    cases = [Case("train", name) for name in ("7", "9", "10", "11")] + [Case("test", "8")]
-    matching = match_slides(cases, [("train", train)])
-    assert not matching.matched
-    reasons = {(u.kind, u.split, u.id): u.reason for u in matching.unmatched}
-    assert "did you mean 007?" in reasons["case", "train", "7"]
-    assert "several slides: 9.svs, 9.tif" in reasons["case", "train", "9"]
-    assert "10.mrxs lacks its folder 10" in reasons["case", "train", "10"]
-    assert reasons["case", "train", "11"] == "no slide of that name"
-    assert "there is one in train" in reasons["case", "test", "8"]
-    assert "did you mean 7?" in reasons["slide", "train", "007"]
-    assert "there is one in test" in reasons["slide", "train", "8"]
-    assert reasons["slide", "train", "stray"] == "no label of that name"
-    table = matching.table().splitlines()
-    assert table[1].split() == ["train", "0", "4", "3"]
-    assert table[2].split() == ["test", "0", "1", "0"]
-    assert sum("stray" in line for line in table) == 1
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    from herohe_model.errors import SlideNotFoundError
-
-    with pytest.raises(SlideNotFoundError, match="nowhere"):
-        match_slides([Case("train", "1")], [("train", tmp_path / "nowhere")])
+def test_a_case_of_two_files_stands_in_the_first(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.csv", "case,ihc", "1,0")
+    second = written(tmp_path / "b.csv", "case,status", "2,Negative", "1,Negative")
+    rows = read_label_files([(first, "train"), (second, "train")]).rows
+    assert rows == {("train", "1"): "a.csv, row 2", ("train", "2"): "b.csv, row 2"}

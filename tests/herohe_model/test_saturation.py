@@ -158,12 +158,22 @@ def test_it_can_be_stopped_between_pieces(tmp_path: Path) -> None:
         if done:
             raise CancelledError("stopped")
 
-    with Slide(tmp_path / "a.tif") as slide:
+    with Slide(tmp_path / "a.tif", readers=1) as slide:
         watched = Watched(slide)
         with pytest.raises(CancelledError):
             mean_saturation(watched, x, y, 200, downsample=1.0, progress=progress)
     assert reported == [0, 5]
     assert len(watched.reads) == 1
+
+
+def test_more_threads_find_the_same(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", tissue(3000, 2500), quality=80)
+    x, y = positions(3, 200, 3000, 2500, 200)
+    found = []
+    for readers in (1, 3):
+        with Slide(tmp_path / "a.tif", readers=readers) as slide:
+            found.append(mean_saturation(slide, x, y, 200, downsample=1.0))
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from herohe_model.checkpoint import ModelCard, join_members, save_model
 from herohe_model.device import choose_device, choose_precision, default_threads, find_devices
 from herohe_model.errors import CancelledError, DeviceError, ModelFileError, OptionError
-from herohe_model.grades import bit_probabilities
+from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.new_model import new_model
+from herohe_model.openvino_pass import openvino_precisions
 from herohe_model.scorer import CompositeScore, Scorer, describe_devices
 
 PATCH_PX = 32
@@ -116,19 +119,87 @@ def test_every_device_and_precision_is_within_a_hundredth_of_the_cpu_in_fp32(
     with Scorer(card, state, device="cpu", precision="fp32") as scorer:
         reference = scorer.score(composites(4))
     for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.01)):
-        with Scorer(card, state, device=device, precision=precision) as scorer:
+        with Scorer(card, state, device=device, engine="torch", precision=precision) as scorer:
             scores = scorer.score(composites(4))
         assert np.abs(probabilities(scores) - probabilities(reference)).max() < tolerance
         assert same(scores[0], reference[0]) == (precision == "fp32" and device == "cpu")
 
 
-def test_an_ensemble_scores_the_mean_of_its_members() -> None:
+@pytest.mark.parametrize("precision", openvino_precisions())
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
+def test_openvino_scores_as_pytorch_does(backbone: str, precision: str) -> None:
+    card, state = model(backbone)
+    state = {**state, "head.weight": state["head.weight"] * 5}
+    pixels = composites(3)
+    with Scorer(card, state, device="cpu", engine="torch", precision="fp32") as scorer:
+        assert scorer.engine.startswith("torch ")
+        reference = scorer.score(pixels)
+    with Scorer(card, state, device="cpu", engine="openvino", precision=precision) as scorer:
+        assert scorer.engine.startswith("openvino ")
+        assert scorer.precision == precision
+        scores = scorer.score(pixels)
+        backwards = scorer.score(pixels[::-1])[::-1]
+    assert all(map(same, scores, backwards))
+    tolerance = 1e-4 if precision == "fp32" else 0.01
+    assert np.abs(probabilities(scores) - probabilities(reference)).max() < tolerance
+    target = Target(card.target)
+    for score, exact in zip(scores, reference, strict=True):
+        grades = [grade_of(ihc_probabilities(q, target)) for q in probabilities([score, exact])]
+        assert grades[0] == grades[1]
+        assert score.contributions.shape == (25, 4)
+        assert np.abs(score.contributions - exact.contributions).max() < 0.01
+        assert np.abs(score.contributions.sum(axis=0, dtype=np.float64) - score.logits).max() < 1e-4
+
+
+def test_every_scorer_on_a_machine_computes_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEROHE_CACHE_DIR", str(tmp_path / "cache"))
+    # Large enough that engines are compared.
+    card, state = new_model("test_resnet", head="free", target="ihc+ish", patch_px=160)
+    save_model(tmp_path / "m.safetensors", card, state)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, card.side_px, card.side_px, 3), dtype=np.uint8)
+    found = []
+    for _ in range(2):
+        with Scorer.load(tmp_path / "m.safetensors", "cpu") as scorer:
+            found.append((scorer.engine, scorer.precision, scorer.score(pixels)[0]))
+    assert found[0][:2] == found[1][:2]
+    assert same(found[0][2], found[1][2])
+    assert len(list((tmp_path / "cache" / "engines").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("precision", openvino_precisions())
+def test_openvino_gives_the_same_bytes_in_another_process(precision: str, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", *model())
+    pixels = composites(2)
+    np.save(tmp_path / "pixels.npy", pixels)
+    program = """
+import sys
+import numpy as np
+from herohe_model.scorer import Scorer
+folder, precision = sys.argv[1:]
+with Scorer.load(folder + "/m.safetensors", "cpu", precision, 2, engine="openvino") as scorer:
+    for score in scorer.score(np.load(folder + "/pixels.npy")):
+        print(score.logits.tobytes().hex(), score.contributions.tobytes().hex())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(tmp_path), precision],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    with Scorer.load(tmp_path / "m.safetensors", "cpu", precision, 2, engine="openvino") as scorer:
+        here = [f"{s.logits.tobytes().hex()} {s.contributions.tobytes().hex()}" for s in scorer.score(pixels)]
+    assert done.stdout.splitlines() == here
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_ensemble_scores_the_mean_of_its_members(engine: str) -> None:
     (card, first), (_, second) = model(seed=1), model(seed=2)
     both = ModelCard(**{**{f: getattr(card, f) for f in card.__struct_fields__}, "members": 2})
     pixels = composites(2)
     results = []
     for members, state in ((card, first), (card, second), (both, join_members([first, second]))):
-        with Scorer(members, state, device="cpu", precision="fp32") as scorer:
+        with Scorer(members, state, device="cpu", engine=engine, precision="fp32") as scorer:
             results.append(scorer.score(pixels))
     for a, b, mean in zip(*results, strict=True):
         np.testing.assert_allclose(mean.logits, (a.logits + b.logits) / 2, rtol=0, atol=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from step_memory import peak_of_tensors
-from tiny_training import MACHINE, NO_AUGMENTATION, OPTIONS, tiny_options, tiny_set
+from tiny_training import MACHINE, NO_AUGMENTATION, OPTIONS, break_tiles, tiny_options, tiny_set
 
 from herohe_model.checkpoint import load_model, read_card
 from herohe_model.errors import CancelledError, HeroheError, OptionError
@@ -116,6 +116,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_damaged_tiles_end_no_training_and_are_named_in_its_log(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path / "slides")
+    break_tiles(data.slides[2].path, [5])
+    options = tiny_options(epochs=3)
+    with pytest.raises(CancelledError):
+        train(data, options, tmp_path / "stopped", after(4))
+    for folder in ("stopped", "whole"):
+        train(data, options, tmp_path / folder)
+        damage = [r for r in RunFolder(tmp_path / folder).read_log() if r["event"] == "damage"]
+        assert damage and all("3.tif" in r["problem"] for r in damage)
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
 def test_a_finished_run_is_not_trained_again(data: TrainingSet, whole_run: Path) -> None:
     model = whole_run / "model.safetensors"
     before = model.stat().st_mtime_ns
@@ -206,3 +219,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         check_options(tiny_options(batch_norm="frozen"))
     with pytest.raises(OptionError, match="patch_px"):
         check_options(tiny_options(patch_px=3))
+    with pytest.raises(OptionError, match=r"resnest14d.*--micro-batch 2"):
+        check_options(tiny_options(backbone="resnest14d", micro_batch=1))
+    check_options(tiny_options(backbone="resnest14d", micro_batch=2))
+    check_options(tiny_options(backbone="resnest14d", micro_batch=1, pretrained=True))

@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shapely.geometry import box
-from tiny_training import NO_AUGMENTATION, OPTIONS, PATCH_PX, SIDE, tiny_options, tiny_set, tiny_slides
+from tiny_training import (
+    NO_AUGMENTATION,
+    OPTIONS,
+    PATCH_PX,
+    SIDE,
+    break_tiles,
+    tiny_options,
+    tiny_set,
+    tiny_slides,
+)
 
 from herohe_model.cases import Case
-from herohe_model.errors import CancelledError
+from herohe_model.errors import CancelledError, SlideUnreadableError
 from herohe_model.foreground_cache import Unusable, find_foreground
 from herohe_model.patches import PatchSet
 from herohe_model.slide import Slide
@@ -208,3 +217,37 @@ def test_finding_foreground_can_be_cancelled(tmp_path: Path) -> None:
             progress=lambda _: None,
             cancelled=lambda: True,
         )
+
+
+def test_another_patch_always_the_same_stands_in_for_one_that_cannot_be_read(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path)
+    slides, patches = data.part([0])
+    whole = CompositeReader(slides, patches, OPTIONS)
+    every = np.arange(25)
+    before = whole.read_held_out(0, every).pixels
+    # The slide's second tile of 32 px in the second row; patches begin at 16 px.
+    break_tiles(slides[0].path, [5])
+    first, second = (CompositeReader(slides, patches, OPTIONS) for _ in range(2))
+    found = first.read_held_out(0, every).pixels
+    assert np.array_equal(found, second.read_held_out(0, every).pixels)
+    changed = {
+        index
+        for index in range(25)
+        for y, x in [divmod(index, 5)]
+        if not np.array_equal(
+            before[y * PATCH_PX : (y + 1) * PATCH_PX, x * PATCH_PX : (x + 1) * PATCH_PX],
+            found[y * PATCH_PX : (y + 1) * PATCH_PX, x * PATCH_PX : (x + 1) * PATCH_PX],
+        )
+    }
+    said = first.damage()
+    assert changed == {6, 7, 11, 12} and len(said) == 4
+    assert all(line.startswith("train/1: another patch stands in") for line in said)
+    assert not first.damage()
+
+
+def test_a_slide_without_any_readable_patch_is_given_up_by_name(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path)
+    slides, patches = data.part([0])
+    break_tiles(slides[0].path, range(16))
+    with pytest.raises(SlideUnreadableError, match=r"1\.tif"):
+        CompositeReader(slides, patches, OPTIONS).read_held_out(0, np.arange(25))

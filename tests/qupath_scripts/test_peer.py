@@ -180,7 +180,9 @@ def test_over_curve_with_large_frames_until_it_is_killed(
     server_keys, client_keys = KeyPair.new(), KeyPair.new()
     _, key = write_pair(tmp_path / "server", "server", server_keys)
     write_pair(tmp_path / "allowed", "client", client_keys)
-    model = small_model(tmp_path / "m.safetensors", seed=1)
+    model = small_model(tmp_path / "m.safetensors", seed=1, patch_px=256)
+    side = 5 * 256
+    request = {**WHOLE_SLIDE, "source": {**WHOLE_SLIDE["source"], "width": 2560, "height": 2304}}
     options = ("--bind", "tcp://127.0.0.1:*", "--key", str(key), "--allow", str(tmp_path / "allowed"))
     with serving(model, *options) as record:
         curve = {
@@ -190,15 +192,15 @@ def test_over_curve_with_large_frames_until_it_is_killed(
         }
         far = {"endpoint": record.remote_endpoints[0], "curve": curve}
         assert peer.ask("hello", **far)["ok"]["model_sha256"] == record.model_sha256
-        near = peer.ask("score_composites", **address(record), side=SIDE, count=16)["ok"]
-        assert peer.ask("score_composites", **far, side=SIDE, count=16)["ok"]["frames"] == near["frames"]
-        answer = peer.ask("score_slide", **far, request=WHOLE_SLIDE, regions="")["ok"]
+        near = peer.ask("score_composites", **address(record), side=side, count=3)["ok"]
+        assert peer.ask("score_composites", **far, side=side, count=3)["ok"]["frames"] == near["frames"]
+        answer = peer.ask("score_slide", **far, request=request, regions="")["ok"]
         assert answer["reads"] > 0
         stranger = KeyPair.new()
         shut = {**curve, "publicKey": stranger.public, "secretKey": stranger.secret}
         found = peer.ask("hello", endpoint=far["endpoint"], curve=shut, timeout_ms=1000)
         assert "does not answer" in found["failure"]
-        long = {**WHOLE_SLIDE, "options": {"composites": 300}}
+        long = {**request, "options": {"composites": 300}}
         found = peer.ask("score_slide", **address(record), request=long, regions="", then="kill")
         assert found["code"] == "server_unavailable"
         assert "nothing was written" in found["failure"]

@@ -1,0 +1,260 @@
+"""Pixels of JPEG-tiled TIFF slides, several times faster than OpenSlide gives them, and the same.
+
+libjpeg-turbo, which OpenSlide uses too, decodes each tile once, straight into RGB, into a cache of bounded
+size that all threads share. Whatever is out of the ordinary, a tile that was not stored, or one on which the
+decoder has so much as a warning, is left to OpenSlide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from io import FileIO
+from pathlib import Path
+from threading import Lock
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herohe_model.tiff_levels import JpegLevel, TiffLevels, bytes_at
+
+_T = TypeVar("_T")
+
+Reference = Callable[[int, int, int, tuple[int, int]], NDArray[np.uint8]]
+"""OpenSlide's pixels of (level, x, y, (width, height)), px of the level; may raise a HeroheError."""
+
+_FORMATS: Final = ("aperio", "generic-tiff")
+CACHE_BYTES: Final = 32 << 20
+"""Decoded tiles that a slide keeps, for neighbouring patches and pieces that share them."""
+
+_LARGEST_STREAM: Final = 64 << 20
+_LARGEST_TILE_PX: Final = 4096
+_MANY_TILES: Final = 64
+
+
+class LeftToOpenSlide(Exception):
+    """These pixels are not for this reader."""
+
+
+class JpegTiles:
+    """The tiles of one slide; for any number of threads.
+
+    Parameters
+    ----------
+    path
+        A slide that OpenSlide has open.
+    vendor
+        What OpenSlide calls its format.
+    sizes, downsamples
+        (width, height) in px, and level-0 px per px, of each level, as OpenSlide counts them.
+
+    Notes
+    -----
+    Before a level is first used, its richest tile and its last, of many tiles also the one in the middle, are
+    compared with what OpenSlide gives; if a pixel differs, this reader is not used for the slide again.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        vendor: str,
+        sizes: Sequence[tuple[int, int]],
+        downsamples: Sequence[float],
+    ) -> None:
+        self._files = _Files(path)
+        self._cache = _TileCache(CACHE_BYTES)
+        self._checking = Lock()
+        self._levels: dict[int, JpegLevel | None] = {}
+        # Elsewhere OpenSlide interpolates between pixels, since it places every read by its level-0 corner.
+        self._open = {level for level, ds in enumerate(downsamples) if ds == int(ds)}
+        self._tiff: TiffLevels | None = None
+        if vendor in _FORMATS and _decoder_is_there():
+            with contextlib.suppress(OSError, ValueError):
+                self._tiff = self._files.use(lambda file: TiffLevels(file, sizes))
+
+    def close(self) -> None:
+        """Close the file, once the reads under way have ended."""
+        self._files.close()
+
+    def region(
+        self, level: int, x: int, y: int, width: int, height: int, reference: Reference
+    ) -> NDArray[np.uint8]:
+        """Return pixels of a level, (height, width, 3) uint8 RGB; the box, px of the level, lies inside it.
+
+        `reference` reads through OpenSlide, for a level that nobody has used yet.
+
+        Raises
+        ------
+        LeftToOpenSlide
+            If OpenSlide is to read them.
+        """
+        found = self._level(level, reference)
+        if found is None:
+            raise LeftToOpenSlide
+        return self._joined(level, found, x, y, width, height)
+
+    def _level(self, level: int, reference: Reference) -> JpegLevel | None:
+        """Return a level that was found to agree with OpenSlide, or None."""
+        if self._tiff is None or level not in self._open:
+            return None
+        if level not in self._levels:
+            with self._checking:
+                if level not in self._levels:
+                    self._levels[level] = self._checked(self._tiff, level, reference)
+        return self._levels[level]
+
+    def _checked(self, tiff: TiffLevels, level: int, reference: Reference) -> JpegLevel | None:
+        try:
+            found = self._files.use(lambda file: tiff.level(file, level))
+        except (OSError, ValueError):
+            return None
+        if found is None or max(found.tile_width, found.tile_height) > _LARGEST_TILE_PX:
+            return None
+        stored = np.flatnonzero(found.counts)
+        if len(stored) == 0:
+            return None
+        richest = int(np.argmax(found.counts))
+        middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
+        for tile in sorted({richest, int(stored[-1]), *middle}):
+            row, column = divmod(tile, found.columns)
+            x, y = column * found.tile_width, row * found.tile_height
+            box = (x, y, min(found.tile_width, found.width - x), min(found.tile_height, found.height - y))
+            try:
+                same = np.array_equal(
+                    self._joined(level, found, *box), reference(level, box[0], box[1], box[2:])
+                )
+            except Exception:
+                # Whatever keeps one of them from reading it: OpenSlide's word counts, when it is asked.
+                return None
+            if not same:
+                self._open = set()
+                self._levels = dict.fromkeys(self._levels)
+                return None
+        return found
+
+    def _joined(
+        self, level: int, found: JpegLevel, x: int, y: int, width: int, height: int
+    ) -> NDArray[np.uint8]:
+        """Return a box's pixels, put together from tiles."""
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        across, down = found.tile_width, found.tile_height
+        for row in range(y // down, (y + height - 1) // down + 1):
+            for column in range(x // across, (x + width - 1) // across + 1):
+                tile = self._tile(level, found, row * found.columns + column)
+                left, top = column * across, row * down
+                x0, x1 = max(x, left), min(x + width, left + across)
+                y0, y1 = max(y, top), min(y + height, top + down)
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+        return pixels
+
+    def _tile(self, level: int, found: JpegLevel, index: int) -> NDArray[np.uint8]:
+        """Return a tile, decoded by the first who asks for it; others wait."""
+        size = 3 * found.tile_width * found.tile_height
+        return self._cache.get((level, index), size, lambda: self._decoded(found, index))
+
+    def _decoded(self, found: JpegLevel, index: int) -> NDArray[np.uint8]:
+        """Return the pixels of a whole tile, decoded from the file."""
+        import simplejpeg
+
+        count, offset = int(found.counts[index]), int(found.offsets[index])
+        if not 2 < count <= _LARGEST_STREAM:
+            raise LeftToOpenSlide
+        try:
+            stream = found.head + self._files.use(lambda file: bytes_at(file, offset, count))[2:]
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(stream)
+            if (width, height, colours) == (found.tile_width, found.tile_height, found.colours):
+                # Strict: as for OpenSlide, what libjpeg only warns of is damage.
+                pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                    stream, "RGB", fastdct=False, fastupsample=False, strict=True
+                )
+                return pixels
+        except (OSError, ValueError) as error:
+            raise LeftToOpenSlide from error
+        raise LeftToOpenSlide
+
+
+class _TileCache:
+    """Decoded tiles, the least recently asked for dropped first; for any number of threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self._tiles: OrderedDict[tuple[int, int], tuple[Future[NDArray[np.uint8]], int]] = OrderedDict()
+        self._held = 0
+
+    def get(
+        self, key: tuple[int, int], size: int, decode: Callable[[], NDArray[np.uint8]]
+    ) -> NDArray[np.uint8]:
+        """Return a tile of `size` bytes; raises LeftToOpenSlide as `decode` does."""
+        with self._lock:
+            known = self._tiles.get(key)
+            if known is not None:
+                self._tiles.move_to_end(key)
+            else:
+                tile: Future[NDArray[np.uint8]] = Future()
+                self._tiles[key] = tile, size
+                self._held += size
+                while self._held > self._limit and len(self._tiles) > 1:
+                    _, (_, dropped) = self._tiles.popitem(last=False)
+                    self._held -= dropped
+        if known is not None:
+            return known[0].result()
+        try:
+            pixels = decode()
+        except BaseException:
+            with self._lock:
+                if self._tiles.pop(key, None) is not None:
+                    self._held -= size
+            tile.set_exception(LeftToOpenSlide())
+            raise
+        tile.set_result(pixels)
+        return pixels
+
+
+class _Files:
+    """A file, opened as often as threads read from it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: deque[FileIO] = deque()
+        self._closed = False
+        # A slide may be forgotten, not closed.
+        self._close = weakref.finalize(self, _close_all, self._idle)
+
+    def use(self, read: Callable[[FileIO], _T]) -> _T:
+        """Return what `read` makes of the file; raises OSError when closed, or as `read` does."""
+        try:
+            file = self._idle.pop()
+        except IndexError:
+            if self._closed:
+                raise OSError(f"{self._path} was closed") from None
+            file = FileIO(self._path)
+        try:
+            return read(file)
+        finally:
+            self._idle.append(file)
+            if self._closed:
+                _close_all(self._idle)
+
+    def close(self) -> None:
+        """Close what is idle now, and the rest when it comes back."""
+        self._closed = True
+        _close_all(self._idle)
+
+
+def _decoder_is_there() -> bool:
+    try:
+        import simplejpeg
+    except ImportError:
+        return False
+    return bool(simplejpeg)
+
+
+def _close_all(files: deque[FileIO]) -> None:
+    while files:
+        with contextlib.suppress(IndexError):
+            files.pop().close()
