@@ -360,7 +360,10 @@ class ClusterSite:
             self._take(flight, answer)
             return
         if isinstance(answer, NeedsModel):
-            self._supply(answer)
+            if self._supply(answer) and not self._cancelled:
+                # Back to where the model is now; if that dies, anywhere.
+                self._place(flight, frozenset({answer.worker}))
+                return
         elif isinstance(answer, Misfit):
             self._leave_out(answer.worker, answer.host, answer.problem, answer.remedy)
         self._again(flight)
@@ -376,16 +379,18 @@ class ClusterSite:
         else:
             self._give_up(flight)
 
-    def _supply(self, asked: NeedsModel) -> None:
-        """Send the model to a worker that came later and cannot read its file."""
+    def _supply(self, asked: NeedsModel) -> bool:
+        """Send the model to a worker that came later and cannot read its file; whether it has it now."""
         if asked.worker in self._sent:
             self._leave_out(asked.worker, asked.host, "it cannot read the model it was sent", "See its log")
-            return
+            return False
         self._sent.add(asked.worker)
         try:
             send_model(self._client, self._model, self.model_sha256, [asked.worker])
         except ClusterError as error:
             self._leave_out(asked.worker, asked.host, error.problem, error.remedy)
+            return False
+        return True
 
     def _leave_out(self, worker: str, host: str, problem: str, remedy: str) -> None:
         if worker not in self._unfit:
