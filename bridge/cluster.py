@@ -389,7 +389,7 @@ class ClusterSite:
             except ClusterError as error:
                 self._leave_out(worker, asked.host, error.problem, error.remedy)
                 return False
-        elif flight.workers == {worker}:
+        elif flight.workers == frozenset({worker}):
             # It asks although it was sent; other slides may have asked before that.
             self._leave_out(worker, asked.host, "it cannot read the model that it was sent", "See its log")
             return False
