@@ -166,9 +166,7 @@ def gather_workers(
     if one is None:
         raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
     facts = one.facts
-    settled = msgspec.structs.replace(
-        terms, precision=facts.precision, engine=facts.engine.partition(" ")[0], facts=facts
-    )
+    settled = msgspec.structs.replace(terms, precision=facts.precision, engine=facts.engine_name, facts=facts)
     ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
         if facts.device == "cpu" and answer.cpus < facts.threads:

@@ -180,8 +180,8 @@ def _scorer(terms: Terms, directory: Path) -> Scorer | None:
 def _pop(terms: Terms) -> Scorer | None:
     """Take the model of a run out of those that are held."""
     for index, (key, scorer) in enumerate(_held):
-        fits = terms.precision in ("auto", scorer.precision)
-        fits = fits and terms.engine in ("auto", scorer.engine.partition(" ")[0])
+        engine = scorer.engine.partition(" ")[0]
+        fits = terms.precision in ("auto", scorer.precision) and terms.engine in ("auto", engine)
         if key == _key(terms) and fits:
             del _held[index]
             return scorer

@@ -11,7 +11,7 @@ import contextlib
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -119,21 +119,22 @@ class JpegTiles:
             return None
         richest = int(np.argmax(found.counts))
         middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
-        for tile in sorted({richest, int(stored[-1]), *middle}):
-            row, column = divmod(tile, found.columns)
-            x, y = column * found.tile_width, row * found.tile_height
-            box = (x, y, min(found.tile_width, found.width - x), min(found.tile_height, found.height - y))
-            try:
-                same = np.array_equal(
-                    self._joined(level, found, *box), reference(level, box[0], box[1], box[2:])
+        boxes = [_tile_box(found, tile) for tile in sorted({richest, int(stored[-1]), *middle})]
+        try:
+            # Together: whoever came first waits for this, and with a small level for little else.
+            with ThreadPoolExecutor(len(boxes), thread_name_prefix="herohe-check") as pool:
+                expected = pool.map(lambda box: reference(level, box[0], box[1], (box[2], box[3])), boxes)
+                same = all(
+                    np.array_equal(self._joined(level, found, *box), pixels)
+                    for box, pixels in zip(boxes, expected, strict=True)
                 )
-            except Exception:
-                # Whatever keeps one of them from reading it: OpenSlide's word counts, when it is asked.
-                return None
-            if not same:
-                self._open = set()
-                self._levels = dict.fromkeys(self._levels)
-                return None
+        except Exception:
+            # Whatever keeps one of them from reading it: OpenSlide's word counts, when it is asked.
+            return None
+        if not same:
+            self._open = set()
+            self._levels = dict.fromkeys(self._levels)
+            return None
         return found
 
     def _joined(
@@ -175,6 +176,13 @@ class JpegTiles:
         except (OSError, ValueError) as error:
             raise LeftToOpenSlide from error
         raise LeftToOpenSlide
+
+
+def _tile_box(level: JpegLevel, index: int) -> tuple[int, int, int, int]:
+    """Return (x, y, width, height) of the part of a tile that the level shows, px of the level."""
+    row, column = divmod(index, level.columns)
+    x, y = column * level.tile_width, row * level.tile_height
+    return x, y, min(level.tile_width, level.width - x), min(level.tile_height, level.height - y)
 
 
 class _TileCache:

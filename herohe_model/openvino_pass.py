@@ -41,7 +41,7 @@ def openvino_version() -> str:
 
 @lru_cache(maxsize=1)
 def openvino_precisions() -> tuple[Precision, ...]:
-    """Return the precisions in which this CPU computes by itself, with OpenVINO.
+    """Return the precisions in which OpenVINO computes on this CPU.
 
     Raises
     ------
@@ -98,7 +98,7 @@ class OpenVinoPass:
     def __init__(self, graph: OpenVinoGraph, precision: Precision, threads: int) -> None:
         openvino = _openvino()
         if precision not in openvino_precisions():
-            raise DeviceError(f"This CPU does not compute in {precision} by itself", "Use --precision fp32")
+            raise DeviceError(f"OpenVINO does not compute in {precision} on this CPU", "Use --precision fp32")
         try:
             compiled = openvino.Core().compile_model(
                 graph.model,

@@ -102,11 +102,17 @@ def uninstall(qupaths: tuple[Path, ...], user_directory: Path | None, project: P
             continue
         remarks, was_set = uninstall_from(directory)
         _say(remarks)
-        if was_set and qupath is not None:
-            qupath.ask(unset_user_directory=was_set)
-            if not any(directory.iterdir()):
-                directory.rmdir()
         click.echo(f"Removed from {directory}.")
+        if was_set is None or qupath is None:
+            continue
+        inside = sorted(directory.rglob("*"), reverse=True)
+        if any(path.is_symlink() or not path.is_dir() for path in inside):
+            click.echo(f"  {directory} stays QuPath's user directory, because there are other files in it.")
+            continue
+        qupath.ask(unset_user_directory=was_set)
+        # QuPath itself makes folders in it.
+        for folder in (*inside, directory):
+            folder.rmdir()
 
 
 @command.command("status")

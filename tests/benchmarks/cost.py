@@ -36,7 +36,7 @@ from herohe_model.synthetic import write_tiff
 SLIDES = (10, 250, 500, 1000)
 SIDES = (10_240, 20_480, 40_960, 61_440, 81_920)
 COMPOSITES = (1, 64, 128, 256)
-REFRESHED = (10, 250, 500, 1000)
+REFRESHED = (10, 100, 200, 400)
 DIFFERENT = 20
 """Small slides that differ; the others are copies of them, as files of their own."""
 
@@ -189,7 +189,7 @@ def fill(output: Path, count: int) -> None:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     with Manifest(output / "manifest.sqlite") as manifest:
-        for position, result in enumerate(made_results(output.parent / "report-slides", count)):
+        for position, result in enumerate(made_results(output.parent / "report-slides", count, files=2)):
             manifest.report(position, result)
 
 

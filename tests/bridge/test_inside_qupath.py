@@ -167,6 +167,17 @@ def test_what_cannot_be_done_for_one_image_is_said_and_the_exit_code_tells(
     assert files(project.parent) == before
 
 
+def test_uninstalling_forgets_the_user_directory_that_was_made(inside: InsideQuPath, tmp_path: Path) -> None:
+    with installed_qupath(inside.app.directory, tmp_path, inside.model) as fresh:
+        directory = fresh.user_directory
+        (directory / "logs").mkdir()
+        done = fresh.bridge("qupath", "uninstall", "--qupath", fresh.app.directory)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not directory.exists()
+        told = fresh.bridge("qupath", "status", "--qupath", fresh.app.directory)
+        assert "no user directory yet" in told.stdout
+
+
 def workflow(project: Path) -> list[str]:
     return [step for rows in describe(project).values() for step in rows[0]["workflow"]]
 
