@@ -360,7 +360,7 @@ class ClusterSite:
             self._take(flight, answer)
             return
         if isinstance(answer, NeedsModel):
-            if self._supply(answer) and not self._cancelled:
+            if self._supply(flight, answer) and not self._cancelled:
                 # Back to where the model is now; if that dies, anywhere.
                 self._place(flight, frozenset({answer.worker}))
                 return
@@ -379,18 +379,21 @@ class ClusterSite:
         else:
             self._give_up(flight)
 
-    def _supply(self, asked: NeedsModel) -> bool:
+    def _supply(self, flight: _Flight, asked: NeedsModel) -> bool:
         """Send the model to a worker that came later and cannot read its file; whether it has it now."""
-        if asked.worker in self._sent:
-            self._leave_out(asked.worker, asked.host, "it cannot read the model it was sent", "See its log")
+        worker = asked.worker
+        if worker not in self._sent:
+            self._sent.add(worker)
+            try:
+                send_model(self._client, self._model, self.model_sha256, [worker])
+            except ClusterError as error:
+                self._leave_out(worker, asked.host, error.problem, error.remedy)
+                return False
+        elif flight.workers == frozenset({worker}):
+            # It asks although it was sent; other slides may have asked before that.
+            self._leave_out(worker, asked.host, "it cannot read the model that it was sent", "See its log")
             return False
-        self._sent.add(asked.worker)
-        try:
-            send_model(self._client, self._model, self.model_sha256, [asked.worker])
-        except ClusterError as error:
-            self._leave_out(asked.worker, asked.host, error.problem, error.remedy)
-            return False
-        return True
+        return worker not in self._unfit
 
     def _leave_out(self, worker: str, host: str, problem: str, remedy: str) -> None:
         if worker not in self._unfit:
