@@ -185,7 +185,6 @@ def measure(
         summary = score_collection(
             open_collection(project),
             inside.model,
-            server=None,
             device="cpu",
             precision="auto",
             options=options,
