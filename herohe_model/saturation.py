@@ -104,12 +104,22 @@ def mean_saturation(
     return result
 
 
-def _pieces(x: NDArray[np.int64], y: NDArray[np.int64], side: int) -> list[NDArray[np.int32]]:
-    """Return the indices of the patches that begin in each square of `side` level-0 px, row by row."""
-    column, row = (((edges - edges.min()) // side).astype(np.int32) for edges in (x, y))
+def _pieces(x: NDArray[np.int64], y: NDArray[np.int64], longest: int) -> list[NDArray[np.int32]]:
+    """Return the indices of the patches of each piece, row by row.
+
+    Along each axis the pieces are equally long, so that threads share them out evenly, and at most `longest`
+    level-0 px from the beginning of their first patch to that of the next piece's.
+    """
+    column, row = ((edges // _even(edges, longest)).astype(np.int32) for edges in (x - x.min(), y - y.min()))
     piece = row * (column.max() + 1) + column
     order = np.argsort(piece, kind="stable").astype(np.int32)
     return np.split(order, np.flatnonzero(np.diff(piece[order])) + 1)
+
+
+def _even(edges: NDArray[np.int64], longest: int) -> int:
+    """Return the length of the fewest equally long parts of an axis whose last patch begins at its end."""
+    end = int(edges.max()) + 1
+    return -(-end // -(-end // longest))
 
 
 def _piece_saturation(

@@ -90,12 +90,12 @@ class TiffLevels:
     """
 
     def __init__(self, file: FileIO, sizes: Sequence[tuple[int, int]]) -> None:
-        directories = _directories(file)
+        directories = [(_size(file, directory), directory) for directory in _directories(file)]
         self._found = {
             level: same[0]
             for level, size in enumerate(sizes)
             # Several of one size would be focal planes: which is meant is not for this reader to guess.
-            if len(same := [d for d in directories if _size(file, d) == size]) == 1
+            if len(same := [directory for its, directory in directories if its == size]) == 1
         }
 
     def level(self, file: FileIO, level: int) -> JpegLevel | None:
