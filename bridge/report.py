@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -30,6 +28,7 @@ from bridge.results import SlideResult, tiles
 from bridge.scored_run import ScoredRun
 from herohe_model.errors import SlideError
 from herohe_model.page import data_uri, json_in_html, write_page
+from herohe_model.read_ahead import read_ahead
 
 PAGE_LIMIT: Final = 60_000_000
 """Bytes of the page, beyond which pictures lie beside it."""
@@ -177,23 +176,15 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
 
 
 def _draw_all(run: ScoredRun, rows: Sequence[Row], sizes: PictureSizes, threads: int) -> Iterator[_Drawn]:
-    """Yield the slides in order, a few of them being read ahead."""
-    waiting: deque[Future[_Drawn]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
-        try:
-            for row, result in zip_longest(rows, run.slides()):
-                if row is None or result is None or row.entry != result.entry:
-                    raise ResultFileError(
-                        f"{run.results} changed while it was read", "Give the command again"
-                    )
-                waiting.append(pool.submit(_draw, run, row, result, sizes))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    """Return the slides in order, a few of them being read ahead."""
+
+    def matched() -> Iterator[tuple[Row, SlideResult]]:
+        for row, result in zip_longest(rows, run.slides()):
+            if row is None or result is None or row.entry != result.entry:
+                raise ResultFileError(f"{run.results} changed while it was read", "Give the command again")
+            yield row, result
+
+    return read_ahead(matched(), lambda pair: _draw(run, *pair, sizes), workers=threads, ahead=2 * threads)
 
 
 def _draw(run: ScoredRun, row: Row, result: SlideResult, sizes: PictureSizes) -> _Drawn:
