@@ -11,7 +11,7 @@ import contextlib
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -34,6 +34,11 @@ CACHE_BYTES: Final = 32 << 20
 _LARGEST_STREAM: Final = 64 << 20
 _LARGEST_TILE_PX: Final = 4096
 _MANY_TILES: Final = 64
+_MOST_COMPARED: Final = 3
+_COMPARED_PX: Final = 1 << 16
+
+_Level = tuple[JpegLevel | None, Sequence[Future[bool]]]
+"""A level's tiles, None where this reader cannot read them, and whether those compared are as OpenSlide's."""
 
 
 class LeftToOpenSlide(Exception):
@@ -54,8 +59,10 @@ class JpegTiles:
 
     Notes
     -----
-    Before a level is first used, its richest tile and its last, of many tiles also the one in the middle, are
-    compared with what OpenSlide gives; if a pixel differs, this reader is not used for the slide again.
+    Before pixels of a level are first given, its richest tile and its last, of many tiles also the one in the
+    middle, are compared with what OpenSlide gives: whole where tiles have up to 256 x 256 px, else as many px
+    at the tile's end, since what goes wrong in a stream goes on to there. If a pixel differs, this reader is
+    not used for the slide again.
     """
 
     def __init__(
@@ -67,8 +74,8 @@ class JpegTiles:
     ) -> None:
         self._files = _Files(path)
         self._cache = _TileCache(CACHE_BYTES)
-        self._checking = Lock()
-        self._levels: dict[int, JpegLevel | None] = {}
+        self._beginning = Lock()
+        self._levels: dict[int, _Level] = {}
         # Elsewhere OpenSlide interpolates between pixels, since it places every read by its level-0 corner.
         self._open = {level for level, ds in enumerate(downsamples) if ds == int(ds)}
         self._tiff: TiffLevels | None = None
@@ -92,50 +99,59 @@ class JpegTiles:
         LeftToOpenSlide
             If OpenSlide is to read them.
         """
-        found = self._level(level, reference)
-        if found is None:
-            raise LeftToOpenSlide
-        return self._joined(level, found, x, y, width, height)
-
-    def _level(self, level: int, reference: Reference) -> JpegLevel | None:
-        """Return a level that was found to agree with OpenSlide, or None."""
         if self._tiff is None or level not in self._open:
-            return None
-        if level not in self._levels:
-            with self._checking:
+            raise LeftToOpenSlide
+        with contextlib.ExitStack() as until_compared:
+            with self._beginning:
                 if level not in self._levels:
-                    self._levels[level] = self._checked(self._tiff, level, reference)
-        return self._levels[level]
+                    pool = ThreadPoolExecutor(_MOST_COMPARED, thread_name_prefix="herohe-check")
+                    until_compared.enter_context(pool)
+                    self._levels[level] = self._begin(self._tiff, level, reference, pool)
+            tiles, compared = self._levels[level]
+            if tiles is None:
+                raise LeftToOpenSlide
+            # While they are compared, so that nobody waits idly; for nothing where they differ.
+            pixels = self._joined(level, tiles, x, y, width, height)
+            if not all(same.result() for same in compared):
+                raise LeftToOpenSlide
+            return pixels
 
-    def _checked(self, tiff: TiffLevels, level: int, reference: Reference) -> JpegLevel | None:
+    def _begin(self, tiff: TiffLevels, level: int, reference: Reference, pool: Executor) -> _Level:
+        """Find a level's tiles, and let `pool` compare some of them with OpenSlide's."""
+        tiles = self._found(tiff, level)
+        if tiles is None:
+            return None, []
+        stored = np.flatnonzero(tiles.counts)
+        middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
+        some = sorted({int(np.argmax(tiles.counts)), int(stored[-1]), *middle})
         try:
-            found = self._files.use(lambda file: tiff.level(file, level))
+            return tiles, [pool.submit(self._same, level, tiles, tile, reference) for tile in some]
+        except RuntimeError:
+            # The system gives no more threads.
+            return None, []
+
+    def _found(self, tiff: TiffLevels, level: int) -> JpegLevel | None:
+        """Return the tiles of a level, None where there are none that can be read here."""
+        try:
+            tiles = self._files.use(lambda file: tiff.level(file, level))
         except (OSError, ValueError):
             return None
-        if found is None or max(found.tile_width, found.tile_height) > _LARGEST_TILE_PX:
+        if tiles is None or max(tiles.tile_width, tiles.tile_height) > _LARGEST_TILE_PX:
             return None
-        stored = np.flatnonzero(found.counts)
-        if len(stored) == 0:
-            return None
-        richest = int(np.argmax(found.counts))
-        middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
-        boxes = [_tile_box(found, tile) for tile in sorted({richest, int(stored[-1]), *middle})]
+        return tiles if tiles.counts.any() else None
+
+    def _same(self, level: int, tiles: JpegLevel, tile: int, reference: Reference) -> bool:
+        """Whether a tile is as OpenSlide reads it; this reader serves no more where a pixel differs."""
+        x, y, width, height = _end_of_tile(tiles, tile)
         try:
-            # Together: whoever came first waits for this, and with a small level for little else.
-            with ThreadPoolExecutor(len(boxes), thread_name_prefix="herohe-check") as pool:
-                expected = pool.map(lambda box: reference(level, box[0], box[1], (box[2], box[3])), boxes)
-                same = all(
-                    np.array_equal(self._joined(level, found, *box), pixels)
-                    for box, pixels in zip(boxes, expected, strict=True)
-                )
+            expected = reference(level, x, y, (width, height))
+            same = np.array_equal(self._joined(level, tiles, x, y, width, height), expected)
         except Exception:
             # Whatever keeps one of them from reading it: OpenSlide's word counts, when it is asked.
-            return None
+            return False
         if not same:
             self._open = set()
-            self._levels = dict.fromkeys(self._levels)
-            return None
-        return found
+        return same
 
     def _joined(
         self, level: int, found: JpegLevel, x: int, y: int, width: int, height: int
@@ -178,11 +194,13 @@ class JpegTiles:
         raise LeftToOpenSlide
 
 
-def _tile_box(level: JpegLevel, index: int) -> tuple[int, int, int, int]:
-    """Return (x, y, width, height) of the part of a tile that the level shows, px of the level."""
+def _end_of_tile(level: JpegLevel, index: int) -> tuple[int, int, int, int]:
+    """Return (x, y, width, height) of the last rows of a tile that the level shows, px of the level."""
     row, column = divmod(index, level.columns)
     x, y = column * level.tile_width, row * level.tile_height
-    return x, y, min(level.tile_width, level.width - x), min(level.tile_height, level.height - y)
+    width, end = min(level.tile_width, level.width - x), min(y + level.tile_height, level.height)
+    height = min(end - y, max(1, _COMPARED_PX // width))
+    return x, end - height, width, height
 
 
 class _TileCache:
