@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -30,6 +31,9 @@ Reference = Callable[[int, int, int, tuple[int, int]], NDArray[np.uint8]]
 _FORMATS: Final = ("aperio", "generic-tiff")
 CACHE_BYTES: Final = 32 << 20
 """Decoded tiles that a slide keeps, for neighbouring patches and pieces that share them."""
+
+_BLOCKS: Final = 8
+"""How many times the cache is given memory: 4 MiB or more each, for which numpy asks Linux for huge pages."""
 
 _LARGEST_STREAM: Final = 64 << 20
 _LARGEST_TILE_PX: Final = 4096
@@ -161,20 +165,27 @@ class JpegTiles:
         across, down = found.tile_width, found.tile_height
         for row in range(y // down, (y + height - 1) // down + 1):
             for column in range(x // across, (x + width - 1) // across + 1):
-                tile = self._tile(level, found, row * found.columns + column)
                 left, top = column * across, row * down
                 x0, x1 = max(x, left), min(x + width, left + across)
                 y0, y1 = max(y, top), min(y + height, top + down)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+                out = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+                self._read_tile(level, found, row * found.columns + column, part, out)
         return pixels
 
-    def _tile(self, level: int, found: JpegLevel, index: int) -> NDArray[np.uint8]:
-        """Return a tile, decoded by the first who asks for it; others wait."""
-        size = 3 * found.tile_width * found.tile_height
-        return self._cache.get((level, index), size, lambda: self._decoded(found, index))
+    def _read_tile(
+        self, level: int, found: JpegLevel, index: int, part: tuple[slice, slice], out: NDArray[np.uint8]
+    ) -> None:
+        """Copy a part of a tile, decoded by the first who asks for it; others wait."""
+        self._cache.use(
+            (level, index),
+            3 * found.tile_width * found.tile_height,
+            lambda room: self._decoded(found, index, room),
+            lambda tile: np.copyto(out, tile[part]),
+        )
 
-    def _decoded(self, found: JpegLevel, index: int) -> NDArray[np.uint8]:
-        """Return the pixels of a whole tile, decoded from the file."""
+    def _decoded(self, found: JpegLevel, index: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels of a whole tile, decoded from the file into `room`."""
         import simplejpeg
 
         count, offset = int(found.counts[index]), int(found.offsets[index])
@@ -186,7 +197,7 @@ class JpegTiles:
             if (width, height, colours) == (found.tile_width, found.tile_height, found.colours):
                 # Strict: as for OpenSlide, what libjpeg only warns of is damage.
                 pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                    stream, "RGB", fastdct=False, fastupsample=False, strict=True
+                    stream, "RGB", fastdct=False, fastupsample=False, buffer=room, strict=True
                 )
                 return pixels
         except (OSError, ValueError) as error:
@@ -203,42 +214,93 @@ def _end_of_tile(level: JpegLevel, index: int) -> tuple[int, int, int, int]:
     return x, end - height, width, height
 
 
+_Key = tuple[int, int]
+
+
+@dataclass
+class _Block:
+    """A piece of memory that tiles are put into one after the other, and how many threads are using it."""
+
+    room: NDArray[np.uint8]
+    used: int = 0
+    keys: list[_Key] = field(default_factory=list)
+    users: int = 0
+
+
 class _TileCache:
-    """Decoded tiles, the least recently asked for dropped first; for any number of threads."""
+    """Decoded tiles, for any number of threads.
+
+    They lie in blocks, since the system hands out a large piece of memory several times faster than the same
+    in small ones. The block least recently asked for is dropped first, with all of its tiles, and its memory
+    used again.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = Lock()
-        self._tiles: OrderedDict[tuple[int, int], tuple[Future[NDArray[np.uint8]], int]] = OrderedDict()
+        self._tiles: dict[_Key, tuple[Future[NDArray[np.uint8]], int]] = {}
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._newest = 0
         self._held = 0
 
-    def get(
-        self, key: tuple[int, int], size: int, decode: Callable[[], NDArray[np.uint8]]
-    ) -> NDArray[np.uint8]:
-        """Return a tile of `size` bytes; raises LeftToOpenSlide as `decode` does."""
+    def use(
+        self,
+        key: _Key,
+        size: int,
+        decode: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+        read: Callable[[NDArray[np.uint8]], None],
+    ) -> None:
+        """Let `read` see a tile of `size` bytes, which may change when it has returned.
+
+        `decode` puts the tile into the memory that it is given; raises LeftToOpenSlide as that does.
+        """
         with self._lock:
             known = self._tiles.get(key)
-            if known is not None:
-                self._tiles.move_to_end(key)
-            else:
-                tile: Future[NDArray[np.uint8]] = Future()
-                self._tiles[key] = tile, size
-                self._held += size
-                while self._held > self._limit and len(self._tiles) > 1:
-                    _, (_, dropped) = self._tiles.popitem(last=False)
-                    self._held -= dropped
-        if known is not None:
-            return known[0].result()
+            tile, number = known or (Future(), self._block_for(size))
+            block = self._blocks[number]
+            self._blocks.move_to_end(number)
+            block.users += 1
+            if known is None:
+                room = block.room[block.used : block.used + size]
+                block.used += size
+                block.keys.append(key)
+                self._tiles[key] = tile, number
         try:
-            pixels = decode()
+            if known is None:
+                self._fill(tile, key, lambda: decode(room))
+            read(tile.result())
+        finally:
+            with self._lock:
+                block.users -= 1
+
+    def _fill(
+        self, tile: Future[NDArray[np.uint8]], key: _Key, decode: Callable[[], NDArray[np.uint8]]
+    ) -> None:
+        try:
+            tile.set_result(decode())
         except BaseException:
             with self._lock:
-                if self._tiles.pop(key, None) is not None:
-                    self._held -= size
+                self._tiles.pop(key, None)
             tile.set_exception(LeftToOpenSlide())
             raise
-        tile.set_result(pixels)
-        return pixels
+
+    def _block_for(self, size: int) -> int:
+        """Return the number of the newest block, a new one where that has no room for a tile."""
+        newest = self._blocks.get(self._newest)
+        if newest is None or newest.used + size > len(newest.room):
+            length = -(-self._limit // (_BLOCKS * size)) * size
+            room = None
+            while self._blocks and self._held + length > self._limit:
+                _, dropped = self._blocks.popitem(last=False)
+                self._held -= len(dropped.room)
+                for key in dropped.keys:
+                    self._tiles.pop(key, None)
+                if dropped.users == 0 and len(dropped.room) == length:
+                    room = dropped.room
+            self._newest += 1
+            self._blocks[self._newest] = _Block(np.empty(length, dtype=np.uint8) if room is None else room)
+            self._held += length
+        return self._newest
 
 
 class _Files:

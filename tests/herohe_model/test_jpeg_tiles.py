@@ -374,6 +374,20 @@ def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:
             assert np.array_equal(pixels, reference.read_box(*box, (100, 90)))
 
 
+def test_memory_that_is_used_again_is_not_seen_by_who_reads_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiff(tmp_path / "a.tif", picture(), tile=64, levels=1)
+    monkeypatch.setattr(jpeg_tiles, "CACHE_BYTES", 6 * 64 * 64 * 3)
+    boxes = [(37 * k % 600, 91 * k % 600, 100, 90) for k in range(400)]
+    with Slide(tmp_path / "a.tif", fast=False) as reference:
+        expected = [reference.read_box(*box, (100, 90)) for box in boxes]
+    with Slide(tmp_path / "a.tif") as slide, ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda box: slide.read_box(*box, (100, 90)), boxes))
+        assert tiles_of(slide)._cache._held <= 6 * 64 * 64 * 3
+    assert all(np.array_equal(*pair) for pair in zip(read, expected, strict=True))
+
+
 def test_a_slide_that_was_closed_reads_no_more(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", picture(), levels=1)
     slide = Slide(tmp_path / "a.tif")
