@@ -11,7 +11,8 @@ import contextlib
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -31,9 +32,17 @@ _FORMATS: Final = ("aperio", "generic-tiff")
 CACHE_BYTES: Final = 32 << 20
 """Decoded tiles that a slide keeps, for neighbouring patches and pieces that share them."""
 
+_BLOCKS: Final = 8
+"""How many times the cache is given memory: 4 MiB or more each, for which numpy asks Linux for huge pages."""
+
 _LARGEST_STREAM: Final = 64 << 20
 _LARGEST_TILE_PX: Final = 4096
 _MANY_TILES: Final = 64
+_MOST_COMPARED: Final = 3
+_COMPARED_PX: Final = 1 << 16
+
+_Level = tuple[JpegLevel | None, Sequence[Future[bool]]]
+"""A level's tiles, None where this reader cannot read them, and whether those compared are as OpenSlide's."""
 
 
 class LeftToOpenSlide(Exception):
@@ -54,8 +63,10 @@ class JpegTiles:
 
     Notes
     -----
-    Before a level is first used, its richest tile and its last, of many tiles also the one in the middle, are
-    compared with what OpenSlide gives; if a pixel differs, this reader is not used for the slide again.
+    Before pixels of a level are first given, its richest tile and its last, of many tiles also the one in the
+    middle, are compared with what OpenSlide gives: whole where tiles have up to 256 x 256 px, else as many px
+    at the tile's end, since what goes wrong in a stream goes on to there. If a pixel differs, this reader is
+    not used for the slide again.
     """
 
     def __init__(
@@ -67,8 +78,8 @@ class JpegTiles:
     ) -> None:
         self._files = _Files(path)
         self._cache = _TileCache(CACHE_BYTES)
-        self._checking = Lock()
-        self._levels: dict[int, JpegLevel | None] = {}
+        self._beginning = Lock()
+        self._levels: dict[int, _Level] = {}
         # Elsewhere OpenSlide interpolates between pixels, since it places every read by its level-0 corner.
         self._open = {level for level, ds in enumerate(downsamples) if ds == int(ds)}
         self._tiff: TiffLevels | None = None
@@ -92,50 +103,59 @@ class JpegTiles:
         LeftToOpenSlide
             If OpenSlide is to read them.
         """
-        found = self._level(level, reference)
-        if found is None:
-            raise LeftToOpenSlide
-        return self._joined(level, found, x, y, width, height)
-
-    def _level(self, level: int, reference: Reference) -> JpegLevel | None:
-        """Return a level that was found to agree with OpenSlide, or None."""
         if self._tiff is None or level not in self._open:
-            return None
-        if level not in self._levels:
-            with self._checking:
+            raise LeftToOpenSlide
+        with contextlib.ExitStack() as until_compared:
+            with self._beginning:
                 if level not in self._levels:
-                    self._levels[level] = self._checked(self._tiff, level, reference)
-        return self._levels[level]
+                    pool = ThreadPoolExecutor(_MOST_COMPARED, thread_name_prefix="herohe-check")
+                    until_compared.enter_context(pool)
+                    self._levels[level] = self._begin(self._tiff, level, reference, pool)
+            tiles, compared = self._levels[level]
+            if tiles is None:
+                raise LeftToOpenSlide
+            # While they are compared, so that nobody waits idly; for nothing where they differ.
+            pixels = self._joined(level, tiles, x, y, width, height)
+            if not all(same.result() for same in compared):
+                raise LeftToOpenSlide
+            return pixels
 
-    def _checked(self, tiff: TiffLevels, level: int, reference: Reference) -> JpegLevel | None:
+    def _begin(self, tiff: TiffLevels, level: int, reference: Reference, pool: Executor) -> _Level:
+        """Find a level's tiles, and let `pool` compare some of them with OpenSlide's."""
+        tiles = self._found(tiff, level)
+        if tiles is None:
+            return None, []
+        stored = np.flatnonzero(tiles.counts)
+        middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
+        some = sorted({int(np.argmax(tiles.counts)), int(stored[-1]), *middle})
         try:
-            found = self._files.use(lambda file: tiff.level(file, level))
+            return tiles, [pool.submit(self._same, level, tiles, tile, reference) for tile in some]
+        except RuntimeError:
+            # The system gives no more threads.
+            return None, []
+
+    def _found(self, tiff: TiffLevels, level: int) -> JpegLevel | None:
+        """Return the tiles of a level, None where there are none that can be read here."""
+        try:
+            tiles = self._files.use(lambda file: tiff.level(file, level))
         except (OSError, ValueError):
             return None
-        if found is None or max(found.tile_width, found.tile_height) > _LARGEST_TILE_PX:
+        if tiles is None or max(tiles.tile_width, tiles.tile_height) > _LARGEST_TILE_PX:
             return None
-        stored = np.flatnonzero(found.counts)
-        if len(stored) == 0:
-            return None
-        richest = int(np.argmax(found.counts))
-        middle = [int(stored[len(stored) // 2])] if len(stored) >= _MANY_TILES else []
-        boxes = [_tile_box(found, tile) for tile in sorted({richest, int(stored[-1]), *middle})]
+        return tiles if tiles.counts.any() else None
+
+    def _same(self, level: int, tiles: JpegLevel, tile: int, reference: Reference) -> bool:
+        """Whether a tile is as OpenSlide reads it; this reader serves no more where a pixel differs."""
+        x, y, width, height = _end_of_tile(tiles, tile)
         try:
-            # Together: whoever came first waits for this, and with a small level for little else.
-            with ThreadPoolExecutor(len(boxes), thread_name_prefix="herohe-check") as pool:
-                expected = pool.map(lambda box: reference(level, box[0], box[1], (box[2], box[3])), boxes)
-                same = all(
-                    np.array_equal(self._joined(level, found, *box), pixels)
-                    for box, pixels in zip(boxes, expected, strict=True)
-                )
+            expected = reference(level, x, y, (width, height))
+            same = np.array_equal(self._joined(level, tiles, x, y, width, height), expected)
         except Exception:
             # Whatever keeps one of them from reading it: OpenSlide's word counts, when it is asked.
-            return None
+            return False
         if not same:
             self._open = set()
-            self._levels = dict.fromkeys(self._levels)
-            return None
-        return found
+        return same
 
     def _joined(
         self, level: int, found: JpegLevel, x: int, y: int, width: int, height: int
@@ -145,20 +165,27 @@ class JpegTiles:
         across, down = found.tile_width, found.tile_height
         for row in range(y // down, (y + height - 1) // down + 1):
             for column in range(x // across, (x + width - 1) // across + 1):
-                tile = self._tile(level, found, row * found.columns + column)
                 left, top = column * across, row * down
                 x0, x1 = max(x, left), min(x + width, left + across)
                 y0, y1 = max(y, top), min(y + height, top + down)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+                out = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+                self._read_tile(level, found, row * found.columns + column, part, out)
         return pixels
 
-    def _tile(self, level: int, found: JpegLevel, index: int) -> NDArray[np.uint8]:
-        """Return a tile, decoded by the first who asks for it; others wait."""
-        size = 3 * found.tile_width * found.tile_height
-        return self._cache.get((level, index), size, lambda: self._decoded(found, index))
+    def _read_tile(
+        self, level: int, found: JpegLevel, index: int, part: tuple[slice, slice], out: NDArray[np.uint8]
+    ) -> None:
+        """Copy a part of a tile, decoded by the first who asks for it; others wait."""
+        self._cache.use(
+            (level, index),
+            3 * found.tile_width * found.tile_height,
+            lambda room: self._decoded(found, index, room),
+            lambda tile: np.copyto(out, tile[part]),
+        )
 
-    def _decoded(self, found: JpegLevel, index: int) -> NDArray[np.uint8]:
-        """Return the pixels of a whole tile, decoded from the file."""
+    def _decoded(self, found: JpegLevel, index: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels of a whole tile, decoded from the file into `room`."""
         import simplejpeg
 
         count, offset = int(found.counts[index]), int(found.offsets[index])
@@ -170,7 +197,7 @@ class JpegTiles:
             if (width, height, colours) == (found.tile_width, found.tile_height, found.colours):
                 # Strict: as for OpenSlide, what libjpeg only warns of is damage.
                 pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                    stream, "RGB", fastdct=False, fastupsample=False, strict=True
+                    stream, "RGB", fastdct=False, fastupsample=False, buffer=room, strict=True
                 )
                 return pixels
         except (OSError, ValueError) as error:
@@ -178,49 +205,102 @@ class JpegTiles:
         raise LeftToOpenSlide
 
 
-def _tile_box(level: JpegLevel, index: int) -> tuple[int, int, int, int]:
-    """Return (x, y, width, height) of the part of a tile that the level shows, px of the level."""
+def _end_of_tile(level: JpegLevel, index: int) -> tuple[int, int, int, int]:
+    """Return (x, y, width, height) of the last rows of a tile that the level shows, px of the level."""
     row, column = divmod(index, level.columns)
     x, y = column * level.tile_width, row * level.tile_height
-    return x, y, min(level.tile_width, level.width - x), min(level.tile_height, level.height - y)
+    width, end = min(level.tile_width, level.width - x), min(y + level.tile_height, level.height)
+    height = min(end - y, max(1, _COMPARED_PX // width))
+    return x, end - height, width, height
+
+
+_Key = tuple[int, int]
+
+
+@dataclass
+class _Block:
+    """A piece of memory that tiles are put into one after the other, and how many threads are using it."""
+
+    room: NDArray[np.uint8]
+    used: int = 0
+    keys: list[_Key] = field(default_factory=list)
+    users: int = 0
 
 
 class _TileCache:
-    """Decoded tiles, the least recently asked for dropped first; for any number of threads."""
+    """Decoded tiles, for any number of threads.
+
+    They lie in blocks, since the system hands out a large piece of memory several times faster than the same
+    in small ones. The block least recently asked for is dropped first, with all of its tiles, and its memory
+    used again.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = Lock()
-        self._tiles: OrderedDict[tuple[int, int], tuple[Future[NDArray[np.uint8]], int]] = OrderedDict()
+        self._tiles: dict[_Key, tuple[Future[NDArray[np.uint8]], int]] = {}
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._newest = 0
         self._held = 0
 
-    def get(
-        self, key: tuple[int, int], size: int, decode: Callable[[], NDArray[np.uint8]]
-    ) -> NDArray[np.uint8]:
-        """Return a tile of `size` bytes; raises LeftToOpenSlide as `decode` does."""
+    def use(
+        self,
+        key: _Key,
+        size: int,
+        decode: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+        read: Callable[[NDArray[np.uint8]], None],
+    ) -> None:
+        """Let `read` see a tile of `size` bytes, which may change when it has returned.
+
+        `decode` puts the tile into the memory that it is given; raises LeftToOpenSlide as that does.
+        """
         with self._lock:
             known = self._tiles.get(key)
-            if known is not None:
-                self._tiles.move_to_end(key)
-            else:
-                tile: Future[NDArray[np.uint8]] = Future()
-                self._tiles[key] = tile, size
-                self._held += size
-                while self._held > self._limit and len(self._tiles) > 1:
-                    _, (_, dropped) = self._tiles.popitem(last=False)
-                    self._held -= dropped
-        if known is not None:
-            return known[0].result()
+            tile, number = known or (Future(), self._block_for(size))
+            block = self._blocks[number]
+            self._blocks.move_to_end(number)
+            block.users += 1
+            if known is None:
+                room = block.room[block.used : block.used + size]
+                block.used += size
+                block.keys.append(key)
+                self._tiles[key] = tile, number
         try:
-            pixels = decode()
+            if known is None:
+                self._fill(tile, key, lambda: decode(room))
+            read(tile.result())
+        finally:
+            with self._lock:
+                block.users -= 1
+
+    def _fill(
+        self, tile: Future[NDArray[np.uint8]], key: _Key, decode: Callable[[], NDArray[np.uint8]]
+    ) -> None:
+        try:
+            tile.set_result(decode())
         except BaseException:
             with self._lock:
-                if self._tiles.pop(key, None) is not None:
-                    self._held -= size
+                self._tiles.pop(key, None)
             tile.set_exception(LeftToOpenSlide())
             raise
-        tile.set_result(pixels)
-        return pixels
+
+    def _block_for(self, size: int) -> int:
+        """Return the number of the newest block, a new one where that has no room for a tile."""
+        newest = self._blocks.get(self._newest)
+        if newest is None or newest.used + size > len(newest.room):
+            length = -(-self._limit // (_BLOCKS * size)) * size
+            room = None
+            while self._blocks and self._held + length > self._limit:
+                _, dropped = self._blocks.popitem(last=False)
+                self._held -= len(dropped.room)
+                for key in dropped.keys:
+                    self._tiles.pop(key, None)
+                if dropped.users == 0 and len(dropped.room) == length:
+                    room = dropped.room
+            self._newest += 1
+            self._blocks[self._newest] = _Block(np.empty(length, dtype=np.uint8) if room is None else room)
+            self._held += length
+        return self._newest
 
 
 class _Files:

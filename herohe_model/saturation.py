@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final
@@ -25,7 +26,7 @@ COARSEST: Final = math.sqrt(2.0)
 """How much coarser than that a level may be, so that the nearest power of 2 is always taken."""
 
 _PIECE_PX: Final = 1024
-_STRIP_PX: Final = 64
+_STRIP_ROWS: Final = 128
 _ONE: Final = 1 << 24
 
 
@@ -80,23 +81,29 @@ def mean_saturation(
     Notes
     -----
     Read in pieces of about 1024 x 1024 level px, by as many threads as the source is best read with, so
-    memory does not depend on the slide's size. A patch's
-    mean follows from four corners of the piece's summed-area table (Crow 1984, *Summed-Area Tables for
-    Texture Mapping*), which holds exact integers: the same numbers on every platform.
+    memory does not depend on the slide's size. A patch's mean follows from four corners of the piece's
+    summed-area table (Crow 1984, *Summed-Area Tables for Texture Mapping*), which holds exact integers: the
+    same numbers on every platform.
     """
     result = np.zeros(len(x))
     if len(x) == 0:
         return result
     side = max(1, int(_PIECE_PX * downsample) // size) * size
     pieces = _pieces(x, y, side)
+    threads = min(source.readers, len(pieces))
     done = 0
     progress(done)
+    strips = deque(_Strip() for _ in range(threads))
 
     def judge(some: NDArray[np.int32]) -> NDArray[np.float64]:
-        return _piece_saturation(source, x[some], y[some], size, downsample)
+        strip = strips.pop()
+        try:
+            return _piece_saturation(source, x[some], y[some], size, downsample, strip)
+        finally:
+            strips.append(strip)
 
-    threads = min(source.readers, len(pieces))
-    with closing(read_ahead(pieces, judge, workers=threads, ahead=threads - 1)) as judged:
+    # Twice as many, so that whoever is done finds the next piece while the one before it is waited for.
+    with closing(read_ahead(pieces, judge, workers=threads, ahead=2 * (threads - 1))) as judged:
         for some, values in zip(pieces, judged, strict=True):
             result[some] = values
             done += len(some)
@@ -123,18 +130,27 @@ def _even(edges: NDArray[np.int64], longest: int) -> int:
 
 
 def _piece_saturation(
-    source: SlideSource, x: NDArray[np.int64], y: NDArray[np.int64], size: int, downsample: float
+    source: SlideSource,
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    size: int,
+    downsample: float,
+    strip: _Strip,
 ) -> NDArray[np.float64]:
     """Return the mean saturation of patches that lie close together."""
     left, width, columns = _span(int(x.min()), int(x.max()) + size, downsample)
     top, height, rows = _span(int(y.min()), int(y.max()) + size, downsample)
     pixels = source.read_box(left, top, width, height, (columns, rows))
-    across, down = _places(x, size, left, columns / width), _places(y, size, top, rows / height)
+    # Patches mostly stand in rows and columns, whose edges many share.
+    (xs, column), (ys, row) = (np.unique(edges, return_inverse=True) for edges in (x, y))
+    across, down = _places(xs, size, left, columns / width), _places(ys, size, top, rows / height)
     first = np.minimum(np.concatenate(down).astype(np.int64), rows - 1)
-    table = _SummedRows(pixels, np.concatenate([first, first + 1]))
-    corners = [[table.at(u, v) for u in across] for v in down]
+    table = _SummedRows(pixels, np.concatenate([first, first + 1]), strip)
+    sides = [table.between_columns(u) for u in across]
+    (upper_left, upper_right), (lower_left, lower_right) = (
+        [table.between_rows(side, column, v, row) for side in sides] for v in down
+    )
     area = (size * columns / width) * (size * rows / height)
-    (upper_left, upper_right), (lower_left, lower_right) = corners
     mean: NDArray[np.float64] = (lower_right - lower_left - upper_right + upper_left) / (area * _ONE)
     np.clip(mean, 0.0, 1.0, out=mean)
     return mean
@@ -164,47 +180,86 @@ class _SummedRows:
         Shape (h, w, 3), uint8 RGB.
     rows
         Rows of the whole table, which has the shape (h + 1, w + 1), from 0 to h; a few more are made.
+    strip
+        Computes the saturation.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+    def __init__(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], strip: _Strip) -> None:
         height, self._columns = pixels.shape[:2]
-        self._rows = np.union1d(rows, [*range(0, height, _STRIP_PX), height])
-        self._table = np.zeros((len(self._rows), self._columns + 1), dtype=np.int64)
-        edges = self._rows.tolist()
-        strip = np.empty((0, 0), dtype=np.uint32)
+        self._rows = np.union1d(rows, [*range(0, height, _STRIP_ROWS), height])
+        sums = np.empty((len(self._rows) - 1, self._columns), dtype=np.uint32)
+        saturation = np.empty((0, 0), dtype=np.uint32)
         top = 0
-        for number, (begin, end) in enumerate(itertools.pairwise(edges), start=1):
-            # By strips that stay in the processor's cache: new memory costs more than the sums.
-            if begin % _STRIP_PX == 0:
-                top, strip = begin, _saturation(pixels[begin : begin + _STRIP_PX])
-            # A sum of 64 values of at most 2^24 fits.
-            self._table[number, 1:] = np.add.reduce(strip[begin - top : end - top], axis=0, dtype=np.uint32)
-        np.cumsum(self._table, axis=0, out=self._table)
-        np.cumsum(self._table, axis=1, out=self._table)
+        for number, (begin, end) in enumerate(itertools.pairwise(self._rows.tolist())):
+            if begin % _STRIP_ROWS == 0:
+                top, saturation = begin, strip.saturation(pixels[begin : begin + _STRIP_ROWS])
+            # A sum of 128 values of at most 2^24 fits.
+            part = saturation[begin - top : end - top]
+            np.add.reduce(part, axis=0, dtype=np.uint32, out=sums[number])
+        self._sums = np.zeros((len(sums), self._columns + 1), dtype=np.int64)
+        np.cumsum(sums, axis=1, dtype=np.int64, out=self._sums[:, 1:])
 
-    def at(self, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return values between the table's nodes: bilinear, exact for pixels of constant value.
-
-        The rows around each of `v` must have been asked for.
-        """
+    def between_columns(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the table's rows at places along them, (rows, n): linear between the table's nodes."""
         column = np.minimum(u.astype(np.int64), self._columns - 1)
+        right = u - column
+        values: NDArray[np.float64] = self._at(column) * (1.0 - right) + self._at(column + 1) * right
+        return values
+
+    def _at(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the table's rows at some of its columns."""
+        values = np.zeros((len(self._rows), len(columns)), dtype=np.int64)
+        np.cumsum(self._sums[:, columns], axis=0, out=values[1:])
+        return values
+
+    def between_rows(
+        self,
+        values: NDArray[np.float64],
+        column: NDArray[np.intp],
+        v: NDArray[np.float64],
+        which: NDArray[np.intp],
+    ) -> NDArray[np.float64]:
+        """Return the table in columns of what :meth:`between_columns` gave, at the places `v[which]` down it.
+
+        Linear too, and exact where pixels are constant. The rows around each of `v` must have been asked for.
+        """
         first = np.minimum(v.astype(np.int64), self._rows[-1] - 1)
-        right, below = u - column, v - first
-        row = np.searchsorted(self._rows, first)
-        table = self._table
-        upper: NDArray[np.float64] = table[row, column] * (1.0 - right) + table[row, column + 1] * right
-        lower: NDArray[np.float64] = (
-            table[row + 1, column] * (1.0 - right) + table[row + 1, column + 1] * right
-        )
-        between: NDArray[np.float64] = upper * (1.0 - below) + lower * below
+        row, below = np.searchsorted(self._rows, first)[which], (v - first)[which]
+        between: NDArray[np.float64] = values[row, column] * (1.0 - below) + values[row + 1, column] * below
         return between
 
 
-def _saturation(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Return the saturation of (h, w, 3) pixels in units of 2^-24, (h, w)."""
-    # Channel by channel: numpy's reductions over an axis of three are more than ten times slower.
-    red, green, blue = (np.ascontiguousarray(pixels[..., channel]) for channel in range(3))
-    index = np.maximum(np.maximum(red, green), blue).astype(np.uint16)
-    index <<= 8
-    index |= np.minimum(np.minimum(red, green), blue)
-    return _TABLE[index]
+class _Strip:
+    """Saturation of some rows at a time, in memory that stays in the processor's cache.
+
+    New memory for every step would cost more than what is computed in it.
+    """
+
+    def __init__(self) -> None:
+        self._make_room(0)
+
+    def _make_room(self, pixels: int) -> None:
+        self._channels = np.empty((3, pixels), dtype=np.uint8)
+        self._extremes = np.empty((2, pixels), dtype=np.uint8)
+        self._short = np.empty(pixels, dtype=np.uint16)
+        self._index = np.empty(pixels, dtype=np.intp)
+        self._found = np.empty(pixels, dtype=np.uint32)
+
+    def saturation(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+        """Return the saturation of (h, w, 3) pixels in units of 2^-24, (h, w), valid until the next call."""
+        count = pixels.shape[0] * pixels.shape[1]
+        if count > len(self._found):
+            self._make_room(count)
+        channels, (high, low) = self._channels[:, :count], self._extremes[:, :count]
+        short, index, found = self._short[:count], self._index[:count], self._found[:count]
+        # Channel by channel: numpy's reductions over an axis of three are more than ten times slower.
+        np.copyto(channels, pixels.reshape(count, 3).T)
+        np.maximum.reduce(channels, axis=0, out=high)
+        np.minimum.reduce(channels, axis=0, out=low)
+        np.copyto(short, high)
+        np.left_shift(short, 8, out=short)
+        np.bitwise_or(short, low, out=short)
+        np.copyto(index, short)
+        # No index lies outside the table: "wrap" is what numpy checks at least cost.
+        _TABLE.take(index, out=found, mode="wrap")
+        return found.reshape(pixels.shape[:2])

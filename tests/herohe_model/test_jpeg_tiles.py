@@ -277,6 +277,37 @@ def test_the_tiles_compared_are_few_and_hold_most_detail_the_middle_and_the_end(
     assert 2 <= len(compared) <= 6
 
 
+def test_of_large_tiles_the_end_is_compared(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", picture(), tile=512, levels=1)
+    compared: list[tuple[int, ...]] = []
+    with Slide(tmp_path / "a.tif", fast=False) as slide:
+
+        def reference(level: int, x: int, y: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+            compared.append((x, y, *size))
+            return slide._through_openslide(level, x, y, size)
+
+        tiles = JpegTiles(tmp_path / "a.tif", "generic-tiff", [(700, 700)], (1.0,))
+        tiles.region(0, 0, 0, 20, 20, reference)
+        tiles.close()
+    # The first tile is the only one that is full, the last shows less than would be compared of it.
+    assert sorted(compared) == [(0, 384, 512, 128), (512, 512, 188, 188)]
+
+
+def test_nobody_gets_pixels_that_were_decoded_while_a_level_was_found_to_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiff(tmp_path / "a.tif", picture(), tile=64, levels=1)
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **kwargs: decode(*args, **kwargs) ^ 1)
+    boxes = [(37 * k % 600, 91 * k % 600, 100, 90) for k in range(40)]
+    with Slide(tmp_path / "a.tif", fast=False) as reference:
+        expected = [reference.read_box(*box, (100, 90)) for box in boxes]
+    for _ in range(5):
+        with Slide(tmp_path / "a.tif") as slide, ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(lambda box, slide=slide: slide.read_box(*box, (100, 90)), boxes))
+        assert all(np.array_equal(*pair) for pair in zip(read, expected, strict=True))
+
+
 def test_a_damaged_tile_is_told_and_others_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write_tiff(path, picture(), tile=64, levels=1)
@@ -341,6 +372,20 @@ def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:
     with Slide(tmp_path / "a.tif", fast=False) as reference:
         for box, pixels in zip(boxes, read, strict=True):
             assert np.array_equal(pixels, reference.read_box(*box, (100, 90)))
+
+
+def test_memory_that_is_used_again_is_not_seen_by_who_reads_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiff(tmp_path / "a.tif", picture(), tile=64, levels=1)
+    monkeypatch.setattr(jpeg_tiles, "CACHE_BYTES", 6 * 64 * 64 * 3)
+    boxes = [(37 * k % 600, 91 * k % 600, 100, 90) for k in range(400)]
+    with Slide(tmp_path / "a.tif", fast=False) as reference:
+        expected = [reference.read_box(*box, (100, 90)) for box in boxes]
+    with Slide(tmp_path / "a.tif") as slide, ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda box: slide.read_box(*box, (100, 90)), boxes))
+        assert tiles_of(slide)._cache._held <= 6 * 64 * 64 * 3
+    assert all(np.array_equal(*pair) for pair in zip(read, expected, strict=True))
 
 
 def test_a_slide_that_was_closed_reads_no_more(tmp_path: Path) -> None:
