@@ -9,8 +9,11 @@ squeeze-and-excitation needs, are summed up in a pass of their own.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -118,7 +121,21 @@ def compute(graph: RowGraph, segments: Iterable[Segment], pixels: torch.Tensor) 
     value = pixels
     for segment in segments:
         value = (_whole if segment.strips == 1 else _in_strips)(graph, segment, value)
+        if value.device.type == "cpu":
+            _trim_heap()
     return value
+
+
+def _trim_heap() -> None:
+    """Give freed memory back to the system, which the C library of Linux would rather keep."""
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _c_library() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _whole(graph: RowGraph, segment: Segment, start: torch.Tensor) -> torch.Tensor:
