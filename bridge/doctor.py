@@ -174,8 +174,8 @@ def _devices() -> Iterable[Finding]:
 
 
 def _engines() -> Iterable[Finding]:
-    from herohe_model.device import choose_device, choose_precision
-    from herohe_model.engine_choice import engine_label
+    from herohe_model.device import choose_device, choose_precision, machine_memory
+    from herohe_model.engine_choice import SMALL_MACHINE, engine_label
     from herohe_model.openvino_pass import openvino_precisions
 
     fast = choose_precision("auto", choose_device("cpu"))
@@ -186,6 +186,9 @@ def _engines() -> Iterable[Finding]:
     except HeroheError as error:
         why = f"{error.problem}: on a CPU, scoring takes two to four times as long without it"
         yield Finding("engine", "note", why, error.remedy)
+    if machine_memory() < SMALL_MACHINE:
+        has = f"{machine_memory() / 2**30:.1f} GiB of memory"
+        yield Finding("engine", "note", f"{has}: convolutional networks are computed strip by strip")
 
 
 def _servers() -> Iterable[Finding]:

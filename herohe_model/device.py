@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import psutil
@@ -15,6 +16,11 @@ from herohe_model.errors import DeviceError, OptionError
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: Final = ("auto", "fp32", "bf16")
+
+_CONTAINER_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,17 @@ def find_devices() -> tuple[Device, ...]:
     cpu = str(_cpu_capabilities().get("cpu_name", "") or platform.processor() or platform.machine())
     devices.append(Device("cpu", cpu, memory))
     return tuple(devices)
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that this process may use: all of the machine's, or its container's."""
+    total = psutil.virtual_memory().total
+    for limit in _CONTAINER_LIMITS:
+        try:
+            total = min(total, int(limit.read_text()))
+        except (OSError, ValueError):  # no such container, or "max"
+            continue
+    return total
 
 
 def choose_device(wanted: str = "auto") -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final
@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 from herohe_model.checkpoint import ModelCard
 from herohe_model.contributions import CompositeScore, mean_score, share_out
 from herohe_model.device import Precision
+from herohe_model.engine_choice import EngineName
 from herohe_model.errors import DeviceError, ModelFileError
 from herohe_model.network import OrdinalNetwork
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
+from herohe_model.strip_pass import StripPass
 from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
 
-_TOO_SMALL: Final = "Free memory there, or choose another --device or a model with a smaller backbone"
+_TOO_SMALL: Final = (
+    "Free memory there, or try --engine strips, another --device or a model with a smaller backbone"
+)
 _OTHER_DEVICE: Final = "Check its driver, or choose another --device"
 _VERIFY: Final = "Check it with herohe-bridge model verify"
 
+Forward = Callable[[torch.Tensor], torch.Tensor]
 Task = tuple[NDArray[np.uint8], "Future[CompositeScore]"]
 Tasks = queue.SimpleQueue["Task | None"]
 
@@ -52,8 +57,8 @@ class Engine:
 
     Parameters
     ----------
-    compiled
-        Have OpenVINO compute them; on the CPU alone.
+    engine
+        What computes them; OpenVINO on the CPU alone.
     """
 
     def __init__(
@@ -64,8 +69,7 @@ class Engine:
         precision: Precision,
         threads: int,
         what: str,
-        *,
-        compiled: bool = False,
+        engine: EngineName = "torch",
     ) -> None:
         self.tasks: Tasks = queue.SimpleQueue()
         self.card = card
@@ -74,10 +78,8 @@ class Engine:
         self.threads = threads
         self.what = what
         self.biases = [n.head.biases().numpy() for n in networks]
-        layout = torch.preserve_format if device.type == "mps" else torch.channels_last
-        self._compiled = _compile(networks, card, precision, threads) if compiled else None
         try:
-            self.networks = [n.to(device).to(memory_format=layout) for n in networks if not compiled]
+            self._forward = self._prepare(engine, networks)
             # On CUDA the pixels of one composite are copied while another is computed.
             slots = [_Slot(card.side_px, device) for _ in range(2 if device.type == "cuda" else 1)]
         except RuntimeError as error:
@@ -121,11 +123,20 @@ class Engine:
 
     def _launch(self, slot: _Slot, pixels: NDArray[np.uint8]) -> None:
         x = slot.stage(pixels)
-        if self._compiled is not None:
-            slot.take(torch.from_numpy(self._compiled(x.numpy())))
-            return
         with _fixed_kernels(self.device):
-            slot.take(linear_maps(self.networks, x, self.device, self.precision))
+            slot.take(self._forward(x))
+
+    def _prepare(self, engine: EngineName, networks: list[OrdinalNetwork]) -> Forward:
+        """Put the networks where they are computed, and return what computes them."""
+        device, precision, side = self.device, self.precision, self.card.side_px
+        if engine == "openvino":
+            compiled = OpenVinoPass(OpenVinoGraph.of(networks, side), precision, self.threads)
+            return lambda x: torch.from_numpy(compiled(x.numpy()))
+        layout = torch.preserve_format if device.type == "mps" else torch.channels_last
+        placed = [n.to(device).to(memory_format=layout) for n in networks]
+        if engine == "strips":
+            return StripPass(placed, side, device, precision)
+        return lambda x: linear_maps(placed, x, device, precision)
 
     def _finish(self) -> None:
         """Wait for the composite that was begun first."""
@@ -152,12 +163,6 @@ class Engine:
         if isinstance(error, torch.AcceleratorError):
             return DeviceError(f"{self.device} failed: {str(error).splitlines()[0]}", _OTHER_DEVICE)
         return error
-
-
-def _compile(
-    networks: list[OrdinalNetwork], card: ModelCard, precision: Precision, threads: int
-) -> OpenVinoPass:
-    return OpenVinoPass(OpenVinoGraph.of(networks, card.side_px), precision, threads)
 
 
 class _Slot:

@@ -3,8 +3,10 @@
 Engines differ several-fold in speed, and which is fastest depends on the network and the machine. So each is
 tried once on composites of the model's own size, must agree there with PyTorch in float32, and the fastest
 is remembered in a file: every process on the machine then takes the same one, and the same composite gets
-the same bytes. PyTorch's own compiler is not among them: it needs a C++ compiler on the user's machine, took
-ten times as long to compile as OpenVINO to load, and was slower (measured on resnet50 and efficientnet_b0).
+the same bytes. On a machine with little memory, convolutional networks are computed strip by strip
+(:mod:`herohe_model.strip_pass`); that is the same arithmetic, and nothing is tried. PyTorch's own compiler
+is not among the engines: it needs a C++ compiler on the user's machine, took ten times as long to compile as
+OpenVINO to load, and was slower (measured on resnet50 and efficientnet_b0).
 """
 
 from __future__ import annotations
@@ -27,17 +29,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from herohe_model.checkpoint import ModelCard
 from herohe_model.contributions import CompositeScore, mean_score, share_out
-from herohe_model.device import Precision, choose_precision, find_devices
+from herohe_model.device import Precision, choose_precision, find_devices, machine_memory
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.network import OrdinalNetwork, create_backbone, plan_backbone
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass, openvino_version
 from herohe_model.phantom import draw_phantom
 from herohe_model.remembered import Memory
+from herohe_model.strip_pass import StripPass
 from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
 
-EngineName = Literal["torch", "openvino"]
-ENGINES: Final = ("auto", "torch", "openvino")
+EngineName = Literal["torch", "openvino", "strips"]
+ENGINES: Final = ("auto", "torch", "openvino", "strips")
+
+SMALL_MACHINE: Final = 6 * 2**30
+"""Bytes of memory below which networks are computed strip by strip, where they can be.
+
+Whole, those of timm hold 0.9 to 1.8 GiB for a composite of 2560 px, compiled by OpenVINO 1.3 to 1.9 GiB.
+"""
 
 WORTH_MEASURING: Final = 5_000_000_000
 """Floating-point operations of a composite, below which PyTorch's float32 is taken as it is.
@@ -126,6 +135,7 @@ def choose_engine(
     memory: Memory,
     notice: Callable[[str], None] = lambda _: None,
     worth_measuring: int = WORTH_MEASURING,
+    machine_bytes: int | None = None,
 ) -> Choice:
     """Choose by what was asked for, what is remembered, or a measurement.
 
@@ -138,6 +148,8 @@ def choose_engine(
     notice
         Told in words when measuring takes more than two seconds, and when nothing can be remembered; by one
         thread at a time, and not after this has returned.
+    machine_bytes
+        Memory of this machine; None to ask it.
 
     Raises
     ------
@@ -147,6 +159,10 @@ def choose_engine(
         If the engine that was asked for is not there or cannot take the network.
     """
     precision = choose_precision(asked.precision, device)
+    # What checks other precisions on a CPU needs the whole network, and the memory for it.
+    exact: Precision = "bf16" if asked.precision == "bf16" else "fp32"
+    if asked.engine == "strips":
+        return Choice("strips", exact if device.type == "cpu" else precision)
     if device.type != "cpu":
         if asked.engine == "openvino":
             raise OptionError(
@@ -159,7 +175,6 @@ def choose_engine(
     if asked.engine == "torch" and not trials.others:
         return Choice("torch", "fp32")
     if len(networks) * operations(card.backbone, card.side_px) < worth_measuring:
-        exact: Precision = "bf16" if asked.precision == "bf16" else "fp32"
         return Choice("openvino" if asked.engine == "openvino" else "torch", exact)
     facts = {
         "model": model_sha256 or _digest(networks),
@@ -171,6 +186,12 @@ def choose_engine(
         "precision": asked.precision,
         "versions": engine_versions(),
     }
+    if asked.engine == "auto" and (machine_bytes or machine_memory()) < SMALL_MACHINE:
+        small = {**facts, "memory": "small"}
+        found = memory.recall(small, Measured, lambda: _strips(card, networks, exact), notice)
+        trials_of_strips = (found or _strips(card, networks, exact)).trials
+        if not trials_of_strips[0].refused:
+            return Choice("strips", exact, trials_of_strips)
 
     def measure() -> Measured:
         say = threading.Timer(
@@ -202,7 +223,9 @@ def choose_engine(
 
 def engine_label(engine: EngineName) -> str:
     """Return the engine's name and version, as they stand in results."""
-    return f"{engine} {openvino_version() if engine == 'openvino' else version('torch')}"
+    if engine == "openvino":
+        return f"openvino {openvino_version()}"
+    return f"{'strips of ' if engine == 'strips' else ''}torch {version('torch')}"
 
 
 def engine_versions() -> dict[str, str]:
@@ -371,6 +394,15 @@ def _compare(
         if shares > limit:
             return apart, f"A patch's contribution was {shares:.3f} from that of PyTorch in float32"
     return apart, ""
+
+
+def _strips(card: ModelCard, networks: Sequence[OrdinalNetwork], precision: Precision) -> Measured:
+    """Find out, without running them, whether networks can be computed strip by strip."""
+    try:
+        StripPass(networks, card.side_px, torch.device("cpu"), precision)
+    except DeviceError as error:
+        return Measured((Trial("strips", precision, refused=error.problem),))
+    return Measured((Trial("strips", precision),))
 
 
 def _in_thread(threads: int, function: Callable[[], _T]) -> _T:

@@ -129,8 +129,7 @@ class Scorer:
             memory=Memory("engines"),
             notice=notice,
         )
-        compiled = choice.engine == "openvino"
-        at_work = Engine(card, networks, chosen, choice.precision, self.threads, what, compiled=compiled)
+        at_work = Engine(card, networks, chosen, choice.precision, self.threads, what, choice.engine)
         self.precision = choice.precision
         self.engine = engine_label(choice.engine)
         self._tasks = at_work.tasks
@@ -164,8 +163,8 @@ class Scorer:
         threads
             Threads of a forward pass on the CPU; None for the physical cores.
         engine
-            ``torch``, ``openvino`` (on the CPU alone), or ``auto``. With engine and precision both named,
-            nothing is measured or compared.
+            ``torch``, ``openvino`` (on the CPU alone), ``strips`` (PyTorch in less memory), or ``auto``. With
+            engine and precision both named, nothing is measured or compared.
         notice
             Told in words what takes long before the first composite.
 

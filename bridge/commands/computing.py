@@ -10,8 +10,9 @@ precision_option = click.option(
 
 engine_option = click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
+    type=click.Choice(["auto", "torch", "openvino", "strips"]),
     default="auto",
     show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
+    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once; strips: PyTorch "
+    "in less memory, strip by strip.",
 )

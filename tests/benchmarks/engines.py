@@ -31,7 +31,10 @@ from herohe_model.grades import bit_probabilities
 from herohe_model.new_model import new_model
 from herohe_model.scorer import Scorer
 
-ENGINES = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
+ENGINES = (
+    *(("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")),
+    *(("strips", "fp32"), ("strips", "bf16")),
+)
 
 
 def main() -> None:
@@ -107,8 +110,10 @@ def alone(model: str, engine: str, precision: str, threads: int) -> None:
     """Print the peak memory of this process, which holds nothing else."""
     with Scorer.load(model, "cpu", precision, threads, engine=engine) as scorer:
         loaded = psutil.Process().memory_info().rss
-        composites = check_composites(scorer.card.side_px)
-        scorer.score([*composites, composites[0]])
+        side = scorer.card.side_px
+        # Noise: drawing tissue would take memory too.
+        noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        scorer.score([noise] * 3)
         print(
             f"{Path(model).stem}  {engine} {precision}: {loaded / 2**30:.2f} GiB when loaded, "
             f"{_peak_bytes() / 2**30:.2f} GiB at most",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from herohe_model.checkpoint import ModelCard
 from herohe_model.engine_choice import (
+    SMALL_MACHINE,
     WORTH_MEASURING,
     Asked,
     Choice,
@@ -33,10 +34,10 @@ HAS_BF16 = "bf16" in openvino_precisions()
 
 
 def opinionated(
-    backbone: str = "test_resnet", *, factor: float = 5
+    backbone: str = "test_resnet", *, factor: float = 5, patch_px: int = PATCH_PX
 ) -> tuple[ModelCard, dict[str, torch.Tensor]]:
     """A model with a random head that does not say one half to everything."""
-    card, state = new_model(backbone, head="free", target="ihc+ish", patch_px=PATCH_PX)
+    card, state = new_model(backbone, head="free", target="ihc+ish", patch_px=patch_px)
     return card, {**state, "head.weight": state["head.weight"] * factor}
 
 
@@ -44,6 +45,7 @@ def choose(
     memory: Path,
     asked: Asked | None = None,
     *,
+    machine_bytes: int = 2**40,
     model: tuple[ModelCard, dict[str, torch.Tensor]] | None = None,
     threads: int = 1,
     notices: list[str] | None = None,
@@ -60,6 +62,7 @@ def choose(
         memory=Memory("engines", memory),
         notice=(notices if notices is not None else []).append,
         worth_measuring=0,
+        machine_bytes=machine_bytes,
     )
 
 
@@ -157,7 +160,8 @@ def test_a_small_network_is_left_to_pytorch_without_measuring(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision"), [("torch", "bf16"), ("torch", "fp32"), ("openvino", "fp32")]
+    ("engine", "precision"),
+    [("torch", "bf16"), ("torch", "fp32"), ("openvino", "fp32"), ("strips", "fp32"), ("strips", "bf16")],
 )
 def test_what_is_named_is_taken_without_measuring(tmp_path: Path, engine: str, precision: str) -> None:
     choice = choose(tmp_path, Asked(engine, precision))
@@ -218,6 +222,29 @@ def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
         )
 
 
+def test_a_small_machine_computes_strip_by_strip_what_it_can(tmp_path: Path) -> None:
+    choice = choose(tmp_path, machine_bytes=SMALL_MACHINE - 1)
+    assert (choice.engine, choice.precision) == ("strips", "fp32")
+    assert [trial.engine for trial in choice.trials] == ["strips"]
+    assert choose(tmp_path, machine_bytes=SMALL_MACHINE).engine != "strips"
+    assert choose(tmp_path, Asked("torch", "fp32"), machine_bytes=1).engine == "torch"
+    assert choose(tmp_path, Asked("auto", "bf16"), machine_bytes=1).precision == "bf16"
+
+
+def test_strips_in_a_precision_that_nobody_named_are_exact(tmp_path: Path) -> None:
+    assert choose(tmp_path, Asked("strips")) == Choice("strips", "fp32")
+
+
+def test_a_small_machine_takes_a_network_of_attention_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small a network would fit in strips by itself.
+    monkeypatch.setattr("herohe_model.strip_pass.MEMORY_BYTES", 1)
+    model = opinionated("vit_tiny_patch16_224", patch_px=64)
+    choice = choose(tmp_path, Asked("auto", "fp32"), model=model, machine_bytes=1)
+    assert choice.engine == "torch"
+
+
 def test_a_name_of_no_engine_is_refused() -> None:
     with pytest.raises(OptionError, match="'tensorflow' is no engine"):
         Asked("tensorflow")
@@ -226,6 +253,7 @@ def test_a_name_of_no_engine_is_refused() -> None:
 def test_engines_are_named_with_their_versions() -> None:
     assert engine_label("torch").startswith("torch 2.")
     assert engine_label("openvino").startswith("openvino 20")
+    assert engine_label("strips") == f"strips of {engine_label('torch')}"
 
 
 def test_check_composites_look_like_stained_tissue_of_every_size() -> None:
