@@ -160,8 +160,11 @@ def _pad(node: fx.Node, steps: _Steps) -> Step | None:
 
 def _windowed(
     node: fx.Node, found: tuple[fx.Node, Step], args: tuple[Any, ...], window: Window, fill: float
-) -> Step:
+) -> Step | None:
     each, step = found
+    if node.kwargs:
+        # The arguments are all in `args`.
+        return None
     return Step(node, step.dim, node.meta["val"].shape[step.dim], (each,), args, window, fill)
 
 
