@@ -169,6 +169,29 @@ def test_cancelling_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path, 
     assert (folder / "out/results.json").read_bytes() == (undisturbed / "out/results.json").read_bytes()
 
 
+def test_slides_that_were_not_begun_are_reported_in_order_and_not_read(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    folder = a_folder(tmp_path / "p", 4)
+    (folder / "text.svs").write_text("no slide")
+    ear = Ear()
+    summary = run_batch(
+        open_collection(folder),
+        scorer,
+        OPTIONS,
+        output=folder / "out",
+        listener=ear,
+        cancelled=lambda: True,
+    )
+    assert summary.outcomes == {Outcome.CANCELLED: 5}
+    assert list(ear.outcomes) == ["s0.tif", "s1.tif", "s2.tif", "s3.tif", "text.svs"]
+    found = read_json(folder / "out" / "results.json")
+    assert [result.slide for result in found] == list(ear.outcomes)
+    assert {result.message for result in found} == {
+        "Not begun: the run was cancelled. Give the same command again."
+    }
+
+
 def test_a_dry_run_counts_and_changes_no_byte(tmp_path: Path, scorer: Scorer) -> None:
     folder = a_folder(tmp_path / "p", 2)
     (folder / "text.svs").write_text("no slide")
