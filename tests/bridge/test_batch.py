@@ -15,6 +15,7 @@ from small_world import drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.collection import open_collection
+from bridge.commands.report import report_line
 from bridge.geojson import write_annotations
 from bridge.options import ScoreOptions
 from bridge.result_files import read_json
@@ -211,11 +212,12 @@ def command(folder: Path, model: Path) -> list[str]:
 def test_the_command_scores_a_folder_through_a_server_of_its_own(
     tmp_path: Path, scorer: Scorer, model: Path
 ) -> None:
-    folder, beside = a_folder(tmp_path / "p"), a_folder(tmp_path / "q")
+    folder, beside = a_folder(tmp_path / "a folder"), a_folder(tmp_path / "q")
     env = os.environ | {"HEROHE_RUNTIME_DIR": str(tmp_path / "run")}
     done = subprocess.run(command(folder, model), capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 scored" in done.stdout and "Research use only" in done.stdout
+    assert done.stdout.endswith(f"To look through the results: {report_line(folder / 'out')}\n")
     run(beside, scorer, Ear())
     over_zeromq = json.loads((folder / "out/results.json").read_bytes())
     in_process = json.loads((beside / "out/results.json").read_bytes())
