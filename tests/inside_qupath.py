@@ -108,6 +108,7 @@ def installed_qupath(directory: Path, home: Path, model: Path) -> Iterator[Insid
     runtime = home / "runtime"
     runtime.mkdir(mode=0o700)
     options = [f"-Djava.util.prefs.userRoot={home}", f"-Duser.home={home}"]
+    options.append("-XX:TieredStopAtLevel=1")  # a run is too short for thorough compiling to pay
     inside = InsideQuPath(
         find_qupaths([directory])[0],
         home,
