@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,10 +67,23 @@ def a_folder(home: Path, count: int = 3) -> Path:
 
 
 def run(
-    folder: Path, scorer: Scorer, ear: Ear, options: BatchOptions = OPTIONS, **more: bool
+    folder: Path,
+    scorer: Scorer,
+    ear: Ear,
+    options: BatchOptions = OPTIONS,
+    *,
+    restart: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
-    collection = open_collection(folder)
-    return run_batch(collection, scorer, options, output=folder / "out", listener=ear, **more)
+    return run_batch(
+        open_collection(folder),
+        scorer,
+        options,
+        output=folder / "out",
+        listener=ear,
+        restart=restart,
+        cancelled=cancelled,
+    )
 
 
 def test_every_slide_has_an_outcome_and_a_line(tmp_path: Path, scorer: Scorer) -> None:
@@ -156,14 +169,7 @@ def test_cancelling_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path, 
     undisturbed = a_folder(tmp_path / "q", 4)
     run(undisturbed, scorer, Ear())
     ear = Ear()
-    summary = run_batch(
-        open_collection(folder),
-        scorer,
-        OPTIONS,
-        output=folder / "out",
-        listener=ear,
-        cancelled=lambda: Outcome.SCORED in ear.outcomes.values(),
-    )
+    summary = run(folder, scorer, ear, cancelled=lambda: Outcome.SCORED in ear.outcomes.values())
     assert summary.exit_code == 1
     assert Outcome.CANCELLED in ear.outcomes.values() and len(ear.outcomes) == 4
     assert run(folder, scorer, Ear()).exit_code == 0
@@ -176,14 +182,7 @@ def test_slides_that_were_not_begun_are_reported_in_order_and_not_read(
     folder = a_folder(tmp_path / "p", 4)
     (folder / "text.svs").write_text("no slide")
     ear = Ear()
-    summary = run_batch(
-        open_collection(folder),
-        scorer,
-        OPTIONS,
-        output=folder / "out",
-        listener=ear,
-        cancelled=lambda: True,
-    )
+    summary = run(folder, scorer, ear, cancelled=lambda: True)
     assert summary.outcomes == {Outcome.CANCELLED: 5}
     assert list(ear.outcomes) == ["s0.tif", "s1.tif", "s2.tif", "s3.tif", "text.svs"]
     found = read_json(folder / "out" / "results.json")
