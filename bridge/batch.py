@@ -26,7 +26,7 @@ from bridge.scoring import Progress, as_herohe, failed_result
 from bridge.site import Site, ThreadSite
 from bridge.slide_job import SlideJob
 from herohe_model.checkpoint import ModelCard
-from herohe_model.errors import CancelledError
+from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.patches import find_patches
 from herohe_model.scorer import CompositeScorer
 from herohe_model.slide import Slide
@@ -183,6 +183,11 @@ class _Batch:
             while queue or self._running:
                 if self._cancelled():
                     self._site.cancel()
+                hindrance = self._hindrance() if queue else None
+                if hindrance is not None:
+                    left = [(position, _failed(hindrance, entry)) for position, entry in queue]
+                    queue.clear()
+                    self._close_slides(*left)
                 room = len(self._running) < self._site.capacity
                 if queue and room:
                     self._prepare(*queue.popleft())
@@ -200,17 +205,22 @@ class _Batch:
                 self._write_files()
         return BatchSummary(dict(self._outcomes), self._reused, self._written)
 
+    def _hindrance(self) -> HeroheError | None:
+        """Return why no slide can be begun any more, if so."""
+        if self._cancelled():
+            return CancelledError("Not begun: the run was cancelled", "Give the same command again")
+        try:
+            self._site.check()
+        except HeroheError as error:
+            return error
+        return None
+
     def _prepare(self, position: int, entry: Entry) -> None:
         """Read an entry, and begin its slide when its outcome is not already known."""
         try:
-            if self._cancelled():
-                raise CancelledError(
-                    f"{entry.name} was not begun: the run was cancelled", "Give the same command again"
-                )
-            self._site.check()
             content, regions, fingerprint = _read(self._collection, entry, self._options)
         except Exception as error:
-            self._close_slide(position, _failed(error, entry))
+            self._close_slides((position, _failed(error, entry)))
             return
         path = _portable(content.slide_path, self._collection.root)
         key = work_key(
@@ -233,7 +243,7 @@ class _Batch:
         known = self._manifest.find(key)
         if known is not None:
             self._reused += 1
-            self._close_slide(position, self._write_back(job, known), reused=True)
+            self._close_slides((position, self._write_back(job, known)), reused=True)
             return
         self._running[entry.id] = job
         self._site.submit(
@@ -252,7 +262,7 @@ class _Batch:
     def _finish(self, job: _Job, result: SlideResult) -> None:
         if result.outcome in _KEPT:
             self._manifest.keep(job.key, result)
-        self._close_slide(job.position, self._write_back(job, result))
+        self._close_slides((job.position, self._write_back(job, result)))
 
     def _write_back(self, job: _Job, result: SlideResult) -> SlideResult:
         """Bring the collection up to date; an error becomes the slide's outcome."""
@@ -267,10 +277,12 @@ class _Batch:
         self._written += 1
         return result
 
-    def _close_slide(self, position: int, result: SlideResult, *, reused: bool = False) -> None:
-        self._manifest.report(position, result)
-        self._outcomes[result.outcome] += 1
-        self._listener.finished(result, reused=reused)
+    def _close_slides(self, *found: tuple[int, SlideResult], reused: bool = False) -> None:
+        """End slides, each given with its position: thousands in one go where none of them was begun."""
+        self._manifest.report(*found)
+        for _, result in found:
+            self._outcomes[result.outcome] += 1
+            self._listener.finished(result, reused=reused)
         if time.monotonic() > self._next_refresh:
             self._write_files()
 

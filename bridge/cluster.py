@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from bridge import __version__
-from bridge.cluster_contact import ClusterAddress, ClusterError, connect, gather_workers, send_model
+from bridge.cluster_contact import ClusterAddress, ClusterError, connect, gather_workers
+from bridge.cluster_roster import Roster
 from bridge.cluster_terms import (
     TOPIC,
     Misfit,
@@ -128,7 +129,6 @@ class ClusterSite:
         timeout_s: float | None = None,
     ) -> None:
         self.model_sha256 = read_card(model)[1]
-        self._model = model
         self._slides = slides
         self._notice = notice
         self._flights: dict[str, _Flight] = {}
@@ -138,8 +138,6 @@ class ClusterSite:
         self._ended: queue.SimpleQueue[tuple[_Flight, Future[bytes]]] = queue.SimpleQueue()
         self._results: list[SlideResult] = []
         self._progress: dict[str, tuple[str, Progress]] = {}
-        self._unfit: set[str] = set()
-        self._sent: set[str] = set()
         self._submitted = 0
         self._cancelled = False
         self._problem: ClusterError | None = None
@@ -164,7 +162,7 @@ class ClusterSite:
         self._client = connect(address, timeout_s=timeout_s)
         try:
             self._terms, facts = gather_workers(self._client, terms, notice=notice, cancelled=cancelled)
-            self._workers: dict[str, int] = self._client.nthreads()
+            self._roster = Roster(self._client, model, self.model_sha256, notice)
             self._client.subscribe_topic(TOPIC, self._hear)
         except BaseException:
             self._client.close()
@@ -183,7 +181,7 @@ class ClusterSite:
     @property
     def capacity(self) -> int:
         """As many slides as keep every thread busy while results are written."""
-        return max(_AHEAD, _AHEAD * sum(self._workers.values()))
+        return max(_AHEAD, _AHEAD * self._roster.threads)
 
     def check(self) -> None:
         """Raise a ClusterError if the scheduler is gone."""
@@ -264,9 +262,8 @@ class ClusterSite:
         elif self._client.status != "running":
             self._say(f"The dask scheduler {self._endpoint} does not answer; waiting for it")
         else:
-            with suppress(OSError):
-                self._workers = self._client.nthreads()
-            usable = self._workers.keys() - self._unfit
+            self._roster.look()
+            usable = self._roster.usable
             self._say("" if usable else "No worker that could take part is there; waiting for one")
             for flight in list(self._flights.values()):
                 if flight.workers is not None and not flight.workers & usable:
@@ -295,15 +292,15 @@ class ClusterSite:
             flight = self._homeless.popleft()
             if self._flights.get(flight.job.entry) is not flight:
                 continue
-            usable = self._workers.keys() - self._unfit
+            usable, everybody = self._roster.usable, self._roster.is_whole
             candidates = usable - flight.failures.keys()
-            if self._client.status != "running" or (self._unfit and not usable):
+            if self._client.status != "running" or not (usable or everybody):
                 self._homeless.append(flight)
             elif usable and not candidates:
                 self._give_up(flight)
             else:
-                anywhere = not self._unfit and not flight.failures
-                self._place(flight, None if anywhere else frozenset(candidates))
+                anywhere = everybody and not flight.failures
+                self._place(flight, None if anywhere else candidates)
 
     def _place(self, flight: _Flight, workers: frozenset[str] | None) -> None:
         from bridge.cluster_worker import score
@@ -360,12 +357,13 @@ class ClusterSite:
             self._take(flight, answer)
             return
         if isinstance(answer, NeedsModel):
-            if self._supply(flight, answer) and not self._cancelled:
+            again = flight.workers == frozenset({answer.worker})
+            if self._roster.supply(answer, again=again) and not self._cancelled:
                 # Back to where the model is now; if that dies, anywhere.
                 self._place(flight, frozenset({answer.worker}))
                 return
         elif isinstance(answer, Misfit):
-            self._leave_out(answer.worker, answer.host, answer.problem, answer.remedy)
+            self._roster.leave_out(answer)
         self._again(flight)
 
     def _take(self, flight: _Flight, scored: Scored) -> None:
@@ -378,27 +376,6 @@ class ClusterSite:
             self._again(flight)
         else:
             self._give_up(flight)
-
-    def _supply(self, flight: _Flight, asked: NeedsModel) -> bool:
-        """Send the model to a worker that came later and cannot read its file; whether it has it now."""
-        worker = asked.worker
-        if worker not in self._sent:
-            self._sent.add(worker)
-            try:
-                send_model(self._client, self._model, self.model_sha256, [worker])
-            except ClusterError as error:
-                self._leave_out(worker, asked.host, error.problem, error.remedy)
-                return False
-        elif flight.workers == frozenset({worker}):
-            # It asks although it was sent; other slides may have asked before that.
-            self._leave_out(worker, asked.host, "it cannot read the model that it was sent", "See its log")
-            return False
-        return worker not in self._unfit
-
-    def _leave_out(self, worker: str, host: str, problem: str, remedy: str) -> None:
-        if worker not in self._unfit:
-            self._unfit.add(worker)
-            self._notice(f"The worker {worker} on {host} is left out: {problem}. {remedy}.")
 
     def _blame(self, flight: _Flight, error: BaseException | None) -> None:
         """Find out whether a slide kills workers, or was only there when they died.

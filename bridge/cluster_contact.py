@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from bridge.cluster_terms import Facts, Misfit, Ready, Terms, decode_answer, encode
+from herohe_model.engine_choice import engine_name
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 
 if TYPE_CHECKING:
@@ -166,7 +167,9 @@ def gather_workers(
     if one is None:
         raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
     facts = one.facts
-    settled = msgspec.structs.replace(terms, precision=facts.precision, engine=facts.engine_name, facts=facts)
+    settled = msgspec.structs.replace(
+        terms, precision=facts.precision, engine=engine_name(facts.engine), facts=facts
+    )
     ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
         if facts.device == "cpu" and answer.cpus < facts.threads:

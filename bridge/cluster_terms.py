@@ -34,11 +34,6 @@ class Facts(msgspec.Struct, frozen=True):
     threads: int
     packages: dict[str, str]
 
-    @property
-    def engine_name(self) -> str:
-        """The engine as ``--engine`` takes it."""
-        return self.engine.partition(" ")[0]
-
     def difference(self, other: Facts) -> tuple[str, str, str]:
         """Return the first thing that differs, as its name, this value and the other; "" if none does."""
         for name in ("version", "device", "precision", "engine", "threads"):

@@ -41,6 +41,7 @@ from bridge.scoring import Progress, package_versions
 from bridge.slide_job import decode_job, score_job
 from bridge.versions import is_older
 from herohe_model.checkpoint import read_card
+from herohe_model.engine_choice import engine_name
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.scorer import Scorer
 
@@ -180,8 +181,8 @@ def _scorer(terms: Terms, directory: Path) -> Scorer | None:
 def _pop(terms: Terms) -> Scorer | None:
     """Take the model of a run out of those that are held."""
     for index, (key, scorer) in enumerate(_held):
-        engine = scorer.engine.partition(" ")[0]
-        fits = terms.precision in ("auto", scorer.precision) and terms.engine in ("auto", engine)
+        engine_fits = terms.engine in ("auto", engine_name(scorer.engine))
+        fits = terms.precision in ("auto", scorer.precision) and engine_fits
         if key == _key(terms) and fits:
             del _held[index]
             return scorer

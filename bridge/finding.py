@@ -8,6 +8,7 @@ from bridge import __version__
 from bridge.contact import ServerAddress
 from bridge.discovery import ServerRecord, running_servers
 from bridge.messages import PROTOCOL
+from herohe_model.engine_choice import engine_name
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Wanted:
             and record.model_sha256 == self.model_sha256
             and self._fits_device(record)
             and self.precision in (record.precision_asked, record.precision)
-            and self.engine in (record.engine_asked, record.engine.partition(" ")[0])
+            and self.engine in (record.engine_asked, engine_name(record.engine))
         )
 
     def _fits_device(self, record: ServerRecord) -> bool:

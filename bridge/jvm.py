@@ -37,6 +37,9 @@ _JAVA_OPTIONS: Final = (
     "-Djava.awt.headless=true",
     "--enable-native-access=ALL-UNNAMED",  # or Java 24 and newer print a warning about JPype
     "-XX:TieredStopAtLevel=1",  # most runs end before thorough compiling pays: half the time to start
+    # QuPath collects all garbage each time it opens a slide, for a native library that is long loaded; the
+    # larger the heap, the longer that takes: up to seconds a slide.
+    "-XX:+DisableExplicitGC",
 )
 
 

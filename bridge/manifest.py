@@ -102,12 +102,15 @@ class Manifest:
             if restart:
                 self._db.execute("DELETE FROM results")
 
-    def report(self, position: int, result: SlideResult) -> None:
-        """Say what this run found for an entry; `position` orders the reports."""
-        with self._errors():
-            self._db.execute(
-                "INSERT OR REPLACE INTO latest VALUES (?, ?, ?)", (result.entry, position, _pack(result))
-            )
+    def report(self, *found: tuple[int, SlideResult]) -> None:
+        """Say what this run found for entries, each with the position that orders the reports.
+
+        All of them are durable when this returns, and none if it does not: one sync, however many.
+        """
+        rows = ((result.entry, position, _pack(result)) for position, result in found)
+        with self._errors(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO latest VALUES (?, ?, ?)", rows)
 
     def reported(self) -> Iterator[SlideResult]:
         """Yield this run's results in order, one in memory at a time."""

@@ -6,6 +6,7 @@
  */
 import com.google.gson.Gson
 import org.codehaus.groovy.control.CompilationUnit
+import org.codehaus.groovy.control.Phases
 import qupath.lib.common.GeneralTools
 import qupath.lib.gui.UserDirectoryManager
 import qupath.lib.gui.prefs.PathPrefs
@@ -32,7 +33,8 @@ if (request.jar) {
     request.classpath.each { loader.addClasspath(it) }
     def unit = new CompilationUnit(loader)
     request.sources.each { name, text -> unit.addSource(name, text) }
-    unit.compile()
+    // The phase after this one writes the classes into the current directory.
+    unit.compile(Phases.CLASS_GENERATION)
     new JarOutputStream(new FileOutputStream(request.jar)).withCloseable { jar ->
         unit.classes.sort { it.name }.each {
             def entry = new JarEntry(it.name.replace('.', '/') + '.class')

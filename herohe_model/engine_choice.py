@@ -228,6 +228,11 @@ def engine_label(engine: EngineName) -> str:
     return f"{'strips of ' if engine == 'strips' else ''}torch {version('torch')}"
 
 
+def engine_name(label: str) -> str:
+    """Return the engine's name, as ``--engine`` takes it, of a label that :func:`engine_label` made."""
+    return label.partition(" ")[0]
+
+
 def engine_versions() -> dict[str, str]:
     """Versions of what the choice depends on; of OpenVINO ``none`` where it cannot be used."""
     try:

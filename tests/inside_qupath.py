@@ -28,6 +28,11 @@ class InsideQuPath:
         (found,) = (self.home / "QuPath").iterdir()
         return found
 
+    @property
+    def working_directory(self) -> Path:
+        """Where everything is run; nobody has a reason to write there."""
+        return self.home / "working"
+
     def script(
         self, name: str, project: Path, *arguments: str, image: str = "", save: bool = True
     ) -> subprocess.CompletedProcess[str]:
@@ -45,6 +50,7 @@ class InsideQuPath:
         """Begin to run an installed script over a project."""
         process = subprocess.Popen(
             self._command(self._installed(name), project, arguments, image="", save=True),
+            cwd=self.working_directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -84,6 +90,7 @@ class InsideQuPath:
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
+            cwd=self.working_directory,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -101,6 +108,7 @@ def installed_qupath(directory: Path, home: Path, model: Path) -> Iterator[Insid
     runtime = home / "runtime"
     runtime.mkdir(mode=0o700)
     options = [f"-Djava.util.prefs.userRoot={home}", f"-Duser.home={home}"]
+    options.append("-XX:TieredStopAtLevel=1")  # a run is too short for thorough compiling to pay
     inside = InsideQuPath(
         find_qupaths([directory])[0],
         home,
@@ -112,6 +120,7 @@ def installed_qupath(directory: Path, home: Path, model: Path) -> Iterator[Insid
             "LC_ALL": "C.UTF-8",
         },
     )
+    inside.working_directory.mkdir()
     try:
         done = inside.bridge("qupath", "install", "--qupath", directory, "--model", model)
         assert done.returncode == 0, done.stdout + done.stderr

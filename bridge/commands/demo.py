@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands.report import report_line
 from bridge.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -135,8 +136,6 @@ def _report(folder: Path, slides: Sequence[DemoSlide], results: dict[str, SlideR
         f"{f1_score(truth, called):.3f}, always-positive {always:.3f}."
     )
     click.echo(f"Picture: {picture}")
-    click.echo(
-        f"To look through them: herohe-bridge report {folder / 'results'} --truth {folder / 'truth.csv'} "
-        "--split test --open"
-    )
+    truth_file = ("--truth", str(folder / "truth.csv"), "--split", "test")
+    click.echo(f"To look through the results: {report_line(folder / 'results', *truth_file)}")
     click.echo("The weights are for show: they were learned from synthetic pictures.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -62,3 +65,9 @@ def command(
         click.echo(f"Keep this folder beside it: {written.beside}")
     if show:
         webbrowser.open(written.path.resolve().as_uri())
+
+
+def report_line(run: Path, *more: str) -> str:
+    """Return the command that makes and opens the report of a run, as the user's shell takes it."""
+    words = ["herohe-bridge", "report", str(run), *more, "--open"]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from bridge.commands.computing import engine_option, precision_option
+from bridge.commands.report import report_line
 from bridge.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ def command(
         restart=restart,
         log=log_json,
     )
+    if summary.outcomes:
+        click.echo(f"To look through the results: {report_line(folder)}")
     ctx.exit(summary.exit_code)
 
 

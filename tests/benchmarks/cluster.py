@@ -35,6 +35,7 @@ from herohe_model.phantom import draw_phantom
 from herohe_model.synthetic import write_tiff
 
 FILES = ("results.csv", "results.json")
+BEGAN = time.perf_counter()
 Disturb = Callable[[subprocess.Popen[str]], None]
 
 
@@ -52,26 +53,34 @@ def main() -> None:
         save_model(home / "model.safetensors", card, state)
         fresh = make_collection(home, args.slides, with_qupath=not args.folder)
         alone = shutil.copytree(fresh, home / "alone")
+        say("scoring on this machine alone")
         here = run(alone, home)
         if here.code:
             sys.exit(f"exit code {here.code}\n{here.said}")
-        print(f"on this machine alone: {here.seconds:.1f} s", flush=True)
+        say(f"on this machine alone: {here.seconds:.1f} s")
         with dask_cluster(home) as workers:
             for name, disturb in (
                 ("undisturbed", None),
                 ("a worker killed in the middle", lambda _: kill_one(workers)),
                 ("the driver killed in the middle, then resumed", lambda driver: driver.kill()),
             ):
+                say(f"scoring on the cluster, {name}")
                 there = shutil.copytree(fresh, home / name.replace(" ", "-"))
                 seconds = run_there(there, home, disturb)
                 check(there, alone, args.slides)
                 ratio = seconds / here.seconds
-                print(f"{name}: {ratio:.2f} times that, every slide once, bytes equal", flush=True)
+                say(f"{name}: {ratio:.2f} times that, every slide once, bytes equal, all entries complete")
                 shutil.rmtree(there)
+
+
+def say(what: str) -> None:
+    """Print what happens, with the seconds since the beginning."""
+    print(f"{time.perf_counter() - BEGAN:7.1f} s  {what}", flush=True)
 
 
 def make_collection(home: Path, slides: int, *, with_qupath: bool) -> Path:
     """Make slides with an annotation each: a project where QuPath is found, else GeoJSON beside them."""
+    say(f"drawing {slides} slides")
     images = []
     (home / "slides").mkdir()
     for number in range(slides):
@@ -80,11 +89,12 @@ def make_collection(home: Path, slides: int, *, with_qupath: bool) -> Path:
         id_ = f"{number:08x}-0000-4000-8000-000000000000"
         images.append(NewImage(path, path.name, (Annotation(id_, "t", "Tumor", box(40, 40, 730, 730)),)))
     if with_qupath:
+        say("making a QuPath project of them")
         try:
             create_project(home / "project", images)
             return home / "project"
         except QuPathNotFoundError as error:
-            print(f"{error} Going on with GeoJSON.")
+            say(f"{error} Going on with GeoJSON.")
     for image in images:
         write_annotations(image.slide_path, image.annotations)
     return home / "slides"
@@ -113,14 +123,18 @@ def run(target: Path, home: Path, *more: str, disturb: Disturb | None = None) ->
     """Run once; `disturb` gets the process when half of the slides are finished."""
     began, finished, said = time.perf_counter(), 0, []
     half = len(list((home / "slides").glob("*.tif"))) // 2
-    with subprocess.Popen(command(target, home, *more), stderr=subprocess.PIPE, text=True) as driver:
+    with subprocess.Popen(
+        command(target, home, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as driver:
         assert driver.stderr is not None
         for line in driver.stderr:
             said.append(line)
             if " is ready on " in line or " the model: " in line:
                 began = time.perf_counter()
+                say(f"    {line.strip()}")
             finished += line.startswith("[")
             if finished == half and disturb is not None:
+                say(f"    {finished} slides are finished: disturbing")
                 disturb(driver)
                 disturb = None
     return Run(finished, time.perf_counter() - began, driver.returncode, "".join(said))
@@ -132,15 +146,16 @@ def run_there(target: Path, home: Path, disturb: Disturb | None) -> float:
     first = run(target, home, *there, disturb=disturb)
     if not first.code:
         return first.seconds
-    print(f"    exit code {first.code} after {first.finished} slides; the same command again", flush=True)
+    say(f"    exit code {first.code} after {first.finished} slides; the same command again")
     again = run(target, home, *there)
     known = again.said.count("known from an earlier run")
-    print(f"    exit code {again.code}, {known} slides known from before", flush=True)
+    say(f"    exit code {again.code}, {known} slides known from before")
     return first.seconds + again.seconds
 
 
 def check(there: Path, alone: Path, slides: int) -> None:
     """Compare with the run on this machine, and read every entry back."""
+    say("    comparing, and reading every entry back")
     for name in FILES:
         if (there / "out" / name).read_bytes() != (alone / "out" / name).read_bytes():
             sys.exit(f"{name} differs")

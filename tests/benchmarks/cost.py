@@ -190,7 +190,7 @@ def fill(output: Path, count: int) -> None:
     output.mkdir()
     with Manifest(output / "manifest.sqlite") as manifest:
         for position, result in enumerate(made_results(output.parent / "report-slides", count, files=2)):
-            manifest.report(position, result)
+            manifest.report((position, result))
 
 
 def rewrite(output: Path, count: int) -> Point:

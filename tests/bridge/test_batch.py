@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from small_world import drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.collection import open_collection
+from bridge.commands.report import report_line
 from bridge.geojson import write_annotations
 from bridge.options import ScoreOptions
 from bridge.result_files import read_json
@@ -66,10 +67,23 @@ def a_folder(home: Path, count: int = 3) -> Path:
 
 
 def run(
-    folder: Path, scorer: Scorer, ear: Ear, options: BatchOptions = OPTIONS, **more: bool
+    folder: Path,
+    scorer: Scorer,
+    ear: Ear,
+    options: BatchOptions = OPTIONS,
+    *,
+    restart: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
-    collection = open_collection(folder)
-    return run_batch(collection, scorer, options, output=folder / "out", listener=ear, **more)
+    return run_batch(
+        open_collection(folder),
+        scorer,
+        options,
+        output=folder / "out",
+        listener=ear,
+        restart=restart,
+        cancelled=cancelled,
+    )
 
 
 def test_every_slide_has_an_outcome_and_a_line(tmp_path: Path, scorer: Scorer) -> None:
@@ -155,18 +169,27 @@ def test_cancelling_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path, 
     undisturbed = a_folder(tmp_path / "q", 4)
     run(undisturbed, scorer, Ear())
     ear = Ear()
-    summary = run_batch(
-        open_collection(folder),
-        scorer,
-        OPTIONS,
-        output=folder / "out",
-        listener=ear,
-        cancelled=lambda: Outcome.SCORED in ear.outcomes.values(),
-    )
+    summary = run(folder, scorer, ear, cancelled=lambda: Outcome.SCORED in ear.outcomes.values())
     assert summary.exit_code == 1
     assert Outcome.CANCELLED in ear.outcomes.values() and len(ear.outcomes) == 4
     assert run(folder, scorer, Ear()).exit_code == 0
     assert (folder / "out/results.json").read_bytes() == (undisturbed / "out/results.json").read_bytes()
+
+
+def test_slides_that_were_not_begun_are_reported_in_order_and_not_read(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    folder = a_folder(tmp_path / "p", 4)
+    (folder / "text.svs").write_text("no slide")
+    ear = Ear()
+    summary = run(folder, scorer, ear, cancelled=lambda: True)
+    assert summary.outcomes == {Outcome.CANCELLED: 5}
+    assert list(ear.outcomes) == ["s0.tif", "s1.tif", "s2.tif", "s3.tif", "text.svs"]
+    found = read_json(folder / "out" / "results.json")
+    assert [result.slide for result in found] == list(ear.outcomes)
+    assert {result.message for result in found} == {
+        "Not begun: the run was cancelled. Give the same command again."
+    }
 
 
 def test_a_dry_run_counts_and_changes_no_byte(tmp_path: Path, scorer: Scorer) -> None:
@@ -188,11 +211,12 @@ def command(folder: Path, model: Path) -> list[str]:
 def test_the_command_scores_a_folder_through_a_server_of_its_own(
     tmp_path: Path, scorer: Scorer, model: Path
 ) -> None:
-    folder, beside = a_folder(tmp_path / "p"), a_folder(tmp_path / "q")
+    folder, beside = a_folder(tmp_path / "a folder"), a_folder(tmp_path / "q")
     env = os.environ | {"HEROHE_RUNTIME_DIR": str(tmp_path / "run")}
     done = subprocess.run(command(folder, model), capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 scored" in done.stdout and "Research use only" in done.stdout
+    assert done.stdout.endswith(f"To look through the results: {report_line(folder / 'out')}\n")
     run(beside, scorer, Ear())
     over_zeromq = json.loads((folder / "out/results.json").read_bytes())
     in_process = json.loads((beside / "out/results.json").read_bytes())

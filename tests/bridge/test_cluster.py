@@ -246,7 +246,7 @@ def test_slides_that_workers_do_not_find_say_so(dask: Dask, model: Path, tmp_pat
         run_there(where, folder, ear)
     result = ear.results["s0.tif"]
     assert result.outcome is Outcome.UNREADABLE and "--dask-slides" in result.message
-    assert all(worker in result.message for worker in where._workers)
+    assert all(worker in result.message for worker in where._roster.usable)
 
 
 def test_the_model_is_sent_to_workers_that_cannot_read_it(dask: Dask, model: Path, tmp_path: Path) -> None:

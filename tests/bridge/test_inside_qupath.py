@@ -176,6 +176,7 @@ def test_uninstalling_forgets_the_user_directory_that_was_made(inside: InsideQuP
         assert not directory.exists()
         told = fresh.bridge("qupath", "status", "--qupath", fresh.app.directory)
         assert "no user directory yet" in told.stdout
+        assert list(fresh.working_directory.iterdir()) == []
 
 
 def workflow(project: Path) -> list[str]:

@@ -20,6 +20,16 @@ def test_the_doctor_learns_which_qupath_there_is() -> None:
     assert start_qupath().directory.is_dir()
 
 
+def test_garbage_is_not_collected_for_each_slide_that_is_opened() -> None:
+    java = start_qupath().java
+    beans = java("java.lang.management.ManagementFactory").getGarbageCollectorMXBeans()
+    whole = ("G1 Old Generation", "MarkSweepCompact", "PS MarkSweep")  # not the young, which may run any time
+    collectors = [bean for bean in beans if str(bean.getName()) in whole]
+    before = [int(collector.getCollectionCount()) for collector in collectors]
+    java("java.lang.System").gc()  # as QuPath's OpenSlide reader does
+    assert before and before == [int(collector.getCollectionCount()) for collector in collectors]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent to whole groups there")
 def test_an_interrupt_still_reaches_python() -> None:
     """A Java machine takes Ctrl-C for itself, unless told not to, and leaves at once."""

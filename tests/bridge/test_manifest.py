@@ -31,15 +31,27 @@ def test_results_outlive_the_process(tmp_path: Path) -> None:
 
 def test_reports_come_in_the_collections_order(tmp_path: Path) -> None:
     with Manifest(tmp_path / "m.sqlite") as manifest:
-        manifest.report(1, made_result("b"))
-        manifest.report(0, made_result("a"))
+        manifest.report((1, made_result("b")))
+        manifest.report((0, made_result("a")))
         assert [r.entry for r in manifest.reported()] == ["a", "b"]
+
+
+def test_of_reports_made_in_one_go_all_are_kept_or_none(tmp_path: Path) -> None:
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        manifest.report((0, made_result("a")))
+        with pytest.raises(OverflowError):
+            manifest.report((1, made_result("b")), (2**70, made_result("c")))
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        assert [r.entry for r in manifest.reported()] == ["a"]
+        manifest.report((1, made_result("b")), (2, made_result("c")))
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        assert [r.entry for r in manifest.reported()] == ["a", "b", "c"]
 
 
 def test_a_new_run_reports_anew_and_forgets_results_only_on_restart(tmp_path: Path) -> None:
     with Manifest(tmp_path / "m.sqlite") as manifest:
         manifest.keep("k", made_result())
-        manifest.report(0, made_result())
+        manifest.report((0, made_result()))
         manifest.begin_run(restart=False)
         assert list(manifest.reported()) == [] and manifest.find("k") is not None
         manifest.begin_run(restart=True)

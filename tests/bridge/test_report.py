@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +22,7 @@ from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, run_batch
 from bridge.collection import open_collection
-from bridge.commands.report import command
+from bridge.commands.report import command, report_line
 from bridge.geojson import write_annotations
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView
@@ -366,6 +368,14 @@ def test_the_command_writes_into_the_run_and_warns_of_missing_pictures(cohort: P
     assert f"Report of 3 slides: {cohort / RUN / 'report.html'}" in done.output
     assert "Warning: pictures of case-1.tif are missing." in done.output
     assert (cohort / RUN / "report.html").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows quotes otherwise")
+def test_the_command_that_score_names_is_one_that_a_shell_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a run"
+    assert shlex.split(report_line(folder, "--split", "test")) == [
+        *("herohe-bridge", "report", str(folder), "--split", "test", "--open")
+    ]
 
 
 @pytest.mark.slide

@@ -15,9 +15,11 @@ from herohe_model.engine_choice import (
     WORTH_MEASURING,
     Asked,
     Choice,
+    EngineName,
     check_composites,
     choose_engine,
     engine_label,
+    engine_name,
     operations,
 )
 from herohe_model.errors import DeviceError, OptionError
@@ -254,6 +256,11 @@ def test_engines_are_named_with_their_versions() -> None:
     assert engine_label("torch").startswith("torch 2.")
     assert engine_label("openvino").startswith("openvino 20")
     assert engine_label("strips") == f"strips of {engine_label('torch')}"
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_engines_name_is_told_from_its_label(engine: EngineName) -> None:
+    assert engine_name(engine_label(engine)) == engine
 
 
 def test_check_composites_look_like_stained_tissue_of_every_size() -> None:
