@@ -41,7 +41,7 @@ from bridge.scoring import Progress, package_versions
 from bridge.slide_job import decode_job, score_job
 from bridge.versions import is_older
 from herohe_model.checkpoint import read_card
-from herohe_model.engine_choice import engine_name
+from herohe_model.engine_names import engine_name
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.scorer import Scorer
 

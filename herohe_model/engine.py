@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from herohe_model.checkpoint import ModelCard
 from herohe_model.contributions import CompositeScore, mean_score, share_out
 from herohe_model.device import Precision
-from herohe_model.engine_choice import EngineName
+from herohe_model.engine_names import EngineName
 from herohe_model.errors import DeviceError, ModelFileError
 from herohe_model.network import OrdinalNetwork
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from herohe_model.checkpoint import ModelCard
 from herohe_model.contributions import CompositeScore, mean_score, share_out
 from herohe_model.device import Precision, choose_precision, find_devices, machine_memory
+from herohe_model.engine_names import ENGINES, EngineName
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.network import OrdinalNetwork, create_backbone, plan_backbone
@@ -38,9 +39,6 @@ from herohe_model.phantom import draw_phantom
 from herohe_model.remembered import Memory
 from herohe_model.strip_pass import StripPass
 from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
-
-EngineName = Literal["torch", "openvino", "strips"]
-ENGINES: Final = ("auto", "torch", "openvino", "strips")
 
 SMALL_MACHINE: Final = 6 * 2**30
 """Bytes of memory below which networks are computed strip by strip, where they can be.
@@ -226,11 +224,6 @@ def engine_label(engine: EngineName) -> str:
     if engine == "openvino":
         return f"openvino {openvino_version()}"
     return f"{'strips of ' if engine == 'strips' else ''}torch {version('torch')}"
-
-
-def engine_name(label: str) -> str:
-    """Return the engine's name, as ``--engine`` takes it, of a label that :func:`engine_label` made."""
-    return label.partition(" ")[0]
 
 
 def engine_versions() -> dict[str, str]:

@@ -19,9 +19,9 @@ from herohe_model.engine_choice import (
     check_composites,
     choose_engine,
     engine_label,
-    engine_name,
     operations,
 )
+from herohe_model.engine_names import engine_name
 from herohe_model.errors import DeviceError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.network import load_networks
