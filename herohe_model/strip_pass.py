@@ -95,10 +95,10 @@ class StripPass:
         Tensor
             Shape (members, bits, h, w), float32, without biases, on the device.
         """
+        bf16 = self._precision == "bf16"
         maps = []
         for network, (graph, plan) in zip(self._networks, self._parts, strict=True):
-            autocast = torch.autocast(self._device.type, torch.bfloat16)
-            with autocast if self._precision == "bf16" else nullcontext():
+            with torch.autocast(self._device.type, torch.bfloat16) if bf16 else nullcontext():
                 features = compute(graph, plan.segments, pixels)
             maps.append(network.head.linear(features.float())[0])
         return torch.stack(maps)
@@ -142,7 +142,6 @@ def _whole(graph: RowGraph, segment: Segment, start: torch.Tensor) -> torch.Tens
     """Compute all rows at once, letting go of each result after its last use."""
     last = {each: node for node in segment.nodes for each in node.all_input_nodes}
     values: dict[fx.Node, Any] = {segment.start: start}
-    del start
     for node in segment.nodes:
         args, kwargs = (
             map_arg(each, lambda n: values[n] if n in values else graph.constants[n])

@@ -158,9 +158,12 @@ def strip_rows(height: int, strips: int) -> list[Rows]:
 
 
 def _peak(start: fx.Node, nodes: Sequence[fx.Node], sizes: Mapping[fx.Node, int]) -> int:
-    """Return the most that is held while nodes are computed in order, each let go after its last use."""
+    """Return the most that is held while nodes are computed in order, each let go after its last use.
+
+    The start stays, as whoever computes from it holds it too.
+    """
     owners = {start: start}
-    last = {}
+    last: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         owners[node] = owners.get(node.all_input_nodes[0], node) if is_view(node) else node
         for each in node.all_input_nodes:
@@ -171,6 +174,6 @@ def _peak(start: fx.Node, nodes: Sequence[fx.Node], sizes: Mapping[fx.Node, int]
         if owners[node] is node:
             held += sizes[node]
         peak = max(peak, held)
-        used = {owners[each] for each in node.all_input_nodes if each in owners}
+        used = {owners[each] for each in node.all_input_nodes if each in owners} - {start}
         held -= sum(sizes[each] for each in used if last[each] is node)
     return peak
