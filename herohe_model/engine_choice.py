@@ -3,10 +3,10 @@
 Engines differ several-fold in speed, and which is fastest depends on the network and the machine. So each is
 tried once on composites of the model's own size, must agree there with PyTorch in float32, and the fastest
 is remembered in a file: every process on the machine then takes the same one, and the same composite gets
-the same bytes. On a machine with little memory, convolutional networks are computed strip by strip
-(:mod:`herohe_model.strip_pass`); that is the same arithmetic, and nothing is tried. PyTorch's own compiler
-is not among the engines: it needs a C++ compiler on the user's machine, took ten times as long to compile as
-OpenVINO to load, and was slower (measured on resnet50 and efficientnet_b0).
+the same bytes. On a machine with little memory, PyTorch computes convolutional networks strip by strip
+(:mod:`herohe_model.strip_pass`), which is the same arithmetic. PyTorch's own compiler is not among the
+engines: it needs a C++ compiler on the user's machine, took ten times as long to compile as OpenVINO to
+load, and was slower (measured on resnet50 and efficientnet_b0).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -41,10 +42,13 @@ from herohe_model.strip_pass import StripPass
 from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
 
 SMALL_MACHINE: Final = 6 * 2**30
-"""Bytes of memory below which networks are computed strip by strip, where they can be.
+"""Bytes of memory below which PyTorch computes strip by strip the networks that it can.
 
-Whole, those of timm hold 0.9 to 1.8 GiB for a composite of 2560 px, compiled by OpenVINO 1.3 to 1.9 GiB.
+With composites of 2560 px, a process then takes 1.2 to 1.4 GiB at most instead of 2.4 to 2.6.
 """
+
+TINY_MACHINE: Final = 3 * 2**30
+"""Bytes of memory below which OpenVINO is not tried: a process with it takes 1.7 to 1.9 GiB."""
 
 WORTH_MEASURING: Final = 5_000_000_000
 """Floating-point operations of a composite, below which PyTorch's float32 is taken as it is.
@@ -157,7 +161,6 @@ def choose_engine(
         If the engine that was asked for is not there or cannot take the network.
     """
     precision = choose_precision(asked.precision, device)
-    # What checks other precisions on a CPU needs the whole network, and the memory for it.
     exact: Precision = "bf16" if asked.precision == "bf16" else "fp32"
     if asked.engine == "strips":
         return Choice("strips", exact if device.type == "cpu" else precision)
@@ -169,7 +172,8 @@ def choose_engine(
         return Choice("torch", precision)
     if "auto" not in (asked.engine, asked.precision):
         return Choice("openvino" if asked.engine == "openvino" else "torch", precision)
-    trials = _Trials(card, networks, asked, threads)
+    room = machine_bytes or machine_memory()
+    trials = _Trials(card, networks, asked, threads, room)
     if asked.engine == "torch" and not trials.others:
         return Choice("torch", "fp32")
     if len(networks) * operations(card.backbone, card.side_px) < worth_measuring:
@@ -184,12 +188,8 @@ def choose_engine(
         "precision": asked.precision,
         "versions": engine_versions(),
     }
-    if asked.engine == "auto" and (machine_bytes or machine_memory()) < SMALL_MACHINE:
-        small = {**facts, "memory": "small"}
-        found = memory.recall(small, Measured, lambda: _strips(card, networks, exact), notice)
-        trials_of_strips = (found or _strips(card, networks, exact)).trials
-        if not trials_of_strips[0].refused:
-            return Choice("strips", exact, trials_of_strips)
+    if asked.engine == "auto" and room < SMALL_MACHINE:
+        facts["memory"] = "small" if room >= TINY_MACHINE else "tiny"
 
     def measure() -> Measured:
         say = threading.Timer(
@@ -213,7 +213,7 @@ def choose_engine(
     if not asked.leaves_open(chosen.engine, chosen.precision):
         if asked.engine != "openvino":
             # Named by the user, so not for us to refuse.
-            return Choice("torch", precision, measured.trials)
+            return Choice(chosen.engine, precision, measured.trials)
         why = "; ".join(t.refused for t in measured.trials if t.engine == "openvino")
         raise DeviceError(f"OpenVINO cannot be used for {card.name}: {why}", "Leave out --engine")
     return Choice(chosen.engine, chosen.precision, measured.trials)
@@ -253,27 +253,41 @@ class _Trials:
     """Engines at work on the same composites, beside PyTorch in float32."""
 
     def __init__(
-        self, card: ModelCard, networks: Sequence[OrdinalNetwork], asked: Asked, threads: int
+        self, card: ModelCard, networks: Sequence[OrdinalNetwork], asked: Asked, threads: int, room: int
     ) -> None:
         self._card = card
         self._networks = networks
         self._asked = asked
         self._threads = threads
+        self._small = asked.engine == "auto" and room < SMALL_MACHINE
+        self._tiny = self._small and room < TINY_MACHINE
         self._biases = [network.head.biases().detach().numpy() for network in networks]
 
     @cached_property
     def others(self) -> tuple[tuple[EngineName, Precision], ...]:
         """What may be chosen beside PyTorch in float32, what is fastest as a rule first."""
-        found: list[tuple[EngineName, Precision]] = [("openvino", "bf16"), ("openvino", "fp32")]
+        found: list[tuple[EngineName, Precision]] = []
+        if not self._tiny:
+            found += [("openvino", "bf16"), ("openvino", "fp32")]
         bf16 = self._asked.precision == "bf16" or choose_precision("auto", torch.device("cpu")) == "bf16"
         if bf16:
-            found.append(("torch", "bf16"))
+            found.append((self._plain[0], "bf16"))
         return tuple(pair for pair in found if self._asked.leaves_open(*pair))
+
+    @cached_property
+    def _plain(self) -> tuple[EngineName, Pass]:
+        """PyTorch in float32: strip by strip where memory is small and the network allows it."""
+        if self._small:
+            with suppress(DeviceError):
+                return "strips", self._pass("strips", "fp32")
+        return "torch", self._pass("torch", "fp32")
 
     def fastest_first(self) -> tuple[Trial, ...]:
         """Try everything that may be chosen; the one to take comes first."""
+        if not self.others:
+            return (Trial(self._plain[0], "fp32"),)
         composites, reference, seconds = self._reference()
-        trials = [Trial("torch", "fp32", seconds)]
+        trials = [Trial(self._plain[0], "fp32", seconds)]
         for pair in self.others:
             best = min(trial.seconds for trial in trials if not trial.refused)
             trials.append(self._try(*pair, composites, reference, give_up_s=2 * best))
@@ -292,7 +306,7 @@ class _Trials:
             if self._usable(trial):
                 return (trial, *refused)
             refused.append(trial)
-        return (Trial("torch", "fp32", seconds), *refused)
+        return (Trial(self._plain[0], "fp32", seconds), *refused)
 
     def _usable(self, trial: Trial) -> bool:
         return not trial.refused and self._asked.leaves_open(trial.engine, trial.precision)
@@ -300,7 +314,7 @@ class _Trials:
     def _reference(self) -> tuple[list[NDArray[np.uint8]], list[CompositeScore], float]:
         composites = [picture[None] for picture in check_composites(self._card.side_px)]
         try:
-            maps, seconds = _run(self._pass("torch", "fp32"), composites)
+            maps, seconds = _run(self._plain[1], composites)
         except (RuntimeError, MemoryError) as error:
             raise DeviceError(
                 f"{self._card.name} could not be tried on this CPU: {str(error).splitlines()[0]}",
@@ -337,9 +351,13 @@ class _Trials:
         cpu = torch.device("cpu")
         networks = [network.to(memory_format=torch.channels_last) for network in self._networks]
 
+        strips = StripPass(networks, self._card.side_px, cpu, precision) if engine == "strips" else None
+
         def run(pixels: NDArray[np.uint8]) -> Maps:
+            x = torch.from_numpy(pixels)
             with torch.inference_mode():
-                return linear_maps(networks, torch.from_numpy(pixels), cpu, precision).numpy()
+                maps = strips(x) if strips is not None else linear_maps(networks, x, cpu, precision)
+            return maps.numpy()
 
         return run
 
@@ -392,15 +410,6 @@ def _compare(
         if shares > limit:
             return apart, f"A patch's contribution was {shares:.3f} from that of PyTorch in float32"
     return apart, ""
-
-
-def _strips(card: ModelCard, networks: Sequence[OrdinalNetwork], precision: Precision) -> Measured:
-    """Find out, without running them, whether networks can be computed strip by strip."""
-    try:
-        StripPass(networks, card.side_px, torch.device("cpu"), precision)
-    except DeviceError as error:
-        return Measured((Trial("strips", precision, refused=error.problem),))
-    return Measured((Trial("strips", precision),))
 
 
 def _in_thread(threads: int, function: Callable[[], _T]) -> _T:

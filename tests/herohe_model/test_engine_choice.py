@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from herohe_model.checkpoint import ModelCard
 from herohe_model.engine_choice import (
     SMALL_MACHINE,
+    TINY_MACHINE,
     WORTH_MEASURING,
     Asked,
     Choice,
@@ -224,28 +225,36 @@ def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
         )
 
 
-def test_a_small_machine_computes_strip_by_strip_what_it_can(tmp_path: Path) -> None:
-    choice = choose(tmp_path, machine_bytes=SMALL_MACHINE - 1)
+def test_a_small_machine_compares_with_strips(tmp_path: Path) -> None:
+    choice = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=SMALL_MACHINE - 1)
+    assert {trial.engine for trial in choice.trials} == {"strips", "openvino"}
+    assert not any(trial.refused for trial in choice.trials if trial.engine == choice.engine)
+    plenty = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=SMALL_MACHINE)
+    assert {trial.engine for trial in plenty.trials} == {"torch", "openvino"}
+
+
+def test_a_tiny_machine_computes_strip_by_strip(tmp_path: Path) -> None:
+    choice = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=TINY_MACHINE - 1)
     assert (choice.engine, choice.precision) == ("strips", "fp32")
     assert [trial.engine for trial in choice.trials] == ["strips"]
-    assert choose(tmp_path, machine_bytes=SMALL_MACHINE).engine != "strips"
     assert choose(tmp_path, Asked("torch", "fp32"), machine_bytes=1).engine == "torch"
-    assert choose(tmp_path, Asked("auto", "bf16"), machine_bytes=1).precision == "bf16"
+    coarse = choose(tmp_path, Asked("auto", "bf16"), machine_bytes=1)
+    assert (coarse.engine, coarse.precision) == ("strips", "bf16")
 
 
 def test_strips_in_a_precision_that_nobody_named_are_exact(tmp_path: Path) -> None:
     assert choose(tmp_path, Asked("strips")) == Choice("strips", "fp32")
 
 
-def test_a_small_machine_takes_a_network_of_attention_whole(
+def test_a_tiny_machine_takes_a_network_of_attention_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So small a network would fit in strips by itself.
     monkeypatch.setattr("herohe_model.strip_pass.MEMORY_BYTES", 1)
     model = opinionated("vit_tiny_patch16_224", patch_px=64)
     choice = choose(tmp_path, Asked("auto", "fp32"), model=model, machine_bytes=1)
-    assert choice.engine != "strips"
-    assert {trial.engine for trial in choice.trials} == {"torch", "openvino"}
+    assert [trial.engine for trial in choice.trials] == ["torch"]
+    assert choice.engine == "torch"
 
 
 def test_a_name_of_no_engine_is_refused() -> None:
