@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final
@@ -21,8 +21,7 @@ from herohe_model.engine_names import EngineName
 from herohe_model.errors import DeviceError, ModelFileError
 from herohe_model.network import OrdinalNetwork
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
-from herohe_model.strip_pass import StripPass
-from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
+from herohe_model.torch_pass import Forward, set_threads_of_this_thread, torch_pass
 
 _TOO_SMALL: Final = (
     "Free memory there, or try --engine strips, another --device or a model with a smaller backbone"
@@ -30,7 +29,6 @@ _TOO_SMALL: Final = (
 _OTHER_DEVICE: Final = "Check its driver, or choose another --device"
 _VERIFY: Final = "Check it with herohe-bridge model verify"
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
 Task = tuple[NDArray[np.uint8], "Future[CompositeScore]"]
 Tasks = queue.SimpleQueue["Task | None"]
 
@@ -132,11 +130,7 @@ class Engine:
         if engine == "openvino":
             compiled = OpenVinoPass(OpenVinoGraph.of(networks, side), precision, self.threads)
             return lambda x: torch.from_numpy(compiled(x.numpy()))
-        layout = torch.preserve_format if device.type == "mps" else torch.channels_last
-        placed = [n.to(device).to(memory_format=layout) for n in networks]
-        if engine == "strips":
-            return StripPass(placed, side, device, precision)
-        return lambda x: linear_maps(placed, x, device, precision)
+        return torch_pass(networks, side, device, precision, strips=engine == "strips")
 
     def _finish(self) -> None:
         """Wait for the composite that was begun first."""

@@ -38,8 +38,7 @@ from herohe_model.network import OrdinalNetwork, create_backbone, plan_backbone
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass, openvino_version
 from herohe_model.phantom import draw_phantom
 from herohe_model.remembered import Memory
-from herohe_model.strip_pass import StripPass
-from herohe_model.torch_pass import linear_maps, set_threads_of_this_thread
+from herohe_model.torch_pass import set_threads_of_this_thread, torch_pass
 
 SMALL_MACHINE: Final = 6 * 2**30
 """Bytes of memory below which PyTorch computes strip by strip the networks that it can.
@@ -348,16 +347,12 @@ class _Trials:
     def _pass(self, engine: EngineName, precision: Precision) -> Pass:
         if engine == "openvino":
             return OpenVinoPass(self._graph, precision, self._threads)
-        cpu = torch.device("cpu")
-        networks = [network.to(memory_format=torch.channels_last) for network in self._networks]
-
-        strips = StripPass(networks, self._card.side_px, cpu, precision) if engine == "strips" else None
+        cpu, side = torch.device("cpu"), self._card.side_px
+        forward = torch_pass(self._networks, side, cpu, precision, strips=engine == "strips")
 
         def run(pixels: NDArray[np.uint8]) -> Maps:
-            x = torch.from_numpy(pixels)
             with torch.inference_mode():
-                maps = strips(x) if strips is not None else linear_maps(networks, x, cpu, precision)
-            return maps.numpy()
+                return forward(torch.from_numpy(pixels)).numpy()
 
         return run
 

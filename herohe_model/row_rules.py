@@ -177,7 +177,7 @@ def _reduction(node: fx.Node, steps: _Steps) -> Step | Reduction | None:
     size, name = each.meta["val"].dim(), str(node.target)
     norm = "norm" in name
     if "adaptive" in name:
-        if list(node.args[1]) != [1, 1]:  # type: ignore[arg-type]
+        if _pair(_argument(node, 1, "output_size", None)) != (1, 1):
             return None
         dims, keepdim = (size - 2, size - 1), True
     else:

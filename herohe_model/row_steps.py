@@ -152,8 +152,8 @@ def is_view(node: fx.Node) -> bool:
 
 def work(node: fx.Node) -> int:
     """Return about how many operations each number of a result costs, the moving of it counted as eight."""
-    weight = node.args[1].meta["val"] if node.target in WEIGHTED else None  # type: ignore[union-attr]
-    return 8 + (weight[0].numel() if weight is not None else 0)
+    weight: Any = node.args[1] if node.target in WEIGHTED else None
+    return 8 + (weight.meta["val"][0].numel() if weight is not None else 0)
 
 
 def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
