@@ -138,7 +138,8 @@ def _average_pool(node: fx.Node, steps: _Steps) -> Step | None:
     rows, columns = _pair(_argument(node, 3, "padding", 0))
     # Where padding does not count, or a window is cut off, the mean depends on where the border is.
     counts = _argument(node, 5, "count_include_pad", True)
-    if (rows and not counts) or (found[1].height + 2 * rows - kernel[0]) % stride[0]:
+    cut_off = _argument(node, 4, "ceil_mode", False) and (found[1].height + 2 * rows - kernel[0]) % stride[0]
+    if (rows and not counts) or cut_off:
         return None
     args = (found[0], kernel, stride, (0, columns), *node.args[4:])
     return _windowed(node, found, args, Window(kernel[0], stride[0], rows), 0.0)

@@ -67,6 +67,7 @@ class Odd(nn.Module):
         x = torch.cat([right, left * 2], dim=1)
         x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
         x = functional.avg_pool2d(functional.silu(x, inplace=True), 3, 1, padding=1)
+        x = functional.avg_pool2d(x, 3, 2, padding=1)
         return functional.adaptive_avg_pool2d(x, 1) + functional.max_pool2d(x, (2, 3), (1, 2), (1, 0))
 
 
