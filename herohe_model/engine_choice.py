@@ -171,8 +171,7 @@ def choose_engine(
         return Choice("torch", precision)
     if "auto" not in (asked.engine, asked.precision):
         return Choice("openvino" if asked.engine == "openvino" else "torch", precision)
-    room = machine_bytes or machine_memory()
-    trials = _Trials(card, networks, asked, threads, room)
+    trials = _Trials(card, networks, asked, threads, machine_bytes or machine_memory())
     if asked.engine == "torch" and not trials.others:
         return Choice("torch", "fp32")
     if len(networks) * operations(card.backbone, card.side_px) < worth_measuring:
@@ -187,8 +186,8 @@ def choose_engine(
         "precision": asked.precision,
         "versions": engine_versions(),
     }
-    if asked.engine == "auto" and room < SMALL_MACHINE:
-        facts["memory"] = "small" if room >= TINY_MACHINE else "tiny"
+    if trials.memory != "enough":
+        facts["memory"] = trials.memory
 
     def measure() -> Measured:
         say = threading.Timer(
@@ -258,15 +257,16 @@ class _Trials:
         self._networks = networks
         self._asked = asked
         self._threads = threads
-        self._small = asked.engine == "auto" and room < SMALL_MACHINE
-        self._tiny = self._small and room < TINY_MACHINE
+        self.memory = "enough"
+        if asked.engine == "auto" and room < SMALL_MACHINE:
+            self.memory = "small" if room >= TINY_MACHINE else "tiny"
         self._biases = [network.head.biases().detach().numpy() for network in networks]
 
     @cached_property
     def others(self) -> tuple[tuple[EngineName, Precision], ...]:
         """What may be chosen beside PyTorch in float32, what is fastest as a rule first."""
         found: list[tuple[EngineName, Precision]] = []
-        if not self._tiny:
+        if self.memory != "tiny":
             found += [("openvino", "bf16"), ("openvino", "fp32")]
         bf16 = self._asked.precision == "bf16" or choose_precision("auto", torch.device("cpu")) == "bf16"
         if bf16:
@@ -276,7 +276,7 @@ class _Trials:
     @cached_property
     def _plain(self) -> tuple[EngineName, Pass]:
         """PyTorch in float32: strip by strip where memory is small and the network allows it."""
-        if self._small:
+        if self.memory != "enough":
             with suppress(DeviceError):
                 return "strips", self._pass("strips", "fp32")
         return "torch", self._pass("torch", "fp32")

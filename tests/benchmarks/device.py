@@ -35,7 +35,7 @@ from herohe_model.network import load_networks
 from herohe_model.new_model import new_model
 from herohe_model.scorer import CompositeScore, Scorer
 from herohe_model.synthetic import write_tiff
-from herohe_model.torch_pass import linear_maps
+from herohe_model.torch_pass import torch_pass
 
 IN_FLIGHT = 4
 
@@ -78,8 +78,7 @@ def main() -> None:
         pictures = [rng.integers(0, 256, (card.side_px, card.side_px, 3), dtype=np.uint8) for _ in range(8)]
         device = choose_device(args.device)
         precision = choose_precision(args.precision, device)
-        layout = torch.preserve_format if device.type == "mps" else torch.channels_last
-        networks = [n.to(device).to(memory_format=layout) for n in load_networks(card, state)]
+        forward_alone = torch_pass(load_networks(card, state), card.side_px, device, precision, strips=False)
         on_device = [torch.from_numpy(picture[None]).to(device) for picture in pictures]
         alone, memory = [], []
         with Scorer(card, state, device=args.device, precision=precision, engine="torch") as scorer:
@@ -88,7 +87,7 @@ def main() -> None:
                 began = time.perf_counter()
                 with torch.inference_mode():
                     for number in range(args.count):
-                        linear_maps(networks, on_device[number % len(pictures)], device, precision)
+                        forward_alone(on_device[number % len(pictures)])
                     wait_for(device)
                 alone.append((time.perf_counter() - began) / args.count)
                 memory.append(from_memory(scorer, pictures, args.count))
