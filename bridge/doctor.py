@@ -188,7 +188,7 @@ def _engines() -> Iterable[Finding]:
         yield Finding("engine", "note", why, error.remedy)
     if machine_memory() < SMALL_MACHINE:
         has = f"{machine_memory() / 2**30:.1f} GiB of memory"
-        yield Finding("engine", "note", f"{has}: PyTorch computes convolutional networks strip by strip")
+        yield Finding("engine", "note", f"{has}: OpenVINO is not tried, since it needs 2 GiB a process")
 
 
 def _servers() -> Iterable[Finding]:

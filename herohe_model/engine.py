@@ -23,9 +23,7 @@ from herohe_model.network import OrdinalNetwork
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
 from herohe_model.torch_pass import Forward, set_threads_of_this_thread, torch_pass
 
-_TOO_SMALL: Final = (
-    "Free memory there, or try --engine strips, another --device or a model with a smaller backbone"
-)
+_TOO_SMALL: Final = "Free memory there, or try another --device or a model with a smaller backbone"
 _OTHER_DEVICE: Final = "Check its driver, or choose another --device"
 _VERIFY: Final = "Check it with herohe-bridge model verify"
 
@@ -126,11 +124,11 @@ class Engine:
 
     def _prepare(self, engine: EngineName, networks: list[OrdinalNetwork]) -> Forward:
         """Put the networks where they are computed, and return what computes them."""
-        device, precision, side = self.device, self.precision, self.card.side_px
         if engine == "openvino":
-            compiled = OpenVinoPass(OpenVinoGraph.of(networks, side), precision, self.threads)
+            graph = OpenVinoGraph.of(networks, self.card.side_px)
+            compiled = OpenVinoPass(graph, self.precision, self.threads)
             return lambda x: torch.from_numpy(compiled(x.numpy()))
-        return torch_pass(networks, side, device, precision, strips=engine == "strips")
+        return torch_pass(networks, self.device, self.precision)
 
     def _finish(self) -> None:
         """Wait for the composite that was begun first."""

@@ -3,10 +3,9 @@
 Engines differ several-fold in speed, and which is fastest depends on the network and the machine. So each is
 tried once on composites of the model's own size, must agree there with PyTorch in float32, and the fastest
 is remembered in a file: every process on the machine then takes the same one, and the same composite gets
-the same bytes. On a machine with little memory, PyTorch computes convolutional networks strip by strip
-(:mod:`herohe_model.strip_pass`), which is the same arithmetic. PyTorch's own compiler is not among the
-engines: it needs a C++ compiler on the user's machine, took ten times as long to compile as OpenVINO to
-load, and was slower (measured on resnet50 and efficientnet_b0).
+the same bytes. PyTorch's own compiler is not among the engines: it needs a C++ compiler on the user's
+machine, took ten times as long to compile as OpenVINO to load, and was slower (measured on resnet50 and
+efficientnet_b0).
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -40,13 +38,7 @@ from herohe_model.phantom import draw_phantom
 from herohe_model.remembered import Memory
 from herohe_model.torch_pass import set_threads_of_this_thread, torch_pass
 
-SMALL_MACHINE: Final = 6 * 2**30
-"""Bytes of memory below which PyTorch computes strip by strip the networks that it can.
-
-With composites of 2560 px, a process then takes 1.2 to 1.4 GiB at most instead of 2.4 to 2.6.
-"""
-
-TINY_MACHINE: Final = 3 * 2**30
+SMALL_MACHINE: Final = 3 * 2**30
 """Bytes of memory below which OpenVINO is not tried: a process with it takes 1.7 to 1.9 GiB."""
 
 WORTH_MEASURING: Final = 5_000_000_000
@@ -161,8 +153,6 @@ def choose_engine(
     """
     precision = choose_precision(asked.precision, device)
     exact: Precision = "bf16" if asked.precision == "bf16" else "fp32"
-    if asked.engine == "strips":
-        return Choice("strips", exact if device.type == "cpu" else precision)
     if device.type != "cpu":
         if asked.engine == "openvino":
             raise OptionError(
@@ -186,8 +176,8 @@ def choose_engine(
         "precision": asked.precision,
         "versions": engine_versions(),
     }
-    if trials.memory != "enough":
-        facts["memory"] = trials.memory
+    if trials.small:
+        facts["memory"] = "small"
 
     def measure() -> Measured:
         say = threading.Timer(
@@ -221,7 +211,7 @@ def engine_label(engine: EngineName) -> str:
     """Return the engine's name and version, as they stand in results."""
     if engine == "openvino":
         return f"openvino {openvino_version()}"
-    return f"{'strips of ' if engine == 'strips' else ''}torch {version('torch')}"
+    return f"torch {version('torch')}"
 
 
 def engine_versions() -> dict[str, str]:
@@ -257,36 +247,26 @@ class _Trials:
         self._networks = networks
         self._asked = asked
         self._threads = threads
-        self.memory = "enough"
-        if asked.engine == "auto" and room < SMALL_MACHINE:
-            self.memory = "small" if room >= TINY_MACHINE else "tiny"
+        self.small = asked.engine == "auto" and room < SMALL_MACHINE
         self._biases = [network.head.biases().detach().numpy() for network in networks]
 
     @cached_property
     def others(self) -> tuple[tuple[EngineName, Precision], ...]:
         """What may be chosen beside PyTorch in float32, what is fastest as a rule first."""
         found: list[tuple[EngineName, Precision]] = []
-        if self.memory != "tiny":
+        if not self.small:
             found += [("openvino", "bf16"), ("openvino", "fp32")]
         bf16 = self._asked.precision == "bf16" or choose_precision("auto", torch.device("cpu")) == "bf16"
         if bf16:
-            found.append((self._plain[0], "bf16"))
+            found.append(("torch", "bf16"))
         return tuple(pair for pair in found if self._asked.leaves_open(*pair))
-
-    @cached_property
-    def _plain(self) -> tuple[EngineName, Pass]:
-        """PyTorch in float32: strip by strip where memory is small and the network allows it."""
-        if self.memory != "enough":
-            with suppress(DeviceError):
-                return "strips", self._pass("strips", "fp32")
-        return "torch", self._pass("torch", "fp32")
 
     def fastest_first(self) -> tuple[Trial, ...]:
         """Try everything that may be chosen; the one to take comes first."""
         if not self.others:
-            return (Trial(self._plain[0], "fp32"),)
+            return (Trial("torch", "fp32"),)
         composites, reference, seconds = self._reference()
-        trials = [Trial(self._plain[0], "fp32", seconds)]
+        trials = [Trial("torch", "fp32", seconds)]
         for pair in self.others:
             best = min(trial.seconds for trial in trials if not trial.refused)
             trials.append(self._try(*pair, composites, reference, give_up_s=2 * best))
@@ -305,7 +285,7 @@ class _Trials:
             if self._usable(trial):
                 return (trial, *refused)
             refused.append(trial)
-        return (Trial(self._plain[0], "fp32", seconds), *refused)
+        return (Trial("torch", "fp32", seconds), *refused)
 
     def _usable(self, trial: Trial) -> bool:
         return not trial.refused and self._asked.leaves_open(trial.engine, trial.precision)
@@ -313,7 +293,7 @@ class _Trials:
     def _reference(self) -> tuple[list[NDArray[np.uint8]], list[CompositeScore], float]:
         composites = [picture[None] for picture in check_composites(self._card.side_px)]
         try:
-            maps, seconds = _run(self._plain[1], composites)
+            maps, seconds = _run(self._pass("torch", "fp32"), composites)
         except (RuntimeError, MemoryError) as error:
             raise DeviceError(
                 f"{self._card.name} could not be tried on this CPU: {str(error).splitlines()[0]}",
@@ -347,8 +327,7 @@ class _Trials:
     def _pass(self, engine: EngineName, precision: Precision) -> Pass:
         if engine == "openvino":
             return OpenVinoPass(self._graph, precision, self._threads)
-        cpu, side = torch.device("cpu"), self._card.side_px
-        forward = torch_pass(self._networks, side, cpu, precision, strips=engine == "strips")
+        forward = torch_pass(self._networks, torch.device("cpu"), precision)
 
         def run(pixels: NDArray[np.uint8]) -> Maps:
             with torch.inference_mode():

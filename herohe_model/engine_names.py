@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-EngineName = Literal["torch", "openvino", "strips"]
-ENGINES: Final = ("auto", "torch", "openvino", "strips")
+EngineName = Literal["torch", "openvino"]
+ENGINES: Final = ("auto", "torch", "openvino")
 """What ``--engine`` takes."""
 
 

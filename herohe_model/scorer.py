@@ -163,8 +163,8 @@ class Scorer:
         threads
             Threads of a forward pass on the CPU; None for the physical cores.
         engine
-            ``torch``, ``openvino`` (on the CPU alone), ``strips`` (PyTorch in less memory), or ``auto``. With
-            engine and precision both named, nothing is measured or compared.
+            ``torch``, ``openvino`` (on the CPU alone), or ``auto``. With engine and precision both named,
+            nothing is measured or compared.
         notice
             Told in words what takes long before the first composite.
 

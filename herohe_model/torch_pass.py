@@ -10,33 +10,21 @@ import torch
 
 from herohe_model.device import Precision
 from herohe_model.network import OrdinalNetwork
-from herohe_model.strip_pass import StripPass
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """From one composite (1, side, side, 3), uint8, to (members, bits, h, w), float32, on its device."""
 
 
-def torch_pass(
-    networks: Sequence[OrdinalNetwork],
-    side_px: int,
-    device: torch.device,
-    precision: Precision,
-    *,
-    strips: bool,
-) -> Forward:
+def torch_pass(networks: Sequence[OrdinalNetwork], device: torch.device, precision: Precision) -> Forward:
     """Move networks to where they are computed, and return what computes them.
 
     Raises
     ------
-    DeviceError
-        If they cannot be computed strip by strip.
     RuntimeError
         If the device cannot hold them.
     """
     layout = torch.preserve_format if device.type == "mps" else torch.channels_last
     placed = [network.to(device).to(memory_format=layout) for network in networks]
-    if strips:
-        return StripPass(placed, side_px, device, precision)
     return lambda pixels: linear_maps(placed, pixels, device, precision)
 
 

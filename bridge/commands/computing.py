@@ -15,6 +15,5 @@ engine_option = click.option(
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once; strips: PyTorch "
-    "in less memory, strip by strip.",
+    help="What computes; auto: on a CPU the fastest that agrees with PyTorch, measured once.",
 )

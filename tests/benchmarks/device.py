@@ -78,7 +78,7 @@ def main() -> None:
         pictures = [rng.integers(0, 256, (card.side_px, card.side_px, 3), dtype=np.uint8) for _ in range(8)]
         device = choose_device(args.device)
         precision = choose_precision(args.precision, device)
-        forward_alone = torch_pass(load_networks(card, state), card.side_px, device, precision, strips=False)
+        forward_alone = torch_pass(load_networks(card, state), device, precision)
         on_device = [torch.from_numpy(picture[None]).to(device) for picture in pictures]
         alone, memory = [], []
         with Scorer(card, state, device=args.device, precision=precision, engine="torch") as scorer:

@@ -31,10 +31,7 @@ from herohe_model.grades import bit_probabilities
 from herohe_model.new_model import new_model
 from herohe_model.scorer import Scorer
 
-ENGINES = (
-    *(("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")),
-    *(("strips", "fp32"), ("strips", "bf16")),
-)
+ENGINES = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from herohe_model.checkpoint import ModelCard
 from herohe_model.engine_choice import (
     SMALL_MACHINE,
-    TINY_MACHINE,
     WORTH_MEASURING,
     Asked,
     Choice,
@@ -164,7 +163,7 @@ def test_a_small_network_is_left_to_pytorch_without_measuring(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("engine", "precision"),
-    [("torch", "bf16"), ("torch", "fp32"), ("openvino", "fp32"), ("strips", "fp32"), ("strips", "bf16")],
+    [("torch", "bf16"), ("torch", "fp32"), ("openvino", "fp32")],
 )
 def test_what_is_named_is_taken_without_measuring(tmp_path: Path, engine: str, precision: str) -> None:
     choice = choose(tmp_path, Asked(engine, precision))
@@ -225,36 +224,11 @@ def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
         )
 
 
-def test_a_small_machine_compares_with_strips(tmp_path: Path) -> None:
+def test_a_small_machine_leaves_openvino_out(tmp_path: Path) -> None:
     choice = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=SMALL_MACHINE - 1)
-    assert {trial.engine for trial in choice.trials} == {"strips", "openvino"}
-    assert not any(trial.refused for trial in choice.trials if trial.engine == choice.engine)
+    assert [trial.engine for trial in choice.trials] == ["torch"]
     plenty = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=SMALL_MACHINE)
     assert {trial.engine for trial in plenty.trials} == {"torch", "openvino"}
-
-
-def test_a_tiny_machine_computes_strip_by_strip(tmp_path: Path) -> None:
-    choice = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=TINY_MACHINE - 1)
-    assert (choice.engine, choice.precision) == ("strips", "fp32")
-    assert [trial.engine for trial in choice.trials] == ["strips"]
-    assert choose(tmp_path, Asked("torch", "fp32"), machine_bytes=1).engine == "torch"
-    coarse = choose(tmp_path, Asked("auto", "bf16"), machine_bytes=1)
-    assert (coarse.engine, coarse.precision) == ("strips", "bf16")
-
-
-def test_strips_in_a_precision_that_nobody_named_are_exact(tmp_path: Path) -> None:
-    assert choose(tmp_path, Asked("strips")) == Choice("strips", "fp32")
-
-
-def test_a_tiny_machine_takes_a_network_of_attention_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # So small a network would fit in strips by itself.
-    monkeypatch.setattr("herohe_model.strip_pass.MEMORY_BYTES", 1)
-    model = opinionated("vit_tiny_patch16_224", patch_px=64)
-    choice = choose(tmp_path, Asked("auto", "fp32"), model=model, machine_bytes=1)
-    assert [trial.engine for trial in choice.trials] == ["torch"]
-    assert choice.engine == "torch"
 
 
 def test_a_name_of_no_engine_is_refused() -> None:
@@ -265,10 +239,9 @@ def test_a_name_of_no_engine_is_refused() -> None:
 def test_engines_are_named_with_their_versions() -> None:
     assert engine_label("torch").startswith("torch 2.")
     assert engine_label("openvino").startswith("openvino 20")
-    assert engine_label("strips") == f"strips of {engine_label('torch')}"
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino", "strips"])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_an_engines_name_is_told_from_its_label(engine: EngineName) -> None:
     assert engine_name(engine_label(engine)) == engine
 

@@ -192,22 +192,7 @@ with Scorer.load(folder + "/m.safetensors", "cpu", precision, 2, engine="openvin
     assert done.stdout.splitlines() == here
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
-def test_strips_score_as_pytorch_does(backbone: str) -> None:
-    card, state = model(backbone)
-    pixels = composites(3)
-    with Scorer(card, state, device="cpu", engine="torch", precision="fp32") as scorer:
-        reference = scorer.score(pixels)
-    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.01)):
-        with Scorer(card, state, device="cpu", engine="strips", precision=precision) as scorer:
-            assert scorer.engine.startswith("strips of torch 2.")
-            scores = scorer.score(pixels)
-            backwards = scorer.score(pixels[::-1])[::-1]
-        assert all(map(same, scores, backwards))
-        assert np.abs(probabilities(scores) - probabilities(reference)).max() < tolerance
-
-
-@pytest.mark.parametrize("engine", ["torch", "openvino", "strips"])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_an_ensemble_scores_the_mean_of_its_members(engine: str) -> None:
     (card, first), (_, second) = model(seed=1), model(seed=2)
     both = ModelCard(**{**{f: getattr(card, f) for f in card.__struct_fields__}, "members": 2})
