@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from bridge import __version__
 from bridge.contact import ServerAddress
-from bridge.finding import FoundServer, Wanted, find_server
+from bridge.finding import Fixed, FoundServer, Wanted, Whereabouts, find_server
 from bridge.mailbox import Context, Mailbox
 from bridge.messages import (
     ArrayHeader,
@@ -41,11 +41,10 @@ from bridge.messages import (
     ScoreSlide,
 )
 from bridge.own_server import OwnServer
-from bridge.protocol import new_id
-from bridge.score_frames import score_from
-from bridge.talker import Fixed, Pending, Talker, Whereabouts
+from bridge.protocol import new_id, score_from
+from bridge.talker import Pending, Talker
 from bridge.versions import is_older
-from herohe_model.checkpoint import ModelCard, read_card
+from herohe_model.card import ModelCard, read_card
 from herohe_model.errors import (
     CancelledError,
     OptionError,
@@ -53,7 +52,7 @@ from herohe_model.errors import (
     ServerError,
     ServerUnavailableError,
 )
-from herohe_model.scorer import CompositeScore
+from herohe_model.score import CompositeScore
 
 _WINDOW: Final = 8
 """Composites on their way to the server and back at a time; others wait here."""
@@ -79,7 +78,7 @@ class SlideAnswer:
 
 
 class Client:
-    """A connection to a model server; implements :class:`herohe_model.scorer.CompositeScorer`. Thread-safe.
+    """A connection to a model server; implements :class:`herohe_model.score.CompositeScorer`. Thread-safe.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ class Client:
     info
         What the server said of itself.
     card, model_sha256, device, precision, engine
-        Of its model; see :class:`~herohe_model.scorer.CompositeScorer`.
+        Of its model; see :class:`~herohe_model.score.CompositeScorer`.
 
     Raises
     ------

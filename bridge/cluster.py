@@ -37,7 +37,7 @@ from bridge.cluster_terms import (
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress, failed_result
 from bridge.slide_job import SlideJob, SlidesElsewhere, encode_job
-from herohe_model.checkpoint import read_card
+from herohe_model.card import read_card
 from herohe_model.device import default_threads
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from bridge.markup import OwnWork
 from bridge.options import WriteOptions
 from bridge.regions import Annotation
 from bridge.results import SlideResult
-from herohe_model.errors import ProjectNotFoundError
 
 
 @dataclass(frozen=True)
@@ -48,27 +48,6 @@ class EntryContent:
     written_run: str | None
     written_with: WriteOptions | None = None
     warnings: tuple[str, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class OwnWork:
-    """How much in an entry is ours: what ``clear`` would remove.
-
-    Attributes
-    ----------
-    annotations
-        Annotations of the user's that carry our measurements or a class that we derived.
-    whole_image
-        Annotations that we made over the whole image.
-    """
-
-    tiles: int = 0
-    annotations: int = 0
-    whole_image: int = 0
-    metadata: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.tiles or self.annotations or self.whole_image or self.metadata)
 
 
 class Collection(Protocol):
@@ -114,46 +93,3 @@ class Collection(Protocol):
     def close(self) -> None:
         """Write what is still to be written for the collection as a whole; may be called twice."""
         ...
-
-
-def open_collection(path: Path, *, slides_root: Path | None = None, output: Path | None = None) -> Collection:
-    """Open a QuPath project, or a folder of slides.
-
-    Parameters
-    ----------
-    path
-        A ``.qpproj`` file, the folder of one, or a folder of slides.
-    slides_root
-        A folder to look for a project's slides in, when they were moved.
-    output
-        Where a folder of slides gets its results; a project holds its own.
-
-    Raises
-    ------
-    ProjectNotFoundError
-        If there is neither a project nor a slide.
-    ProjectError
-        If the project cannot be read.
-    QuPathNotFoundError
-        If it is a project and there is no QuPath.
-    """
-    if path.is_file() and path.suffix == ".qpproj":
-        projects = [path]
-    elif path.is_dir():
-        default = path / "project.qpproj"
-        projects = [default] if default.is_file() else sorted(path.glob("*.qpproj"))
-    else:
-        raise ProjectNotFoundError(
-            f"{path} is neither a QuPath project nor a folder", "Name a project.qpproj or a folder of slides"
-        )
-    if len(projects) > 1:
-        raise ProjectNotFoundError(
-            f"{path} holds {len(projects)} projects", f"Name one, such as {projects[0]}"
-        )
-    if projects:
-        from bridge.project import QuPathProject
-
-        return QuPathProject(projects[0], slides_root=slides_root)
-    from bridge.slide_folder import SlideFolder
-
-    return SlideFolder(path, output=output)

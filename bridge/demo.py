@@ -19,8 +19,9 @@ from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from bridge.regions import Annotation
-from bridge.scoring import package_versions
-from herohe_model.checkpoint import ModelCard, save_model
+from bridge.versions import package_versions
+from herohe_model.card import ModelCard
+from herohe_model.checkpoint import save_model
 from herohe_model.composite import draw_composites, read_composite
 from herohe_model.errors import ProjectError
 from herohe_model.grades import GRADES, Target, bits_of_level

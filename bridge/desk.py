@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import zmq
@@ -42,10 +42,9 @@ from bridge.messages import (
     Stop,
 )
 from bridge.protocol import Refusal, decode_request
-
-if TYPE_CHECKING:
-    from bridge.queue_scorer import QueueScorer
-    from bridge.slide_work import SlideWork
+from bridge.queue_scorer import QueueScorer
+from bridge.slide_work import SlideWork, any_path, paths_below
+from herohe_model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0
 PROGRESS_S: Final = 0.25
@@ -291,9 +290,6 @@ class Desk:
         def end(reply: Reply, frames: Sequence[bytes] = ()) -> None:
             self._mailbox.post(lambda: self._end_by_key(key, reply, frames))
 
-        # PyTorch comes with these: a server that is never asked for slides does without.
-        from bridge.slide_work import SlideWork, any_path, paths_below
-
         paths = paths_below(self._settings.slides_roots) if who else any_path
         return _Open(key, client, request.interim, SlideWork(request, regions, paths=paths, say=say, end=end))
 
@@ -311,9 +307,6 @@ class Desk:
             running += 1
 
     def _scorer(self, client: Address) -> QueueScorer:
-        from bridge.queue_scorer import QueueScorer
-        from herohe_model.checkpoint import ModelCard
-
         ready, record = self._crew.ready, self._settings.record
         assert ready is not None
         return QueueScorer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from bridge import __version__
 from bridge.contact import ServerAddress
@@ -58,7 +59,7 @@ def find_server(wanted: Wanted) -> ServerRecord | None:
 class FoundServer:
     """A server that was found, and will be found again when it was restarted.
 
-    Implements :class:`bridge.talker.Whereabouts`.
+    Implements :class:`bridge.finding.Whereabouts`.
     """
 
     wanted: Wanted
@@ -70,4 +71,31 @@ class FoundServer:
 
     def is_gone(self) -> bool:
         """Return False: somebody may start it again."""
+        return False
+
+
+class Whereabouts(Protocol):
+    """Where a server is to be found, now and after it was restarted."""
+
+    def find(self) -> ServerAddress | None:
+        """Return its address at present, None while it is nowhere."""
+        ...
+
+    def is_gone(self) -> bool:
+        """Whether it certainly will not come back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A server that has one address, and comes back there if it comes back."""
+
+    address: ServerAddress
+
+    def find(self) -> ServerAddress | None:
+        """Return the address."""
+        return self.address
+
+    def is_gone(self) -> bool:
+        """Return False: nobody can know."""
         return False

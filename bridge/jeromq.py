@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bridge.safe_files import sha256_of
 from herohe_model.errors import HeroheError
+from herohe_model.whole_file import sha256_of
 
 
 class JarError(HeroheError):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -150,3 +152,41 @@ def _owners(
         centre = shapely.Point(centres[outside])
         owners[outside] = int(np.argmin([shapely.distance(geometries[id], centre) for id in by_area]))
     return owners
+
+
+@dataclass(frozen=True)
+class OwnWork:
+    """How much in an entry is ours: what ``clear`` would remove.
+
+    Attributes
+    ----------
+    annotations
+        Annotations of the user's that carry our measurements or a class that we derived.
+    whole_image
+        Annotations that we made over the whole image.
+    """
+
+    tiles: int = 0
+    annotations: int = 0
+    whole_image: int = 0
+    metadata: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.tiles or self.annotations or self.whole_image or self.metadata)
+
+
+class WrittenMark(msgspec.Struct, frozen=True):
+    """What a run wrote into an image, kept with it: how a result is known to be completely there.
+
+    Attributes
+    ----------
+    state
+        Digest of what every sampled annotation got: its grade's class component and our measurements.
+    """
+
+    run: str
+    tiles: int
+    annotations: tuple[str, ...]
+    whole_image: bool
+    state: str
+    options: dict[str, Any]

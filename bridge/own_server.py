@@ -49,7 +49,7 @@ class StartReport(msgspec.Struct, frozen=True):
 
 
 class OwnServer:
-    """A server process of this process. Implements :class:`bridge.talker.Whereabouts`.
+    """A server process of this process. Implements :class:`bridge.finding.Whereabouts`.
 
     Parameters
     ----------

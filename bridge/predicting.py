@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.batch import BatchOptions, Listener, run_batch
-from bridge.collection import Collection, Entry, EntryContent, OwnWork
+from bridge.collection import Collection, Entry, EntryContent
+from bridge.markup import OwnWork
 from bridge.options import WriteOptions
 from bridge.results import Outcome, SlideResult
 from bridge.scored_files import read_predictions
+from herohe_model.cases import case_id
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.predictions import Predictions, some
-from herohe_model.scorer import CompositeScorer
-from herohe_model.slide_names import case_id
+from herohe_model.score import CompositeScorer
 from herohe_model.submission import HardSpelling, Submission, write_submission
 
 

@@ -17,14 +17,14 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge.collection import Entry, EntryContent, OwnWork
+from bridge.collection import Entry, EntryContent
 from bridge.frame import Frame
 from bridge.geojson import read_features
 from bridge.jvm import QuPath, qupath_facts, start_qupath
-from bridge.markup import plan_markup
+from bridge.markup import OwnWork, WrittenMark, plan_markup
 from bridge.new_project import NewImage, create_project
 from bridge.options import WriteOptions
-from bridge.qpdata import DATA_NAME, ImageData, WrittenMark
+from bridge.qpdata import DATA_NAME, ImageData
 from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
 from bridge.qpproj import add_classes, image_metadata, read_project, remove_classes, update_metadata
 from bridge.qupath_processes import open_project_warnings

@@ -99,6 +99,7 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
+import numpy as np
 
 from bridge.messages import (
     MAX_HEADER_BYTES,
@@ -122,6 +123,7 @@ from herohe_model.errors import (
     ServerBusyError,
     ServerUnavailableError,
 )
+from herohe_model.score import CompositeScore
 
 
 class Refusal(ProtocolError):
@@ -357,3 +359,11 @@ def _checked_frames(frames: Sequence[Frame], sizes: Sequence[tuple[int, int]]) -
             wanted = f"{least}" if least == most else f"{least} to {most}"
             raise Refusal("malformed", f"Frame {number} has {found} bytes instead of {wanted}", _SEE)
     return list(frames)
+
+
+def score_from(logits: bytes, contributions: bytes, cells: int, bits: int) -> CompositeScore:
+    """Return the score of one composite from its two frames."""
+    return CompositeScore(
+        np.frombuffer(logits, "<f4", bits).astype(np.float32),
+        np.frombuffer(contributions, "<f4", cells * bits).reshape(cells, bits).astype(np.float32),
+    )

@@ -20,36 +20,19 @@ import msgspec
 import numpy as np
 
 from bridge.classes import GRADE_COLOURS, MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME, grade_component
-from bridge.collection import OwnWork
 from bridge.frame import Frame
 from bridge.jvm import QuPath
-from bridge.markup import AnnotationMarkup, Markup
+from bridge.markup import AnnotationMarkup, Markup, OwnWork, WrittenMark
 from bridge.results import tile_measurements
-from bridge.safe_files import replace_file, sha256_of
+from bridge.safe_files import replace_file
 from herohe_model.errors import EntryDamagedError, WriteBackError
+from herohe_model.whole_file import sha256_of
 
 DATA_NAME: Final = "data.qpdata"
 _INTERRUPTED_SUFFIX: Final = ".bkp"
 _REMEDY: Final = (
     "Open the image in QuPath, look whether its objects are all there, and save it, or restore a backup"
 )
-
-
-class WrittenMark(msgspec.Struct, frozen=True):
-    """What a run wrote into an image, kept with it: how a result is known to be completely there.
-
-    Attributes
-    ----------
-    state
-        Digest of what every sampled annotation got: its grade's class component and our measurements.
-    """
-
-    run: str
-    tiles: int
-    annotations: tuple[str, ...]
-    whole_image: bool
-    state: str
-    options: dict[str, Any]
 
 
 class ImageData:

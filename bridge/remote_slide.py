@@ -16,7 +16,7 @@ from PIL import Image
 
 from bridge.messages import MAX_READ_BOXES, MAX_READ_BYTES, ImageHeader, PixelSource, ReadBox
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
-from herohe_model.slide import Box, scale_warning
+from herohe_model.slide_source import Box, scale_warning
 
 Fetch = Callable[[Sequence[ReadBox]], list[NDArray[np.uint8]]]
 
@@ -25,7 +25,7 @@ _LEVEL_TOLERANCE: Final = 1.01
 
 
 class RemoteSlide:
-    """Implements :class:`herohe_model.slide.SlideSource` over a client's image.
+    """Implements :class:`herohe_model.slide_source.SlideSource` over a client's image.
 
     What is asked for are always pixels of one of the image's levels; they are put over the background and
     resampled here, as :class:`herohe_model.slide.Slide` does with a file's.

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from bridge.results import Outcome, SlideResult
 from herohe_model.bootstrap import METHOD, bootstrap, interval
-from herohe_model.cases import Case
+from herohe_model.cases import Case, case_id
 from herohe_model.errors import OptionError
 from herohe_model.grades import GRADES
 from herohe_model.labels import Labels, read_labels
@@ -30,7 +30,6 @@ from herohe_model.metrics import (
     roc_auc,
     specificity,
 )
-from herohe_model.slide_names import case_id
 
 _BINS: Final = 20
 _POSITIVE: Final = "HER2-positive"

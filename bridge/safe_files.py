@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -12,24 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from herohe_model.errors import EntryChangedError, WriteBackError
+from herohe_model.whole_file import sha256_of
 
 _NEW: Final = ".herohe-new"
 """Suffix of a file that is being written beside the one it will replace."""
 _OLD: Final = ".herohe-old"
 """Suffix of the file that was replaced, until the new one was read back."""
-_CHUNK: Final = 1 << 20
-
-
-def sha256_of(path: Path) -> str | None:
-    """Return the SHA-256 of a file's content, hexadecimal; None when there is no such file."""
-    sha = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                sha.update(chunk)
-    except FileNotFoundError:
-        return None
-    return sha.hexdigest()
 
 
 def replace_file(

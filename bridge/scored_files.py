@@ -10,9 +10,9 @@ import numpy as np
 
 from bridge.result_files import ResultFileError, read_json
 from bridge.results import Outcome, SlideResult
+from herohe_model.cases import case_id
 from herohe_model.grades import GRADES
 from herohe_model.predictions import Predictions, decision_of_calls
-from herohe_model.slide_names import case_id
 from herohe_model.submission import read_submission
 from herohe_model.tables import Problem, Row, Table, explain, read_table
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
 import msgspec
@@ -33,7 +31,8 @@ from bridge.results import (
     SlideResult,
     rounded,
 )
-from herohe_model.checkpoint import ModelCard
+from bridge.versions import package_versions
+from herohe_model.card import ModelCard
 from herohe_model.composite import draw_composites
 from herohe_model.composite_reader import read_composites
 from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
@@ -47,25 +46,14 @@ from herohe_model.grades import (
     status_of,
 )
 from herohe_model.patches import PatchSet, find_patches
-from herohe_model.scorer import CompositeScore, CompositeScorer
-from herohe_model.slide import SlideSource
+from herohe_model.score import CompositeScore, CompositeScorer
+from herohe_model.slide_source import SlideSource
 
 READ_AHEAD: Final = 2
 """Composites of a slide that are in the scorer's hands while the next are being read."""
 
 _POLL_S: Final = 0.2
 """How long a wait for the scorer may be deaf to cancelling."""
-
-_VERSIONED: Final = (
-    "herohe-bridge",
-    "numpy",
-    "openslide-bin",
-    "openslide-python",
-    "pillow",
-    "shapely",
-    "timm",
-    "torch",
-)
 
 
 @dataclass(frozen=True)
@@ -368,15 +356,3 @@ def _provenance(
         engine=scorer.engine,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])
-
-
-@cache
-def package_versions() -> tuple[tuple[str, str], ...]:
-    """Versions of the packages that decide a result, by name."""
-    found = []
-    for name in _VERSIONED:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            found.append((name, "unknown"))
-    return tuple(found)

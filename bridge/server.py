@@ -7,7 +7,6 @@ fill up, so that it always hears a ``cancel``.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -197,9 +196,6 @@ class Server:
         )
         try:
             crew.start()
-            if not self._settings.owned:
-                # PyTorch comes with slides, and takes as long here as in the workers: at the same time, then.
-                importlib.import_module("bridge.slide_work")
             if not self._wait_for(crew, door):
                 return
             self._open_to_clients(crew, door, directory, slots, started)

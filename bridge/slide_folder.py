@@ -27,7 +27,7 @@ from bridge.classes import (
     own_colour,
     user_class,
 )
-from bridge.collection import Entry, EntryContent, OwnWork
+from bridge.collection import Entry, EntryContent
 from bridge.frame import Frame
 from bridge.geojson import (
     class_name_of,
@@ -37,13 +37,14 @@ from bridge.geojson import (
     read_features,
     read_text,
 )
-from bridge.markup import AnnotationMarkup, plan_markup
+from bridge.markup import AnnotationMarkup, OwnWork, plan_markup
 from bridge.options import WriteOptions
 from bridge.regions import Annotation, area_of
 from bridge.results import PREFIX, SlideResult, image_metadata, tile_measurements
-from bridge.safe_files import changed_error, replace_file, sha256_of
+from bridge.safe_files import changed_error, replace_file
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
 from herohe_model.slide import Slide
+from herohe_model.whole_file import sha256_of
 
 SLIDE_SUFFIXES: Final = (
     ".bif",

@@ -45,8 +45,9 @@ from herohe_model.errors import (
     SlideNotFoundError,
     SlideUnreadableError,
 )
-from herohe_model.scorer import CompositeScorer
-from herohe_model.slide import Box, Slide, SlideSource
+from herohe_model.score import CompositeScorer
+from herohe_model.slide import Slide
+from herohe_model.slide_source import Box, SlideSource
 
 _POLL_S: Final = 0.1
 _PIXELS_S: Final = 300.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ import zmq
 from numpy.typing import NDArray
 
 from bridge.contact import ServerAddress
+from bridge.finding import Fixed, Whereabouts
 from bridge.mailbox import Context, Mailbox
 from bridge.messages import (
     ArrayHeader,
@@ -52,33 +53,6 @@ _BUSY_S: Final = 0.5
 
 
 Sendable = bytes | memoryview
-
-
-class Whereabouts(Protocol):
-    """Where a server is to be found, now and after it was restarted."""
-
-    def find(self) -> ServerAddress | None:
-        """Return its address at present, None while it is nowhere."""
-        ...
-
-    def is_gone(self) -> bool:
-        """Whether it certainly will not come back."""
-        ...
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A server that has one address, and comes back there if it comes back."""
-
-    address: ServerAddress
-
-    def find(self) -> ServerAddress | None:
-        """Return the address."""
-        return self.address
-
-    def is_gone(self) -> bool:
-        """Return False: nobody can know."""
-        return False
 
 
 @dataclass(eq=False)

@@ -8,150 +8,26 @@ bytes, so that a file's SHA-256 names a model.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import secrets
-import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, Literal
 
 import msgspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from herohe_model.card import (
+    CARD_KEY,
+    COPY_AGAIN,
+    ModelCard,
+    card_of,
+    check_card,
+    open_model_file,
+    read_header,
+)
 from herohe_model.errors import ModelFileError
-from herohe_model.grades import Target
-
-FORMAT_VERSION: Final = 1
-CARD_KEY: Final = "herohe_model_card"
-MAX_FILE_BYTES: Final = 8 * 2**30
-MAX_HEADER_BYTES: Final = 16 * 2**20
-
-_ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-_MAKE_ANOTHER: Final = "Use a file made by herohe-bridge train or herohe-bridge model new"
-_COPY_AGAIN: Final = "Copy the file again from where it came"
-
-Head = Literal["free", "ordered"]
-TargetName = Literal["ihc", "ihc+ish"]
-Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
-
-
-class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model is and how it must be used; scoring and training take everything from it.
-
-    Attributes
-    ----------
-    name
-        Stands in every result; one line of at most 100 characters.
-    backbone
-        Name of a timm architecture, with or without the tag of its weights.
-    head
-        ``free``: a linear function for each bit; ``ordered``: one direction and ordered biases.
-    target
-        ``ihc`` (3 bits) or ``ihc+ish`` (4 bits), see :class:`~herohe_model.grades.Target`.
-    patch_px
-        Side of a patch, px at `mpp`.
-    grid
-        A composite has ``grid`` x ``grid`` patches.
-    mpp
-        µm per px of the pixels that the network sees.
-    foreground_threshold
-        Least mean saturation of a foreground patch, 0 to 1.
-    mean, std
-        Normalisation of R, G, B on the scale 0 to 1.
-    positive_step
-        The bit that is read as P(HER2-positive), one of ``Target.steps``.
-    temperature
-        Logits are divided by it before they become probabilities.
-    decision_threshold
-        Least P(positive) of HER2-positive, 0 to 1.
-    threshold_chosen
-        How the threshold was chosen.
-    metrics
-        What evaluation found; numbers, text, and nested dicts or lists of them.
-    trained_on
-        What the weights were trained on.
-    versions
-        Versions of the libraries that made the file.
-    note
-        Anything that a user of the model must know.
-    members
-        Networks in the file; more than one is an ensemble whose logits are averaged.
-    """
-
-    format_version: int = FORMAT_VERSION
-    name: Name
-    backbone: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
-    head: Head
-    target: TargetName
-    patch_px: Side = 512
-    grid: Annotated[int, msgspec.Meta(ge=1, le=16)] = 5
-    mpp: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)]
-    foreground_threshold: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    positive_step: str
-    temperature: Annotated[float, msgspec.Meta(ge=0.001, le=1000.0)] = 1.0
-    decision_threshold: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
-    threshold_chosen: str = "not chosen: one half"
-    metrics: dict[str, Any] = {}
-    trained_on: str = ""
-    versions: dict[str, str] = {}
-    note: str = ""
-    members: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-
-    def __post_init__(self) -> None:
-        """Refuse what the types cannot."""
-        if self.positive_step not in self.steps:
-            raise ValueError(f"positive_step {self.positive_step!r} is none of {', '.join(self.steps)}")
-        if not all(-10.0 <= m <= 10.0 for m in self.mean) or not all(1e-3 <= s <= 10.0 for s in self.std):
-            raise ValueError(f"mean {self.mean} or std {self.std} is out of range")
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Names of the bits, highest step first."""
-        return Target(self.target).steps
-
-    @property
-    def positive_bit(self) -> int:
-        """Index of ``positive_step`` among the bits."""
-        return self.steps.index(self.positive_step)
-
-    @property
-    def side_px(self) -> int:
-        """Side of a composite, px at ``mpp``."""
-        return self.grid * self.patch_px
-
-
-class _AnyVersion(msgspec.Struct):
-    format_version: int
-
-
-class _Extent(msgspec.Struct):
-    dtype: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
-    data_offsets: tuple[int, int]
-
-
-def check_card(card: ModelCard) -> ModelCard:
-    """Return the card as it reads back from a file; types and limits hold only after that.
-
-    Raises
-    ------
-    ModelFileError
-        If a field has a wrong type or is out of range.
-    """
-    what = f"The model card of {card.name}"
-    try:
-        encoded = msgspec.json.encode(card, order="deterministic")
-    except (TypeError, msgspec.MsgspecError) as error:
-        raise ModelFileError(
-            f"{what} cannot be written as JSON: {error}", "Use plain numbers and text"
-        ) from error
-    return _decode_card(encoded, what)
 
 
 def save_model(path: str | Path, card: ModelCard, state: Mapping[str, torch.Tensor]) -> str:
@@ -219,7 +95,7 @@ def load_model(path: str | Path) -> tuple[ModelCard, dict[str, torch.Tensor], st
     """
     path = Path(path)
     metadata, state, sha256 = load_tensors(path)
-    return _card_of(metadata, path), state, sha256
+    return card_of(metadata, path), state, sha256
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor], str]:
@@ -231,9 +107,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tens
         Tensors on the CPU; the SHA-256 is of the very bytes that the tensors come from.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_model_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        metadata = _read_header(file, size, path)
+        metadata = read_header(file, size, path)
         file.seek(0)
         data = file.read(size)
     if len(data) != size:
@@ -241,27 +117,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tens
     try:
         state = safetensors.torch.load(data)
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
+        raise ModelFileError(f"{path} is damaged: {error}", COPY_AGAIN) from error
     _check_tensors(state, str(path))
     return metadata, state, hashlib.sha256(data).hexdigest()
-
-
-def read_card(path: str | Path) -> tuple[ModelCard, str]:
-    """Read the model card and the SHA-256 of a model file, without taking memory for its weights.
-
-    Raises
-    ------
-    ModelFileError
-        As :func:`load_model`, save for weights that are not finite.
-    """
-    path = Path(path)
-    with _open(path) as file:
-        card = _card_of(_read_header(file, os.fstat(file.fileno()).st_size, path), path)
-        file.seek(0)
-        digest = hashlib.sha256()
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return card, digest.hexdigest()
 
 
 def member_states(card: ModelCard, state: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
@@ -279,96 +137,7 @@ def join_members(states: list[Mapping[str, torch.Tensor]]) -> dict[str, torch.Te
     return {f"member{k}.{key}": t for k, state in enumerate(states) for key, t in state.items()}
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        # Before it is opened: opening a pipe waits for somebody to write into it.
-        if stat.S_ISREG(path.stat().st_mode):
-            return path.open("rb")
-    except FileNotFoundError as error:
-        raise ModelFileError(f"There is no model file {path}", "Check the path given as --model") from error
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be opened: {error.strerror or error}", _MAKE_ANOTHER) from error
-    raise ModelFileError(f"{path} is a folder or a device, not a file", _MAKE_ANOTHER)
-
-
-def _read_header(file: BinaryIO, size: int, path: Path) -> dict[str, str]:
-    """Check every declared length against the file's, and return the metadata."""
-    if size > MAX_FILE_BYTES:
-        raise ModelFileError(
-            f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} that a model may have", _MAKE_ANOTHER
-        )
-    start = file.read(16)
-    length = int.from_bytes(start[:8], "little")
-    if len(start) < 9 or start[8:9] != b"{":
-        raise _foreign(path, start)
-    if length > MAX_HEADER_BYTES:
-        raise ModelFileError(f"{path} declares a header of {length} bytes", _MAKE_ANOTHER)
-    if 8 + length > size:
-        raise ModelFileError(f"{path} is truncated: it ends within its header", _COPY_AGAIN)
-    file.seek(8)
-    try:
-        header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
-        metadata = msgspec.json.decode(header.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str])
-        extents = {name: msgspec.json.decode(raw, type=_Extent) for name, raw in header.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelFileError(f"{path} has a damaged header: {error}", _COPY_AGAIN) from error
-    _check_extents(extents, size - 8 - length, path)
-    return metadata
-
-
-def _card_of(metadata: Mapping[str, str], path: Path) -> ModelCard:
-    if CARD_KEY not in metadata:
-        raise ModelFileError(f"{path} holds weights but no model card of herohe-bridge", _MAKE_ANOTHER)
-    return _decode_card(metadata[CARD_KEY].encode(), str(path))
-
-
-def _check_extents(extents: Mapping[str, _Extent], data_bytes: int, path: Path) -> None:
-    end = 0
-    for name, extent in sorted(extents.items(), key=lambda item: item[1].data_offsets):
-        if extent.dtype not in _ITEM_BYTES:
-            raise ModelFileError(f"{path}: {name} has the type {extent.dtype}", _MAKE_ANOTHER)
-        begin, stop = extent.data_offsets
-        if begin != end or stop - begin != math.prod(extent.shape) * _ITEM_BYTES[extent.dtype]:
-            raise ModelFileError(f"{path} is damaged: {name} does not lie where it must", _COPY_AGAIN)
-        end = stop
-    if end > data_bytes:
-        raise ModelFileError(
-            f"{path} is truncated: {data_bytes} of {end} bytes of weights are there", _COPY_AGAIN
-        )
-    if end < data_bytes:
-        raise ModelFileError(f"{path} has {data_bytes - end} bytes after its weights", _COPY_AGAIN)
-
-
-def _decode_card(data: bytes, what: str) -> ModelCard:
-    try:
-        version = msgspec.json.decode(data, type=_AnyVersion).format_version
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{what}: the model card cannot be read: {error}", _MAKE_ANOTHER) from error
-    if version != FORMAT_VERSION:
-        side = "herohe-bridge" if version > FORMAT_VERSION else "the model file"
-        raise ModelFileError(
-            f"{what} has format version {version}; this herohe-bridge reads {FORMAT_VERSION}",
-            f"Update {side}",
-        )
-    try:
-        return msgspec.json.decode(data, type=ModelCard)
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{what}: the model card is not valid: {error}", _MAKE_ANOTHER) from error
-
-
 def _check_tensors(state: Mapping[str, torch.Tensor], what: str) -> None:
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelFileError(f"{what}: {name} holds numbers that are not finite", "Train the model again")
-
-
-def _foreign(path: Path, start: bytes) -> ModelFileError:
-    # PyTorch's zip archives, and pickle's protocols 2 to 5.
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        return ModelFileError(
-            f"{path} is a pickled PyTorch file, which can run code when it is opened",
-            "Model files are safetensors: train again, or convert it where you trust it",
-        )
-    if not start:
-        return ModelFileError(f"{path} is empty", _COPY_AGAIN)
-    return ModelFileError(f"{path} is not a safetensors file", _MAKE_ANOTHER)

@@ -14,7 +14,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from herohe_model import __version__
-from herohe_model.checkpoint import Head, ModelCard, TargetName, check_card, load_tensors
+from herohe_model.card import Head, ModelCard, TargetName, check_card
+from herohe_model.checkpoint import load_tensors
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
 from herohe_model.network import OrdinalNetwork, create_backbone, plan_backbone

@@ -13,69 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.checkpoint import ModelCard, load_model
-from herohe_model.contributions import CompositeScore
-from herohe_model.device import choose_device, default_threads, describe_devices, device_label
+from herohe_model.card import ModelCard
+from herohe_model.checkpoint import load_model
+from herohe_model.device import choose_device, default_threads, device_label
 from herohe_model.engine import Engine, stop_engine
-from herohe_model.engine_choice import Asked, choose_engine, engine_label
+from herohe_model.engine_choice import choose_engine, engine_label
+from herohe_model.engine_trials import Asked
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.network import load_networks
 from herohe_model.remembered import Memory
-
-__all__ = ["CompositeScore", "CompositeScorer", "Scorer", "describe_devices"]
-
-
-class CompositeScorer(Protocol):
-    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server.
-
-    Attributes
-    ----------
-    device
-        Such as ``cpu`` or ``cuda:0 NVIDIA H200``.
-    precision
-        ``fp32`` or ``bf16``.
-    engine
-        Such as ``torch 2.15.0`` or ``openvino 2026.4.1``.
-    """
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        ...
-
-    @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the model file, hexadecimal."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Name of the device, as it stands in results."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``bf16``."""
-        ...
-
-    @property
-    def engine(self) -> str:
-        """What computes, and its version, as they stand in results."""
-        ...
-
-    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
-        """Score one composite, uint8 (side, side, 3); the array must not change until the future is done."""
-        ...
-
-    def close(self) -> None:
-        """Cancel what has not begun and let go of the device; may be called twice."""
-        ...
+from herohe_model.score import CompositeScore
 
 
 class Scorer:

@@ -9,11 +9,10 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import openslide
@@ -24,88 +23,12 @@ from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.jpeg_tiles import JpegTiles, LeftToOpenSlide
 from herohe_model.openslide_pixels import read_rgb
 from herohe_model.slide_file import COPY_AGAIN, ends_digest, open_slide_file
-
-PLAUSIBLE_MPP: Final = (0.02, 20.0)
-"""µm/px of microscope slides. Pictures with a print resolution (72 to 600 dpi) claim 42 and more."""
-
-COARSER_WARNING: Final = 1.25
-"""A slide coarser than the model's scale by more than this factor is scored with a warning."""
+from herohe_model.slide_source import PLAUSIBLE_MPP, Box, scale_warning
 
 _SQUARE_TOLERANCE: Final = 0.05
 _LEVEL_TOLERANCE: Final = 1.01
 _LONGEST_READ_PX: Final = 4096
 _MOST_READERS: Final = 4
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in level-0 px; (x, y) is its upper left corner."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-
-class SlideSource(Protocol):
-    """Where the pixels of a slide come from: a file, or a client that has it open."""
-
-    @property
-    def path(self) -> Path:
-        """The slide's file, for messages."""
-        ...
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of level 0, px."""
-        ...
-
-    @property
-    def bounds(self) -> Box:
-        """The scanned area; the whole slide when nothing is known about it."""
-        ...
-
-    @property
-    def mpp(self) -> float:
-        """µm per level-0 px. Raises SlideScaleError when it is not known."""
-        ...
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        """Level-0 px per px of each pyramid level, ascending from 1.0."""
-        ...
-
-    @property
-    def background(self) -> tuple[int, int, int]:
-        """RGB of what was not scanned."""
-        ...
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was noticed when the slide was opened."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A string that changes with the slide's content."""
-        ...
-
-    @property
-    def readers(self) -> int:
-        """How many threads are best to read with; 1 where it is best to ask for much at once."""
-        ...
-
-    def scale_warning(self, model_mpp: float) -> str | None:
-        """Return a warning when the slide is too coarse for a model at `model_mpp` µm/px."""
-        ...
-
-    def read_box(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a level-0 box resampled to `out`, (width, height); see :meth:`Slide.read_box`."""
-        ...
-
-    def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> Iterable[NDArray[np.uint8]]:
-        """Read several boxes in their order, each resampled to `out`, (width, height)."""
-        ...
 
 
 class Slide:
@@ -350,24 +273,6 @@ class Slide:
     def _closed(self) -> bool:
         with self._lock:
             return self._handle is None
-
-
-def scale_warning(name: str, mpp: float, model_mpp: float) -> str | None:
-    """Return a warning when a slide is coarser than the model by more than :data:`COARSER_WARNING`.
-
-    Parameters
-    ----------
-    name
-        The slide's name.
-    mpp, model_mpp
-        µm per level-0 px, and µm/px that the model was trained at.
-    """
-    if mpp <= model_mpp * COARSER_WARNING:
-        return None
-    return (
-        f"{name} has {mpp:.4g} µm/px, the model was made for {model_mpp:.4g}: patches are enlarged "
-        f"{mpp / model_mpp:.2g} times and hold less detail than it learned from."
-    )
 
 
 def _bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Box:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from herohe_model.cases import Case, CaseKey, split_name
-from herohe_model.slide_names import case_id
+from herohe_model.cases import Case, CaseKey, case_id, split_name
 
 WITHOUT_SLIDE: Final = "case without slide"
 WITHOUT_LABEL: Final = "slide without label"

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.slide_names import case_id
+from herohe_model.cases import case_id
 from herohe_model.tables import Problem, Row, TableError, explain, read_table
 from herohe_model.whole_file import write_whole
 

@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from herohe_model.augment import apply_blur, apply_colour, apply_turns
+from herohe_model.card import ModelCard
 from herohe_model.cases import target_arrays
-from herohe_model.checkpoint import ModelCard
 from herohe_model.composite import draw_composites
 from herohe_model.device import Precision, choose_precision
 from herohe_model.errors import OptionError

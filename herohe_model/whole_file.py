@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 from herohe_model.errors import HeroheError
 
@@ -39,3 +41,18 @@ def write_whole(path: Path, data: bytes) -> None:
             f"{path} cannot be written: {error.strerror or error}",
             "Close it elsewhere, check the free space and the folder's permissions, or name another place",
         ) from error
+
+
+_CHUNK: Final = 1 << 20
+
+
+def sha256_of(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, hexadecimal; None when there is no such file."""
+    sha = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                sha.update(chunk)
+    except FileNotFoundError:
+        return None
+    return sha.hexdigest()

@@ -20,7 +20,8 @@ from bridge.results import (
     RegionResult,
     SlideResult,
 )
-from herohe_model.slide import Box, Slide
+from herohe_model.slide import Slide
+from herohe_model.slide_source import Box
 
 PATCH = 64
 

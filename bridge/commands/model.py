@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from herohe_model.checkpoint import Head, ModelCard, TargetName
-    from herohe_model.scorer import CompositeScore
+    from herohe_model.card import Head, ModelCard, TargetName
+    from herohe_model.score import CompositeScore
 
 
 @click.group("model")

@@ -63,8 +63,8 @@ def command(
     from rich.console import Console
 
     from bridge.batch import BatchOptions
-    from bridge.collection import open_collection
     from bridge.interrupt import until_interrupted
+    from bridge.open_collection import open_collection
     from bridge.options import ScoreOptions
     from bridge.predicting import predict_slides, results_folder
     from bridge.progress import BatchView

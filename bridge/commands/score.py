@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.collection import Collection
     from bridge.site import Site
     from bridge.slide_job import SlidesElsewhere
-    from herohe_model.scorer import CompositeScorer
+    from herohe_model.score import CompositeScorer
 
 
 def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -172,7 +172,7 @@ def command(
     import msgspec
 
     from bridge.batch import BatchOptions
-    from bridge.collection import open_collection
+    from bridge.open_collection import open_collection
 
     if model is None and not servers:
         raise click.UsageError("Name a model file with --model, or a running server with --server.")
@@ -229,7 +229,7 @@ def command(
 def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
     """Print what a run would do."""
     from bridge.batch import plan_batch
-    from herohe_model.checkpoint import read_card
+    from herohe_model.card import read_card
 
     if model is None:
         raise click.UsageError("--dry-run needs --model: its card says how patches are cut.")

@@ -209,8 +209,8 @@ def _train(
 ) -> Trained:
     from rich.console import Console
 
-    from bridge.collection import open_collection
     from bridge.interrupt import until_interrupted
+    from bridge.open_collection import open_collection
     from bridge.training_slides import label_slides
     from bridge.training_view import TrainingView
     from herohe_model.foreground_cache import unusable_error
@@ -279,7 +279,7 @@ def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Lab
 
 def _report(trained: Trained) -> None:
     """Say how good the model is, and where it lies."""
-    from herohe_model.checkpoint import read_card
+    from herohe_model.card import read_card
     from herohe_model.train_folds import EVALUATION_PAGE_NAME
 
     card, _ = read_card(trained.model)

@@ -24,8 +24,8 @@ from pathlib import Path
 import psutil
 from shapely.geometry import box
 
-from bridge.collection import open_collection
 from bridge.geojson import write_annotations
+from bridge.open_collection import open_collection
 from bridge.project import NewImage, create_project
 from bridge.regions import Annotation
 from herohe_model.checkpoint import save_model

@@ -24,8 +24,8 @@ from memory import in_fresh_process, peak_bytes, write_slide
 from project import Silent
 
 from bridge.batch import BatchOptions, run_batch
-from bridge.collection import open_collection
 from bridge.manifest import Manifest
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.result_files import write_csv, write_json
 from herohe_model.checkpoint import save_model

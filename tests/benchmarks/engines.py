@@ -25,7 +25,7 @@ import psutil
 
 from herohe_model.checkpoint import save_model
 from herohe_model.device import default_threads, find_devices
-from herohe_model.engine_choice import check_composites
+from herohe_model.engine_trials import check_composites
 from herohe_model.errors import HeroheError
 from herohe_model.grades import bit_probabilities
 from herohe_model.new_model import new_model

@@ -40,11 +40,11 @@ from inside_qupath import InsideQuPath, installed_qupath
 from qupath_project import MadeProject
 
 from bridge.batch import BatchOptions
-from bridge.collection import open_collection
 from bridge.commands.score import score_collection
 from bridge.curve import KeyPair, write_pair
 from bridge.discovery import running_servers
 from bridge.jvm import start_qupath
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.qupath_install import Remote, ScriptSettings
 from herohe_model.checkpoint import save_model

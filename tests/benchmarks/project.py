@@ -18,7 +18,7 @@ import numpy as np
 
 from bridge.batch import BatchOptions, run_batch
 from bridge.client import connect_or_start
-from bridge.collection import open_collection
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.results import SlideResult
 from bridge.scoring import Progress

@@ -29,15 +29,17 @@ from bridge.client import Client
 from bridge.contact import ServerAddress
 from bridge.curve import KeyPair, write_pair
 from bridge.discovery import ServerRecord
+from bridge.finding import Fixed
 from bridge.lifeline import end_child, start_child, watch_lifeline
 from bridge.own_server import StartReport
 from bridge.server import Server, ServerSettings
-from bridge.talker import Fixed
 from bridge.worker import run_worker
 from bridge.worker_messages import WorkerSettings
-from herohe_model.checkpoint import ModelCard, read_card, save_model
+from herohe_model.card import ModelCard, read_card
+from herohe_model.checkpoint import save_model
 from herohe_model.new_model import new_model
-from herohe_model.scorer import CompositeScore, CompositeScorer, Scorer
+from herohe_model.score import CompositeScore, CompositeScorer
+from herohe_model.scorer import Scorer
 
 Submit = Callable[[NDArray[np.uint8]], "Future[CompositeScore]"]
 

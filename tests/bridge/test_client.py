@@ -26,10 +26,9 @@ import bridge.talker
 from bridge.client import Client, connect_or_start
 from bridge.contact import ServerAddress
 from bridge.discovery import running_servers
-from bridge.finding import FoundServer, Wanted, find_server
+from bridge.finding import Fixed, FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
 from bridge.server import ServerSettings
-from bridge.talker import Fixed
 from herohe_model.checkpoint import save_model
 from herohe_model.errors import (
     CancelledError,
@@ -41,7 +40,8 @@ from herohe_model.errors import (
     ServerUnavailableError,
 )
 from herohe_model.new_model import new_model
-from herohe_model.scorer import CompositeScore, Scorer
+from herohe_model.score import CompositeScore
+from herohe_model.scorer import Scorer
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -18,17 +18,17 @@ from small_world import drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
 from bridge.cli import cli
-from bridge.collection import open_collection
 from bridge.geojson import write_annotations
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.regions import build_regions
 from bridge.result_files import read_json
 from bridge.results import Outcome, SlideResult
-from bridge.safe_files import sha256_of
 from bridge.scoring import Progress
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.scorer import Scorer
-from herohe_model.slide import Box
+from herohe_model.slide_source import Box
+from herohe_model.whole_file import sha256_of
 
 pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridge[cluster]'")
 

@@ -15,17 +15,18 @@ from small_world import drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, run_batch
 from bridge.batch_figures import WINDOW_S, Reckoning
-from bridge.collection import open_collection
 from bridge.geojson import write_annotations
 from bridge.measured_scorer import Counts, MeasuredScorer
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView, outcome_line, render
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
-from herohe_model.checkpoint import ModelCard
+from herohe_model.card import ModelCard
 from herohe_model.errors import CancelledError
 from herohe_model.new_model import new_model
-from herohe_model.scorer import CompositeScore, Scorer
+from herohe_model.score import CompositeScore
+from herohe_model.scorer import Scorer
 
 
 class Clock:

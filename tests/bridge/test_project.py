@@ -18,17 +18,19 @@ from sampled_results import PATCH, sampled_result
 from shapely.geometry import box
 from small_world import drawn, small_slide
 
-from bridge.collection import Entry, EntryContent, open_collection
+from bridge.collection import Entry, EntryContent
 from bridge.commands.clear import command as clear
 from bridge.geojson import annotations_from_geojson
 from bridge.jvm import start_qupath
+from bridge.open_collection import open_collection
 from bridge.options import WriteOptions
 from bridge.project import NewImage, QuPathProject, create_project
 from bridge.regions import build_regions
 from bridge.results import Outcome, SlideResult, image_metadata, measurements
 from bridge.scoring import failed_result
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideUnreadableError
-from herohe_model.slide import Box, Slide
+from herohe_model.slide import Slide
+from herohe_model.slide_source import Box
 from herohe_model.synthetic import write_mirax, write_tiff
 
 pytestmark = pytest.mark.qupath

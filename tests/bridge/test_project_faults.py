@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from qupath_project import MadeProject, describe, draw_every_kind, files, images, ours
 from sampled_results import sampled_result
 
-from bridge.collection import Entry, open_collection
+from bridge.collection import Entry
 from bridge.commands.clear import command as clear
+from bridge.open_collection import open_collection
 from bridge.options import WriteOptions
 from bridge.project import QuPathProject
 from herohe_model.errors import (

@@ -21,9 +21,9 @@ from PIL import Image
 from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.batch import BatchOptions, run_batch
-from bridge.collection import open_collection
 from bridge.commands.report import command, report_line
 from bridge.geojson import write_annotations
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView
 from bridge.report import WrittenReport, write_report

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.safe_files import Backups, replace_file, sha256_of
+from bridge.safe_files import Backups, replace_file
 from herohe_model.errors import EntryChangedError, WriteBackError
+from herohe_model.whole_file import sha256_of
 
 BEFORE, AFTER = b"what was there", b"what shall be there"
 

@@ -35,6 +35,7 @@ from bridge.client import Client
 from bridge.contact import ServerAddress
 from bridge.curve import KeyPair, write_pair
 from bridge.discovery import running_servers
+from bridge.finding import Fixed
 from bridge.messages import (
     ArrayHeader,
     Cancel,
@@ -49,7 +50,6 @@ from bridge.messages import (
     Stop,
 )
 from bridge.protocol import encode
-from bridge.talker import Fixed
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
 
 

@@ -10,8 +10,9 @@ from sampled_results import sampled_result
 from shapely.geometry import box, shape
 from small_world import small_slide, tissue_picture
 
-from bridge.collection import Entry, open_collection
+from bridge.collection import Entry
 from bridge.commands.clear import command as clear
+from bridge.open_collection import open_collection
 from bridge.options import WriteOptions
 from bridge.slide_folder import SlideFolder
 from herohe_model.errors import EntryChangedError, ProjectNotFoundError, RegionError

@@ -19,6 +19,7 @@ from small_world import MPP, drawn, small_model, small_slide, tissue_picture
 from bridge.client import Client, SlideAnswer
 from bridge.contact import ServerAddress
 from bridge.curve import KeyPair, write_pair
+from bridge.finding import Fixed
 from bridge.geojson import annotations_from_geojson, write_annotations
 from bridge.messages import (
     ErrorReply,
@@ -37,7 +38,6 @@ from bridge.regions import build_regions
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import score_slide
 from bridge.server import ServerSettings
-from bridge.talker import Fixed
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.scorer import Scorer
 from herohe_model.slide import Slide

@@ -16,15 +16,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.batch import BatchOptions
-from bridge.collection import open_collection
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.geojson import write_annotations
+from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.predicting import predict_slides
 from bridge.regions import Annotation
 from bridge.results import SlideResult
-from herohe_model.checkpoint import read_card
+from herohe_model.card import read_card
 from herohe_model.cohort import CohortRules, make_cohort
 from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.grades import bit_probabilities

@@ -15,18 +15,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from herohe_model.checkpoint import (
+from herohe_model.card import (
     CARD_KEY,
     FORMAT_VERSION,
     MAX_FILE_BYTES,
     ModelCard,
     check_card,
-    join_members,
-    load_model,
-    member_states,
     read_card,
-    save_model,
 )
+from herohe_model.checkpoint import join_members, load_model, member_states, save_model
 from herohe_model.errors import ModelFileError
 
 STATE = {

@@ -9,19 +9,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.checkpoint import ModelCard
+from herohe_model.card import ModelCard
 from herohe_model.engine_choice import (
-    SMALL_MACHINE,
     WORTH_MEASURING,
-    Asked,
     Choice,
     EngineName,
-    check_composites,
     choose_engine,
     engine_label,
     operations,
 )
 from herohe_model.engine_names import engine_name
+from herohe_model.engine_trials import SMALL_MACHINE, Asked, check_composites
 from herohe_model.errors import DeviceError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.network import load_networks

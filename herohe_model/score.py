@@ -9,10 +9,14 @@ cells are taken to tile the composite evenly, as they do for networks that pad.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from herohe_model.card import ModelCard
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,50 @@ def mean_score(scores: Sequence[CompositeScore]) -> CompositeScore:
         np.asarray(np.mean([s.logits for s in scores], axis=0, dtype=np.float64), dtype=np.float32),
         np.asarray(np.mean([s.contributions for s in scores], axis=0, dtype=np.float64), dtype=np.float32),
     )
+
+
+class CompositeScorer(Protocol):
+    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server.
+
+    Attributes
+    ----------
+    device
+        Such as ``cpu`` or ``cuda:0 NVIDIA H200``.
+    precision
+        ``fp32`` or ``bf16``.
+    engine
+        Such as ``torch 2.15.0`` or ``openvino 2026.4.1``.
+    """
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the model file, hexadecimal."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Name of the device, as it stands in results."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What computes, and its version, as they stand in results."""
+        ...
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        """Score one composite, uint8 (side, side, 3); the array must not change until the future is done."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what has not begun and let go of the device; may be called twice."""
+        ...
