@@ -25,10 +25,10 @@ from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress, as_herohe, failed_result
 from bridge.site import Site, ThreadSite
 from bridge.slide_job import SlideJob
-from herohe_model.card import ModelCard
 from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.model.card import ModelCard
+from herohe_model.model.score import CompositeScorer
 from herohe_model.patches import find_patches
-from herohe_model.score import CompositeScorer
 from herohe_model.slide import Slide
 
 MANIFEST_NAME: Final = "manifest.sqlite"

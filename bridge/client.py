@@ -44,7 +44,6 @@ from bridge.own_server import OwnServer
 from bridge.protocol import new_id, score_from
 from bridge.talker import Pending, Talker
 from bridge.versions import is_older
-from herohe_model.card import ModelCard, read_card
 from herohe_model.errors import (
     CancelledError,
     OptionError,
@@ -52,7 +51,8 @@ from herohe_model.errors import (
     ServerError,
     ServerUnavailableError,
 )
-from herohe_model.score import CompositeScore
+from herohe_model.model.card import ModelCard, read_card
+from herohe_model.model.score import CompositeScore
 
 _WINDOW: Final = 8
 """Composites on their way to the server and back at a time; others wait here."""
@@ -78,7 +78,7 @@ class SlideAnswer:
 
 
 class Client:
-    """A connection to a model server; implements :class:`herohe_model.score.CompositeScorer`. Thread-safe.
+    """A connection to a model server; implements :class:`herohe_model.model.score.CompositeScorer`. Thread-safe.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Client:
     info
         What the server said of itself.
     card, model_sha256, device, precision, engine
-        Of its model; see :class:`~herohe_model.score.CompositeScorer`.
+        Of its model; see :class:`~herohe_model.model.score.CompositeScorer`.
 
     Raises
     ------

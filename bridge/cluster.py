@@ -37,9 +37,9 @@ from bridge.cluster_terms import (
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress, failed_result
 from bridge.slide_job import SlideJob, SlidesElsewhere, encode_job
-from herohe_model.card import read_card
-from herohe_model.device import default_threads
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
+from herohe_model.model.card import read_card
+from herohe_model.model.device import default_threads
 
 if TYPE_CHECKING:
     from distributed import Future

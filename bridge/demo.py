@@ -20,12 +20,12 @@ from shapely.geometry.base import BaseGeometry
 
 from bridge.regions import Annotation
 from bridge.versions import package_versions
-from herohe_model.card import ModelCard
-from herohe_model.checkpoint import save_model
 from herohe_model.composite import draw_composites, read_composite
 from herohe_model.errors import ProjectError
 from herohe_model.grades import GRADES, Target, bits_of_level
-from herohe_model.network import OrdinalNetwork
+from herohe_model.model.card import ModelCard
+from herohe_model.model.checkpoint import save_model
+from herohe_model.model.network import OrdinalNetwork
 from herohe_model.patches import find_patches
 from herohe_model.phantom import draw_phantom
 from herohe_model.slide import Slide

@@ -44,7 +44,7 @@ from bridge.messages import (
 from bridge.protocol import Refusal, decode_request
 from bridge.queue_scorer import QueueScorer
 from bridge.slide_work import SlideWork, any_path, paths_below
-from herohe_model.card import ModelCard
+from herohe_model.model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0
 PROGRESS_S: Final = 0.25

@@ -158,7 +158,7 @@ def _openslide() -> Iterable[Finding]:
 
 
 def _devices() -> Iterable[Finding]:
-    from herohe_model.device import describe_devices
+    from herohe_model.model.device import describe_devices
 
     for device in describe_devices():
         yield Finding("device", "ok", device)
@@ -174,9 +174,9 @@ def _devices() -> Iterable[Finding]:
 
 
 def _engines() -> Iterable[Finding]:
-    from herohe_model.device import choose_device, choose_precision, machine_memory
     from herohe_model.engine_choice import engine_label
     from herohe_model.engine_trials import SMALL_MACHINE
+    from herohe_model.model.device import choose_device, choose_precision, machine_memory
     from herohe_model.openvino_pass import openvino_precisions
 
     fast = choose_precision("auto", choose_device("cpu"))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.card import ModelCard
-from herohe_model.score import CompositeScore, CompositeScorer
+from herohe_model.model.card import ModelCard
+from herohe_model.model.score import CompositeScore, CompositeScorer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Counts:
 
 
 class MeasuredScorer:
-    """Implements :class:`~herohe_model.score.CompositeScorer` by another one, and counts.
+    """Implements :class:`~herohe_model.model.score.CompositeScorer` by another one, and counts.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class MeasuredScorer:
         return self._scorer.engine
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
-        """Score one composite; see :class:`~herohe_model.score.CompositeScorer`."""
+        """Score one composite; see :class:`~herohe_model.model.score.CompositeScorer`."""
         with self._lock:
             if self._read == self._scored:
                 self._since = self._clock()

@@ -14,8 +14,8 @@ from bridge.results import Outcome, SlideResult
 from bridge.scored_files import read_predictions
 from herohe_model.cases import case_id
 from herohe_model.errors import CancelledError, OptionError
+from herohe_model.model.score import CompositeScorer
 from herohe_model.predictions import Predictions, some
-from herohe_model.score import CompositeScorer
 from herohe_model.submission import HardSpelling, Submission, write_submission
 
 

@@ -18,7 +18,7 @@ from bridge.batch_figures import Figures, Reckoning, RunningSlide
 from bridge.measured_scorer import MeasuredScorer
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress as SlideProgress
-from herohe_model.score import CompositeScorer
+from herohe_model.model.score import CompositeScorer
 
 _LINE_EVERY_S: Final = 10.0
 _LOG_EVERY_S: Final = 2.0

@@ -123,7 +123,7 @@ from herohe_model.errors import (
     ServerBusyError,
     ServerUnavailableError,
 )
-from herohe_model.score import CompositeScore
+from herohe_model.model.score import CompositeScore
 
 
 class Refusal(ProtocolError):

@@ -14,13 +14,13 @@ from bridge.mailbox import Mailbox
 from bridge.messages import ArrayHeader
 from bridge.protocol import error_from, score_from
 from bridge.work import Composite, Failure, Score
-from herohe_model.card import ModelCard
 from herohe_model.errors import ServerUnavailableError
-from herohe_model.score import CompositeScore
+from herohe_model.model.card import ModelCard
+from herohe_model.model.score import CompositeScore
 
 
 class QueueScorer:
-    """The crew as a :class:`herohe_model.score.CompositeScorer`, for threads of the server.
+    """The crew as a :class:`herohe_model.model.score.CompositeScorer`, for threads of the server.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class QueueScorer:
         self.engine = engine
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
-        """Score one composite; see :class:`herohe_model.score.CompositeScorer`."""
+        """Score one composite; see :class:`herohe_model.model.score.CompositeScorer`."""
         future: Future[CompositeScore] = Future()
         height, width, channels = pixels.shape
         assert channels == 3

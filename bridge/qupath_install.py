@@ -225,7 +225,7 @@ def _settings(user_directory: Path, choices: Choices) -> ScriptSettings:
 
 
 def _checked_model(path: Path) -> Path:
-    from herohe_model.card import read_card
+    from herohe_model.model.card import read_card
 
     read_card(path)
     return path.resolve()

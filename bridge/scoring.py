@@ -32,7 +32,6 @@ from bridge.results import (
     rounded,
 )
 from bridge.versions import package_versions
-from herohe_model.card import ModelCard
 from herohe_model.composite import draw_composites
 from herohe_model.composite_reader import read_composites
 from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
@@ -45,8 +44,9 @@ from herohe_model.grades import (
     level_probabilities,
     status_of,
 )
+from herohe_model.model.card import ModelCard
+from herohe_model.model.score import CompositeScore, CompositeScorer
 from herohe_model.patches import PatchSet, find_patches
-from herohe_model.score import CompositeScore, CompositeScorer
 from herohe_model.slide_source import SlideSource
 
 READ_AHEAD: Final = 2

@@ -11,7 +11,7 @@ from typing import Protocol
 from bridge.results import SlideResult
 from bridge.scoring import Progress
 from bridge.slide_job import SlideJob, score_job
-from herohe_model.score import CompositeScorer
+from herohe_model.model.score import CompositeScorer
 
 
 class Site(Protocol):

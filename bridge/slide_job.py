@@ -18,7 +18,7 @@ from bridge.options import ScoreOptions
 from bridge.regions import SlideRegions
 from bridge.results import SlideResult
 from bridge.scoring import ProgressCallback, failed_result, score_slide
-from herohe_model.score import CompositeScorer
+from herohe_model.model.score import CompositeScorer
 from herohe_model.slide import Slide
 
 

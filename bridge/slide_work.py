@@ -45,7 +45,7 @@ from herohe_model.errors import (
     SlideNotFoundError,
     SlideUnreadableError,
 )
-from herohe_model.score import CompositeScorer
+from herohe_model.model.score import CompositeScorer
 from herohe_model.slide import Slide
 from herohe_model.slide_source import Box, SlideSource
 

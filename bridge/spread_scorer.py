@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from bridge.client import Client
 from bridge.contact import ServerAddress
 from bridge.finding import Fixed
-from herohe_model.card import ModelCard, read_card
 from herohe_model.errors import HeroheError, OptionError, ProtocolError, ServerUnavailableError
-from herohe_model.score import CompositeScore, CompositeScorer
+from herohe_model.model.card import ModelCard, read_card
+from herohe_model.model.score import CompositeScore, CompositeScorer
 
 _GONE: Final = (ServerUnavailableError, ProtocolError)
 """Errors after which a server is not asked any more; one that was restarted does not know our token."""
@@ -44,7 +44,7 @@ class _Composite:
 
 
 class SpreadScorer:
-    """Implements :class:`~herohe_model.score.CompositeScorer` by others, which it closes. Thread-safe.
+    """Implements :class:`~herohe_model.model.score.CompositeScorer` by others, which it closes. Thread-safe.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class SpreadScorer:
         return self._servers[0].scorer.engine
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
-        """Score one composite; see :class:`~herohe_model.score.CompositeScorer`."""
+        """Score one composite; see :class:`~herohe_model.model.score.CompositeScorer`."""
         composite = _Composite(pixels, Future())
         self._hand_on(composite)
 

@@ -38,7 +38,7 @@ from bridge.worker_messages import (
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:
-    from herohe_model.score import CompositeScore, CompositeScorer
+    from herohe_model.model.score import CompositeScore, CompositeScorer
 
 BEAT_S: Final = 1.0
 _REPORT_S: Final = 60.0

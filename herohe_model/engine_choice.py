@@ -21,12 +21,17 @@ from typing import Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from herohe_model.card import ModelCard
-from herohe_model.device import Precision, choose_precision, find_devices, machine_memory
 from herohe_model.engine_names import EngineName
 from herohe_model.engine_trials import Asked, Measured, Trial, Trials, in_thread
 from herohe_model.errors import DeviceError, HeroheError, OptionError
-from herohe_model.network import OrdinalNetwork, create_backbone, plan_backbone
+from herohe_model.model.card import ModelCard
+from herohe_model.model.device import (
+    Precision,
+    choose_precision,
+    find_devices,
+    machine_memory,
+)
+from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 from herohe_model.openvino_pass import openvino_version
 from herohe_model.remembered import Memory
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.device import Precision
 from herohe_model.errors import DeviceError
-from herohe_model.network import OrdinalNetwork
+from herohe_model.model.device import Precision
+from herohe_model.model.network import OrdinalNetwork
 
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
 _importing = threading.Lock()

@@ -12,8 +12,8 @@ from typing import Final
 import torch
 from torch import distributed
 
-from herohe_model.device import choose_device
 from herohe_model.errors import OptionError
+from herohe_model.model.device import choose_device
 
 _PATIENCE: Final = timedelta(hours=4)
 """How long a process waits for the others, who may still be looking for tissue on slow disks."""

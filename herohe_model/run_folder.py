@@ -22,8 +22,8 @@ import msgspec
 import safetensors.torch
 import torch
 
-from herohe_model.checkpoint import load_tensors
 from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.model.checkpoint import load_tensors
 from herohe_model.training_options import TrainOptions, differing
 from herohe_model.whole_file import write_whole
 

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.card import ModelCard
-from herohe_model.checkpoint import load_model
-from herohe_model.device import choose_device, default_threads, device_label
 from herohe_model.engine import Engine, stop_engine
 from herohe_model.engine_choice import choose_engine, engine_label
 from herohe_model.engine_trials import Asked
 from herohe_model.errors import CancelledError, OptionError
-from herohe_model.network import load_networks
+from herohe_model.model.card import ModelCard
+from herohe_model.model.checkpoint import load_model
+from herohe_model.model.device import choose_device, default_threads, device_label
+from herohe_model.model.network import load_networks
+from herohe_model.model.score import CompositeScore
 from herohe_model.remembered import Memory
-from herohe_model.score import CompositeScore
 
 
 class Scorer:
@@ -40,7 +40,7 @@ class Scorer:
     Parameters
     ----------
     card, state
-        As :func:`~herohe_model.checkpoint.load_model` gives them.
+        As :func:`~herohe_model.model.checkpoint.load_model` gives them.
     model_sha256
         Names the model in results; "" for one that was never a file.
     device, precision, threads, engine, notice

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 
 import torch
 
-from herohe_model.device import Precision
-from herohe_model.network import OrdinalNetwork
+from herohe_model.model.device import Precision
+from herohe_model.model.network import OrdinalNetwork
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """From one composite (1, side, side, 3), uint8, to (members, bits, h, w), float32, on its device."""

@@ -20,11 +20,11 @@ import psutil
 import torch
 from torch import nn
 
-from herohe_model.checkpoint import save_model
 from herohe_model.curves import draw_curves
-from herohe_model.device import default_threads, device_label
 from herohe_model.errors import CancelledError, HeroheError, OptionError
-from herohe_model.new_model import library_versions
+from herohe_model.model.checkpoint import save_model
+from herohe_model.model.device import default_threads, device_label
+from herohe_model.model.new_model import library_versions
 from herohe_model.processes import Processes
 from herohe_model.run_folder import (
     RunConfig,

@@ -29,9 +29,7 @@ import numpy as np
 import torch
 
 from herohe_model.cases import TEST_SPLIT, Case, target_bits
-from herohe_model.checkpoint import join_members, load_model, save_model
 from herohe_model.composite import draw_composites
-from herohe_model.device import choose_precision
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluate import evaluate
 from herohe_model.evaluation import Evaluation, Measure, to_json
@@ -39,7 +37,9 @@ from herohe_model.evaluation_page import page
 from herohe_model.folds import Fold, leave_one_laboratory_out, stratified_folds
 from herohe_model.foreground_cache import Unusable, find_foreground, unusable_error
 from herohe_model.grades import Target
-from herohe_model.new_model import library_versions
+from herohe_model.model.checkpoint import join_members, load_model, save_model
+from herohe_model.model.device import choose_precision
+from herohe_model.model.new_model import library_versions
 from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
 from herohe_model.patches import PatchSet
 from herohe_model.predictions import Matched

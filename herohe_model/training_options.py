@@ -8,10 +8,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 import torch
 
-from herohe_model.card import Head, ModelCard, Side, TargetName, check_card
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
-from herohe_model.network import create_backbone, plan_backbone
+from herohe_model.model.card import Head, ModelCard, Side, TargetName, check_card
+from herohe_model.model.network import create_backbone, plan_backbone
 
 Balance = Literal["none", "levels", "bits"]
 BatchNorm = Literal["auto", "batch", "sync", "frozen"]
@@ -62,7 +62,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes
     ----------
     backbone, head, target, patch_px, grid, mpp, foreground_threshold
-        As in :class:`~herohe_model.card.ModelCard`.
+        As in :class:`~herohe_model.model.card.ModelCard`.
     pretrained
         Begin with timm's published weights of the backbone.
     weights_sha256

@@ -32,7 +32,7 @@ from bridge.messages import (
 )
 from bridge.protocol import decode_reply, encode, new_id
 from bridge.server import Server, ServerSettings
-from herohe_model.card import ModelCard
+from herohe_model.model.card import ModelCard
 
 PATIENCE_S = 60.0
 SIDE_PX = 160

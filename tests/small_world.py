@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from shapely.geometry import box
 
 from bridge.regions import Annotation
-from herohe_model.checkpoint import save_model
-from herohe_model.new_model import new_model
+from herohe_model.model.checkpoint import save_model
+from herohe_model.model.new_model import new_model
 from herohe_model.synthetic import write_tiff
 
 PATCH_PX = 32

@@ -8,8 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from herohe_model.card import ModelCard
-from herohe_model.network import OrdinalNetwork, plan_backbone
+from herohe_model.model.card import ModelCard
+from herohe_model.model.network import OrdinalNetwork, plan_backbone
 from herohe_model.training_step import freeze_norms
 
 

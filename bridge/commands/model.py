@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from herohe_model.card import Head, ModelCard, TargetName
-    from herohe_model.score import CompositeScore
+    from herohe_model.model.card import Head, ModelCard, TargetName
+    from herohe_model.model.score import CompositeScore
 
 
 @click.group("model")
@@ -51,9 +51,9 @@ def new(
 
     The same options give the same file.
     """
-    from herohe_model.checkpoint import save_model
     from herohe_model.errors import OptionError
-    from herohe_model.new_model import new_model
+    from herohe_model.model.checkpoint import save_model
+    from herohe_model.model.new_model import new_model
 
     if out.exists() and not force:
         raise OptionError(f"{out} exists already", "Name another file, or replace it with --force")
@@ -72,7 +72,7 @@ def show(file: Path, as_json: bool) -> None:
     """Show the model card of FILE."""
     import msgspec
 
-    from herohe_model.checkpoint import load_model
+    from herohe_model.model.checkpoint import load_model
 
     card, state, sha256 = load_model(file)
     facts = {"file": str(file), "sha256": sha256, "parameters": _parameters(state)}
@@ -100,9 +100,9 @@ def verify(file: Path, device: str, precision: str, engine: str) -> None:
     """
     import numpy as np
 
-    from herohe_model.checkpoint import load_model
     from herohe_model.errors import ModelFileError
     from herohe_model.grades import bit_probabilities
+    from herohe_model.model.checkpoint import load_model
     from herohe_model.scorer import Scorer
 
     card, state, sha256 = load_model(file)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.collection import Collection
     from bridge.site import Site
     from bridge.slide_job import SlidesElsewhere
-    from herohe_model.score import CompositeScorer
+    from herohe_model.model.score import CompositeScorer
 
 
 def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -229,7 +229,7 @@ def command(
 def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
     """Print what a run would do."""
     from bridge.batch import plan_batch
-    from herohe_model.card import read_card
+    from herohe_model.model.card import read_card
 
     if model is None:
         raise click.UsageError("--dry-run needs --model: its card says how patches are cut.")

@@ -180,7 +180,7 @@ def _options(weights: Path | None, decided: dict[str, Any]) -> TrainOptions:
     """Make the training options of what was given on the command line."""
     import msgspec
 
-    from herohe_model.checkpoint import load_tensors
+    from herohe_model.model.checkpoint import load_tensors
     from herohe_model.training_options import AugmentOptions, TrainOptions
 
     given = {key: value for key, value in decided.items() if value is not None}
@@ -279,7 +279,7 @@ def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Lab
 
 def _report(trained: Trained) -> None:
     """Say how good the model is, and where it lies."""
-    from herohe_model.card import read_card
+    from herohe_model.model.card import read_card
     from herohe_model.train_folds import EVALUATION_PAGE_NAME
 
     card, _ = read_card(trained.model)

@@ -28,9 +28,9 @@ from bridge.geojson import write_annotations
 from bridge.open_collection import open_collection
 from bridge.project import NewImage, create_project
 from bridge.regions import Annotation
-from herohe_model.checkpoint import save_model
 from herohe_model.errors import QuPathNotFoundError
-from herohe_model.new_model import new_model
+from herohe_model.model.checkpoint import save_model
+from herohe_model.model.new_model import new_model
 from herohe_model.phantom import draw_phantom
 from herohe_model.synthetic import write_tiff
 

@@ -35,10 +35,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from herohe_model.augment import draw_augmentation
 from herohe_model.cases import Case
-from herohe_model.device import choose_device, choose_precision
 from herohe_model.foreground_cache import find_foreground
-from herohe_model.network import OrdinalNetwork
-from herohe_model.new_model import new_model
+from herohe_model.model.device import choose_device, choose_precision
+from herohe_model.model.network import OrdinalNetwork
+from herohe_model.model.new_model import new_model
 from herohe_model.patches import PatchSet
 from herohe_model.phantom import draw_phantom
 from herohe_model.scorer import Scorer

@@ -29,7 +29,6 @@ from bridge.discovery import running_servers
 from bridge.finding import Fixed, FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
 from bridge.server import ServerSettings
-from herohe_model.checkpoint import save_model
 from herohe_model.errors import (
     CancelledError,
     DeviceError,
@@ -39,8 +38,9 @@ from herohe_model.errors import (
     ServerBusyError,
     ServerUnavailableError,
 )
-from herohe_model.new_model import new_model
-from herohe_model.score import CompositeScore
+from herohe_model.model.checkpoint import save_model
+from herohe_model.model.new_model import new_model
+from herohe_model.model.score import CompositeScore
 from herohe_model.scorer import Scorer
 
 

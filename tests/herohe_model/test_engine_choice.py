@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.card import ModelCard
 from herohe_model.engine_choice import (
     WORTH_MEASURING,
     Choice,
@@ -22,8 +21,9 @@ from herohe_model.engine_names import engine_name
 from herohe_model.engine_trials import SMALL_MACHINE, Asked, check_composites
 from herohe_model.errors import DeviceError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
-from herohe_model.network import load_networks
-from herohe_model.new_model import new_model
+from herohe_model.model.card import ModelCard
+from herohe_model.model.network import load_networks
+from herohe_model.model.new_model import new_model
 from herohe_model.openvino_pass import openvino_precisions
 from herohe_model.remembered import Memory
 from herohe_model.scorer import Scorer

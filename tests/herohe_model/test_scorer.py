@@ -13,20 +13,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.card import ModelCard
-from herohe_model.checkpoint import join_members, save_model
-from herohe_model.device import (
+from herohe_model.errors import CancelledError, DeviceError, ModelFileError, OptionError
+from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
+from herohe_model.model.card import ModelCard
+from herohe_model.model.checkpoint import join_members, save_model
+from herohe_model.model.device import (
     choose_device,
     choose_precision,
     default_threads,
     describe_devices,
     find_devices,
 )
-from herohe_model.errors import CancelledError, DeviceError, ModelFileError, OptionError
-from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
-from herohe_model.new_model import new_model
+from herohe_model.model.new_model import new_model
+from herohe_model.model.score import CompositeScore
 from herohe_model.openvino_pass import openvino_precisions
-from herohe_model.score import CompositeScore
 from herohe_model.scorer import Scorer
 
 PATCH_PX = 32

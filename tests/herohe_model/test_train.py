@@ -14,9 +14,9 @@ import torch
 from step_memory import peak_of_tensors
 from tiny_training import MACHINE, NO_AUGMENTATION, OPTIONS, break_tiles, tiny_options, tiny_set
 
-from herohe_model.card import read_card
-from herohe_model.checkpoint import load_model
 from herohe_model.errors import CancelledError, HeroheError, OptionError
+from herohe_model.model.card import read_card
+from herohe_model.model.checkpoint import load_model
 from herohe_model.processes import Processes
 from herohe_model.run_folder import RunFolder
 from herohe_model.train import learning_rate, train_network

@@ -14,7 +14,7 @@ import torch
 import torch.distributed.run
 from tiny_training import tiny_options
 
-from herohe_model.checkpoint import load_model
+from herohe_model.model.checkpoint import load_model
 from herohe_model.run_folder import RunFolder
 from herohe_model.training_options import TrainOptions
 

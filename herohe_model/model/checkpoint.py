@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from herohe_model.card import (
+from herohe_model.errors import ModelFileError
+from herohe_model.model.card import (
     CARD_KEY,
     COPY_AGAIN,
     ModelCard,
@@ -27,7 +28,6 @@ from herohe_model.card import (
     open_model_file,
     read_header,
 )
-from herohe_model.errors import ModelFileError
 
 
 def save_model(path: str | Path, card: ModelCard, state: Mapping[str, torch.Tensor]) -> str:
@@ -91,7 +91,7 @@ def load_model(path: str | Path) -> tuple[ModelCard, dict[str, torch.Tensor], st
     ModelFileError
         If the file is missing, damaged, pickled, too large, of another format version, no model of ours, or
         holds weights that are not finite numbers. Whether the weights fit the backbone is for
-        :func:`herohe_model.network.load_networks` to say.
+        :func:`herohe_model.model.network.load_networks` to say.
     """
     path = Path(path)
     metadata, state, sha256 = load_tensors(path)

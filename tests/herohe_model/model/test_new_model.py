@@ -7,10 +7,10 @@ import safetensors.torch
 import timm
 import torch
 
-from herohe_model.checkpoint import load_model, save_model
 from herohe_model.errors import ModelFileError, OptionError
-from herohe_model.network import load_networks
-from herohe_model.new_model import OFFLINE_VARIABLE, fetch_pretrained, new_model
+from herohe_model.model.checkpoint import load_model, save_model
+from herohe_model.model.network import load_networks
+from herohe_model.model.new_model import OFFLINE_VARIABLE, fetch_pretrained, new_model
 
 
 def published(path: Path, backbone: str = "test_resnet", **arguments: object) -> Path:

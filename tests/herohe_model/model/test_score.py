@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from herohe_model.score import area_shares, share_out
+from herohe_model.model.score import area_shares, share_out
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 5, 7, 10, 13, 80, 182])

@@ -15,7 +15,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from herohe_model.card import (
+from herohe_model.errors import ModelFileError
+from herohe_model.model.card import (
     CARD_KEY,
     FORMAT_VERSION,
     MAX_FILE_BYTES,
@@ -23,8 +24,7 @@ from herohe_model.card import (
     check_card,
     read_card,
 )
-from herohe_model.checkpoint import join_members, load_model, member_states, save_model
-from herohe_model.errors import ModelFileError
+from herohe_model.model.checkpoint import join_members, load_model, member_states, save_model
 
 STATE = {
     "backbone.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4) / 7,

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.card import ModelCard
+from herohe_model.model.card import ModelCard
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from herohe_model import __version__
-from herohe_model.card import Head, ModelCard, TargetName, check_card
-from herohe_model.checkpoint import load_tensors
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
-from herohe_model.network import OrdinalNetwork, create_backbone, plan_backbone
+from herohe_model.model.card import Head, ModelCard, TargetName, check_card
+from herohe_model.model.checkpoint import load_tensors
+from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _OTHER_WEIGHTS = "Name a safetensors file of this backbone as timm publishes it"

@@ -1,7 +1,7 @@
 """The network: a timm backbone, and an ordinal head on its final map.
 
 A logit is the mean over the final map of a linear function of the features, plus a bias; so the share of each
-patch is exact (:mod:`herohe_model.score`). Normalisation is part of the network, so that training and
+patch is exact (:mod:`herohe_model.model.score`). Normalisation is part of the network, so that training and
 scoring cannot disagree about it.
 """
 
@@ -19,9 +19,9 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 from torch.nn import functional
 
-from herohe_model.card import ModelCard
-from herohe_model.checkpoint import member_states
 from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.model.card import ModelCard
+from herohe_model.model.checkpoint import member_states
 
 
 @dataclass(frozen=True)

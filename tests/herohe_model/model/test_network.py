@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from herohe_model.card import Head, ModelCard, TargetName
-from herohe_model.checkpoint import join_members
 from herohe_model.errors import ModelFileError, OptionError
-from herohe_model.network import OrderedHead, OrdinalNetwork, load_networks, plan_backbone
-from herohe_model.new_model import new_model
-from herohe_model.score import share_out
+from herohe_model.model.card import Head, ModelCard, TargetName
+from herohe_model.model.checkpoint import join_members
+from herohe_model.model.network import (
+    OrderedHead,
+    OrdinalNetwork,
+    load_networks,
+    plan_backbone,
+)
+from herohe_model.model.new_model import new_model
+from herohe_model.model.score import share_out
 
 # Small members of the team's five families, then other shapes of output: ConvNeXt, windows and tokens.
 FAMILIES = [
