@@ -29,7 +29,7 @@ from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.patches import find_patches
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0

@@ -28,7 +28,7 @@ from herohe_model.model.checkpoint import save_model
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.patches import find_patches
 from herohe_model.phantom import draw_phantom
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_mirax, write_tiff
 
 TUMOUR_CLASS: Final = "Tumor"

@@ -26,7 +26,7 @@ from herohe_model.model.checkpoint import load_model
 from herohe_model.model.device import choose_device, device_label
 from herohe_model.model.network import OrdinalNetwork, load_networks
 from herohe_model.model.score import area_shares
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.whole_file import write_whole
 
 TOLERANCE: Final = 0.05

@@ -11,7 +11,7 @@ from bridge.geojson import collection_text, feature
 from bridge.jvm import start_qupath
 from bridge.regions import Annotation
 from herohe_model.errors import ProjectError
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from bridge.results import SlideResult, tiles
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 _THUMBNAIL_PX: Final = 300
 _CAPTION_PX: Final = 44

@@ -33,7 +33,7 @@ from bridge.results import Outcome, SlideResult
 from bridge.results import image_metadata as result_metadata
 from bridge.safe_files import Backups, changed_error
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 

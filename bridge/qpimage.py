@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from bridge.frame import Frame, QuarterTurns
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideScaleError
-from herohe_model.slide import Slide
-from herohe_model.slide_source import PLAUSIBLE_MPP
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import PLAUSIBLE_MPP
 
 _TURNS: Final[dict[str, QuarterTurns]] = {
     "ROTATE_NONE": 0,

@@ -19,7 +19,7 @@ from bridge.classes import components, is_ignored, matches, user_class
 from herohe_model.coverage import polygons, valid_area
 
 if TYPE_CHECKING:
-    from herohe_model.slide_source import Box
+    from herohe_model.slides.source import Box
 
 SLIDE: Final = "slide"
 """Id of the union of a slide's regions."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bridge.messages import MAX_READ_BOXES, MAX_READ_BYTES, ImageHeader, PixelSource, ReadBox
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
-from herohe_model.slide_source import Box, scale_warning
+from herohe_model.slides.source import Box, scale_warning
 
 Fetch = Callable[[Sequence[ReadBox]], list[NDArray[np.uint8]]]
 
@@ -25,10 +25,10 @@ _LEVEL_TOLERANCE: Final = 1.01
 
 
 class RemoteSlide:
-    """Implements :class:`herohe_model.slide_source.SlideSource` over a client's image.
+    """Implements :class:`herohe_model.slides.source.SlideSource` over a client's image.
 
     What is asked for are always pixels of one of the image's levels; they are put over the background and
-    resampled here, as :class:`herohe_model.slide.Slide` does with a file's.
+    resampled here, as :class:`herohe_model.slides.slide.Slide` does with a file's.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class RemoteSlide:
         return scale_warning(self.path.name, self.mpp, model_mpp)
 
     def read_box(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a box as :meth:`herohe_model.slide.Slide.read_box` does."""
+        """Read a box as :meth:`herohe_model.slides.slide.Slide.read_box` does."""
         return self.read_boxes([Box(x, y, width, height)], out)[0]
 
     def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> list[NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ from bridge.report_pictures import SlidePictures
 from bridge.results import Prediction, Provenance, RegionResult, SlideResult, Tile, tiles
 from herohe_model.grades import Target
 from herohe_model.page import data_uri
-from herohe_model.slide_source import Box
+from herohe_model.slides.source import Box
 
 _DIGITS: Final = 5
 """Decimals of the shares in a page: as much as colours and captions need, and half the bytes."""

@@ -20,8 +20,8 @@ from shapely.geometry.base import BaseGeometry
 from bridge.results import RegionResult, Tile
 from herohe_model.composite import assemble
 from herohe_model.errors import SlideError
-from herohe_model.slide import Slide
-from herohe_model.slide_source import Box
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
 
 _QUALITY: Final = 72
 _OUTLINE: Final = (20, 20, 60)

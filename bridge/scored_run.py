@@ -12,7 +12,7 @@ import msgspec
 from bridge.result_files import JSON_FORMAT, JSON_VERSION, ResultFileError, read_json
 from bridge.results import SlideResult
 from herohe_model.errors import SlideError, SlideNotFoundError
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 RESULTS_NAME: Final = "results.json"
 DEFAULT_FOLDER: Final = "herohe-bridge"

@@ -47,7 +47,7 @@ from herohe_model.grades import (
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScore, CompositeScorer
 from herohe_model.patches import PatchSet, find_patches
-from herohe_model.slide_source import SlideSource
+from herohe_model.slides.source import SlideSource
 
 READ_AHEAD: Final = 2
 """Composites of a slide that are in the scorer's hands while the next are being read."""

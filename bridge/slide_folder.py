@@ -43,7 +43,7 @@ from bridge.regions import Annotation, area_of
 from bridge.results import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.safe_files import changed_error, replace_file
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.whole_file import sha256_of
 
 SLIDE_SUFFIXES: Final = (

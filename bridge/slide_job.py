@@ -19,7 +19,7 @@ from bridge.regions import SlideRegions
 from bridge.results import SlideResult
 from bridge.scoring import ProgressCallback, failed_result, score_slide
 from herohe_model.model.score import CompositeScorer
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 
 class SlideJob(msgspec.Struct, frozen=True, kw_only=True):

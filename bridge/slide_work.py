@@ -46,8 +46,8 @@ from herohe_model.errors import (
     SlideUnreadableError,
 )
 from herohe_model.model.score import CompositeScorer
-from herohe_model.slide import Slide
-from herohe_model.slide_source import Box, SlideSource
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box, SlideSource
 
 _POLL_S: Final = 0.1
 _PIXELS_S: Final = 300.0

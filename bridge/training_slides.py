@@ -10,8 +10,8 @@ from bridge.regions import build_regions
 from herohe_model.cases import Case
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.foreground_cache import Unusable
-from herohe_model.slide import Slide
 from herohe_model.slide_matching import SEVERAL_SLIDES, Matching
+from herohe_model.slides.slide import Slide
 from herohe_model.training_data import TrainingSlide
 
 

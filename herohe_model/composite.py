@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.patches import PatchSet
-from herohe_model.slide_source import Box, SlideSource
+from herohe_model.slides.source import Box, SlideSource
 
 CELLS: Final = 25
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from herohe_model.composite import cell_views
 from herohe_model.patches import PatchSet
-from herohe_model.slide_source import Box, SlideSource
+from herohe_model.slides.source import Box, SlideSource
 
 _WINDOW_BYTES: Final = 80 << 20
 """Of the composites of one window: 4 of 2560 px. Two windows are in memory at a time."""

@@ -16,7 +16,7 @@ import numpy as np
 from herohe_model.errors import CancelledError, HeroheError, SlideError
 from herohe_model.patches import PatchSet, find_patches
 from herohe_model.read_ahead import read_ahead
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.training_data import TrainingSlide
 from herohe_model.training_options import TrainOptions
 from herohe_model.whole_file import write_whole

@@ -29,7 +29,7 @@ from shapely.geometry.base import BaseGeometry
 from herohe_model.coverage import clipped_area, grid_coverage, polygons, valid_area
 from herohe_model.errors import CancelledError
 from herohe_model.saturation import foreground_downsample, mean_saturation
-from herohe_model.slide_source import Box, SlideSource
+from herohe_model.slides.source import Box, SlideSource
 
 ENOUGH: Final = 25
 """Covered patches from which the slide's own grid is kept: one composite's."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.read_ahead import read_ahead
-from herohe_model.slide_source import SlideSource
+from herohe_model.slides.source import SlideSource
 
 PIXELS_ACROSS: Final = 16
 """Width of a patch, px, on the level its saturation is read from: downsample 32 for patches of 512 px."""

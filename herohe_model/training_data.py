@@ -28,8 +28,8 @@ from herohe_model.errors import SlideUnreadableError
 from herohe_model.grades import Target
 from herohe_model.patches import PatchSet
 from herohe_model.read_ahead import read_ahead
-from herohe_model.slide import Slide
-from herohe_model.slide_file import COPY_AGAIN
+from herohe_model.slides.open_file import COPY_AGAIN
+from herohe_model.slides.slide import Slide
 from herohe_model.training_options import TrainOptions
 
 _ORDER: Final = 1

@@ -20,8 +20,8 @@ from bridge.results import (
     RegionResult,
     SlideResult,
 )
-from herohe_model.slide import Slide
-from herohe_model.slide_source import Box
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
 
 PATCH = 64
 

@@ -39,7 +39,7 @@ from herohe_model.metrics import f1_score, roc_auc
 from herohe_model.model.card import Head, TargetName
 from herohe_model.processes import Processes
 from herohe_model.scorer import Scorer
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.train_folds import FoldPlan, train_folds
 from herohe_model.training_data import TrainingSlide
 from herohe_model.training_options import TrainOptions

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from herohe_model.patches import find_patches
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_tiled_tiff
 
 TILE = 512

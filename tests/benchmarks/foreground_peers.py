@@ -23,7 +23,7 @@ import numpy as np
 from foreground import TILE, tissue
 
 from herohe_model.patches import find_patches
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_mosaic_tiff
 
 SIDES = (40_960, 81_920)

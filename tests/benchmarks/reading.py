@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from herohe_model.composite import assemble, draw_composites
 from herohe_model.composite_reader import read_composites
 from herohe_model.patches import find_patches
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_mirax, write_tiff
 
 PX = 512

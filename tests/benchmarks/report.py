@@ -46,7 +46,7 @@ from herohe_model.grades import (
 )
 from herohe_model.patches import PatchSet, find_patches
 from herohe_model.phantom import draw_phantom
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_tiff
 
 TARGET = Target.IHC

@@ -27,7 +27,7 @@ from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.scorer import Scorer
-from herohe_model.slide_source import Box
+from herohe_model.slides.source import Box
 from herohe_model.whole_file import sha256_of
 
 pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridge[cluster]'")

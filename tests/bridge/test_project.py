@@ -29,8 +29,8 @@ from bridge.regions import build_regions
 from bridge.results import Outcome, SlideResult, image_metadata, measurements
 from bridge.scoring import failed_result
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideUnreadableError
-from herohe_model.slide import Slide
-from herohe_model.slide_source import Box
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
 from herohe_model.synthetic import write_mirax, write_tiff
 
 pytestmark = pytest.mark.qupath

@@ -11,7 +11,7 @@ from shapely.geometry import Point
 from bridge.frame import Frame
 from bridge.qpimage import SlideFinder, frame_of, parse_builder, users_mpp
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_mirax
 
 OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"

@@ -7,7 +7,7 @@ from shapely import wkt
 from shapely.geometry import LineString, Point, Polygon, box
 
 from bridge.regions import Annotation, SlideRegions, build_regions
-from herohe_model.slide_source import Box
+from herohe_model.slides.source import Box
 
 SLIDE = Box(100, 50, 1000, 800)
 

@@ -36,7 +36,7 @@ from bridge.scored_run import find_run
 from herohe_model.errors import OptionError, SlideNotFoundError
 from herohe_model.page import escape_json
 from herohe_model.scorer import Scorer
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> & \u2028 {{ 7 * 7 }}'
 VOID = {"meta", "link", "img", "input", "br", "hr"}

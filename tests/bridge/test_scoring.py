@@ -15,7 +15,7 @@ from bridge.results import Outcome, Prediction, SlideResult
 from bridge.scoring import Progress, failed_result, score_slide
 from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError
 from herohe_model.scorer import Scorer
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from herohe_model.composite import assemble, draw_composites, read_composite
 from herohe_model.patches import find_patches
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_tiff
 
 PINNED = [

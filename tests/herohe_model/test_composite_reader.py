@@ -16,8 +16,8 @@ from herohe_model.composite import draw_composites, read_composite
 from herohe_model.composite_reader import Drawn, read_composites
 from herohe_model.errors import CancelledError, SlideUnreadableError
 from herohe_model.patches import find_patches
-from herohe_model.slide import Slide
-from herohe_model.slide_source import Box
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
 from herohe_model.synthetic import write_tiff
 
 PX = 32

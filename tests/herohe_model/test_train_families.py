@@ -14,7 +14,7 @@ from herohe_model.grades import Target
 from herohe_model.processes import Processes
 from herohe_model.run_folder import RunFolder
 from herohe_model.scorer import Scorer
-from herohe_model.slide import Slide
+from herohe_model.slides.slide import Slide
 from herohe_model.train import train_network
 
 _FAMILIES = {

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
-from herohe_model.jpeg_tiles import JpegTiles, LeftToOpenSlide
-from herohe_model.openslide_pixels import read_rgb
-from herohe_model.slide_file import COPY_AGAIN, ends_digest, open_slide_file
-from herohe_model.slide_source import PLAUSIBLE_MPP, Box, scale_warning
+from herohe_model.slides.jpeg_tiles import JpegTiles, LeftToOpenSlide
+from herohe_model.slides.open_file import COPY_AGAIN, ends_digest, open_slide_file
+from herohe_model.slides.openslide_pixels import read_rgb
+from herohe_model.slides.source import PLAUSIBLE_MPP, Box, scale_warning
 
 _SQUARE_TOLERANCE: Final = 0.05
 _LEVEL_TOLERANCE: Final = 1.01
@@ -44,7 +44,7 @@ class Slide:
         How many threads one piece of work shall read with; None for the processor's cores, up to 4.
     fast
         Read JPEG tiles past OpenSlide where they were found to be the same, see
-        :mod:`herohe_model.jpeg_tiles`. The pixels do not depend on it.
+        :mod:`herohe_model.slides.jpeg_tiles`. The pixels do not depend on it.
 
     Attributes
     ----------

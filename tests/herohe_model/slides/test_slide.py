@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from herohe_model.errors import SlideNotFoundError, SlideScaleError, SlideUnreadableError
-from herohe_model.slide import Slide
-from herohe_model.slide_source import Box
+from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
 from herohe_model.synthetic import write_mirax, write_tiff
 
 

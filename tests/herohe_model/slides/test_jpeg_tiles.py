@@ -19,10 +19,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from herohe_model import jpeg_tiles
 from herohe_model.errors import SlideUnreadableError
-from herohe_model.jpeg_tiles import JpegTiles, LeftToOpenSlide
-from herohe_model.slide import Slide
+from herohe_model.slides import jpeg_tiles
+from herohe_model.slides.jpeg_tiles import JpegTiles, LeftToOpenSlide
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic import write_mirax, write_tiff
 
 SIDE = 700

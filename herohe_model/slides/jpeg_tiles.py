@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.tiff_levels import JpegLevel, TiffLevels, bytes_at
+from herohe_model.slides.tiff_levels import JpegLevel, TiffLevels, bytes_at
 
 _T = TypeVar("_T")
 

@@ -1,0 +1,1 @@
+"""A slide file and its pixels."""
