@@ -1,6 +1,6 @@
 """The whole system on synthetic slides: draw, train, score through a project, and look at the result.
 
-The weights are for show: they know the phantoms of :mod:`herohe_model.phantom` and nothing of tissue.
+The weights are for show: they know the phantoms of :mod:`herohe_model.synthetic.phantom` and nothing of tissue.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.patches import find_patches
-from herohe_model.phantom import draw_phantom
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.phantom import draw_phantom
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 TUMOUR_CLASS: Final = "Tumor"
 MODEL_NAME: Final = "demo"

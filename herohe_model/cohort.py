@@ -23,8 +23,8 @@ from shapely.geometry import MultiPolygon, Polygon
 from herohe_model.augment import apply_colour, colour_maps
 from herohe_model.cases import Case, Ish
 from herohe_model.grades import Status, Target
-from herohe_model.phantom import draw_phantom
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.phantom import draw_phantom
+from herohe_model.synthetic.slides import write_tiff
 from herohe_model.training_data import TrainingSlide
 from herohe_model.whole_file import write_whole
 

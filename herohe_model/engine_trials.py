@@ -22,7 +22,7 @@ from herohe_model.model.device import Precision, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.score import CompositeScore, mean_score, share_out
 from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
-from herohe_model.phantom import draw_phantom
+from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.torch_pass import set_threads_of_this_thread, torch_pass
 
 SMALL_MACHINE: Final = 3 * 2**30

@@ -11,7 +11,7 @@ from shapely.geometry import box
 from bridge.regions import Annotation
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 PATCH_PX = 32
 MPP = 0.5

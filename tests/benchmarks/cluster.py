@@ -31,8 +31,8 @@ from bridge.regions import Annotation
 from herohe_model.errors import QuPathNotFoundError
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
-from herohe_model.phantom import draw_phantom
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.phantom import draw_phantom
+from herohe_model.synthetic.slides import write_tiff
 
 FILES = ("results.csv", "results.json")
 BEGAN = time.perf_counter()

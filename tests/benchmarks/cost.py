@@ -31,7 +31,7 @@ from bridge.result_files import write_csv, write_json
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.scorer import Scorer
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 SLIDES = (10, 250, 500, 1000)
 SIDES = (10_240, 20_480, 40_960, 61_440, 81_920)

@@ -35,7 +35,7 @@ from herohe_model.model.network import load_networks
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
 from herohe_model.scorer import Scorer
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 from herohe_model.torch_pass import torch_pass
 
 IN_FLIGHT = 4

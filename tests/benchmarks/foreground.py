@@ -21,7 +21,7 @@ from PIL import Image
 
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_tiled_tiff
+from herohe_model.synthetic.slides import write_tiled_tiff
 
 TILE = 512
 MACRO = 64  # level-0 px per px of the fields that vary across the slide

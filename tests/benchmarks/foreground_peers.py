@@ -24,7 +24,7 @@ from foreground import TILE, tissue
 
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mosaic_tiff
+from herohe_model.synthetic.slides import write_mosaic_tiff
 
 SIDES = (40_960, 81_920)
 PIECE = 20_480

@@ -49,7 +49,7 @@ from bridge.options import ScoreOptions
 from bridge.qupath_install import Remote, ScriptSettings
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
-from herohe_model.synthetic import write_mosaic_tiff
+from herohe_model.synthetic.slides import write_mosaic_tiff
 
 DRIVER = Path(__file__).with_name("inside_qupath.groovy")
 TILE = 400

@@ -25,7 +25,7 @@ from herohe_model.composite import draw_composites
 from herohe_model.composite_reader import read_composites
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mosaic_tiff
+from herohe_model.synthetic.slides import write_mosaic_tiff
 
 TILE = 512
 

@@ -29,7 +29,7 @@ from herohe_model.model.new_model import new_model
 from herohe_model.patches import find_patches
 from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 
 class Silent:

@@ -27,7 +27,7 @@ from herohe_model.composite import assemble, draw_composites
 from herohe_model.composite_reader import read_composites
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 PX = 512
 Corner = tuple[int, int]

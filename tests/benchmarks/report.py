@@ -45,9 +45,9 @@ from herohe_model.grades import (
     status_of,
 )
 from herohe_model.patches import PatchSet, find_patches
-from herohe_model.phantom import draw_phantom
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.phantom import draw_phantom
+from herohe_model.synthetic.slides import write_tiff
 
 TARGET = Target.IHC
 FLAGS = (

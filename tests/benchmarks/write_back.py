@@ -23,7 +23,7 @@ from qupath_project import MadeProject, images
 from bridge.options import WriteOptions
 from bridge.project import QuPathProject
 from bridge.results import Outcome, PlacedPatch, RegionResult, SlideResult
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 
 def big_result(entry: str, annotation: str, tiles: int) -> SlideResult:

@@ -32,7 +32,7 @@ from herohe_model.grades import Target
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.network import load_networks
 from herohe_model.scorer import Scorer
-from herohe_model.synthetic import write_mirax
+from herohe_model.synthetic.slides import write_mirax
 
 
 def a_run(folder: Path, *results: SlideResult) -> ScoredRun:

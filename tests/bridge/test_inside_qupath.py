@@ -17,7 +17,7 @@ from small_world import MPP, PATCH_PX, small_model, tissue_picture
 
 from bridge.jvm import start_qupath
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 pytestmark = pytest.mark.qupath
 

@@ -30,7 +30,7 @@ from bridge.jvm import start_qupath
 from bridge.messages import Info, StatusRequest
 from bridge.protocol import new_id
 from bridge.qupath_install import Remote, ScriptSettings
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 pytestmark = pytest.mark.qupath
 

@@ -31,7 +31,7 @@ from bridge.scoring import failed_result
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 pytestmark = pytest.mark.qupath
 

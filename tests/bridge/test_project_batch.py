@@ -22,7 +22,7 @@ from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
 from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 pytestmark = pytest.mark.qupath
 

@@ -30,7 +30,7 @@ from herohe_model.errors import (
     QuPathNotFoundError,
     WriteBackError,
 )
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 pytestmark = pytest.mark.qupath
 

@@ -12,7 +12,7 @@ from bridge.frame import Frame
 from bridge.qpimage import SlideFinder, frame_of, parse_builder, users_mpp
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax
+from herohe_model.synthetic.slides import write_mirax
 
 OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
 

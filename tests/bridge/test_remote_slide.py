@@ -17,7 +17,7 @@ from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 
 class QuPath:

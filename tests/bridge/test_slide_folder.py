@@ -16,7 +16,7 @@ from bridge.open_collection import open_collection
 from bridge.options import WriteOptions
 from bridge.slide_folder import SlideFolder
 from herohe_model.errors import EntryChangedError, ProjectNotFoundError, RegionError
-from herohe_model.synthetic import write_mirax
+from herohe_model.synthetic.slides import write_mirax
 
 ID = "6a6ae0fb-d3d1-4c1c-9d3e-6f2a0f4b0d11"
 OTHER = "00000000-0000-0000-0000-000000000002"

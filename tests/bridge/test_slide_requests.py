@@ -41,7 +41,7 @@ from bridge.server import ServerSettings
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 OPTIONS = ScoreOptions(composites=3, seed=5, per_annotation=True)
 

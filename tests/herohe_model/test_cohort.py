@@ -12,8 +12,8 @@ from herohe_model.cases import level_of
 from herohe_model.cohort import LEVELS, CohortRules, case_of_level, make_cohort
 from herohe_model.grades import Target
 from herohe_model.labels import read_labels
-from herohe_model.phantom import draw_phantom
 from herohe_model.slides.slide import Slide
+from herohe_model.synthetic.phantom import draw_phantom
 
 _SMALL = CohortRules(side_px=192)
 

@@ -11,7 +11,7 @@ import pytest
 from herohe_model.composite import assemble, draw_composites, read_composite
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 PINNED = [
     [23, 7, 0, 26, 19, 18, 9, 29, 17, 4, 25, 3, 21, 28, 24, 16, 2, 14, 20, 27, 12, 1, 8, 22, 13],

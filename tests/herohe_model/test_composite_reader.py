@@ -18,7 +18,7 @@ from herohe_model.errors import CancelledError, SlideUnreadableError
 from herohe_model.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
-from herohe_model.synthetic import write_tiff
+from herohe_model.synthetic.slides import write_tiff
 
 PX = 32
 

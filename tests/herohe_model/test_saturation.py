@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from herohe_model.errors import CancelledError
 from herohe_model.saturation import foreground_downsample, mean_saturation
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_mosaic_tiff, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_mosaic_tiff, write_tiff
 
 
 def tissue(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

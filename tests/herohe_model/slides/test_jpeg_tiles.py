@@ -23,7 +23,7 @@ from herohe_model.errors import SlideUnreadableError
 from herohe_model.slides import jpeg_tiles
 from herohe_model.slides.jpeg_tiles import JpegTiles, LeftToOpenSlide
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 SIDE = 700
 TILE = 128

@@ -10,7 +10,7 @@ from PIL import Image
 
 from herohe_model.slides import openslide_pixels
 from herohe_model.slides.openslide_pixels import read_rgb
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 BACKGROUND = (240, 210, 230)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from herohe_model.errors import SlideNotFoundError, SlideScaleError, SlideUnreadableError
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
-from herohe_model.synthetic import write_mirax, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 
 def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -10,7 +10,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from herohe_model.synthetic import write_mirax, write_mosaic_tiff, write_tiff, write_tiled_tiff
+from herohe_model.synthetic.slides import (
+    write_mirax,
+    write_mosaic_tiff,
+    write_tiff,
+    write_tiled_tiff,
+)
 
 
 def patchwork(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

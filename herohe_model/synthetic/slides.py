@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.mirax_writer import MiraxWriter
-from herohe_model.tiff_writer import TiffWriter, TileGrid
+from herohe_model.synthetic.mirax_writer import MiraxWriter
+from herohe_model.synthetic.tiff_writer import TiffWriter, TileGrid
 
 SMALLEST_LEVEL_PX: Final = 128
 """Levels are added by default until the longer side is at most this."""

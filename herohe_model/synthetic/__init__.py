@@ -1,0 +1,1 @@
+"""Slides that OpenSlide opens, drawn here: for the demo, for choosing an engine, and for tests."""
