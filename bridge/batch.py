@@ -28,7 +28,7 @@ from bridge.slide_job import SlideJob
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
-from herohe_model.patches import find_patches
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 
 MANIFEST_NAME: Final = "manifest.sqlite"

@@ -20,13 +20,13 @@ from shapely.geometry.base import BaseGeometry
 
 from bridge.regions import Annotation
 from bridge.versions import package_versions
-from herohe_model.composite import draw_composites, read_composite
 from herohe_model.errors import ProjectError
 from herohe_model.grades import GRADES, Target, bits_of_level
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.network import OrdinalNetwork
-from herohe_model.patches import find_patches
+from herohe_model.sampling.composite import draw_composites, read_composite
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_mirax, write_tiff

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from bridge.export import Exported, file_stem
 from bridge.results import RESEARCH_USE_ONLY, PlacedPatch, RegionResult, SlideResult
 from bridge.scored_run import ScoredRun
-from herohe_model.composite import assemble
 from herohe_model.errors import OptionError, SlideError
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.device import choose_device, device_label
 from herohe_model.model.network import OrdinalNetwork, load_networks
 from herohe_model.model.score import area_shares
+from herohe_model.sampling.composite import assemble
 from herohe_model.slides.slide import Slide
 from herohe_model.whole_file import write_whole
 

@@ -16,7 +16,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from bridge.classes import components, is_ignored, matches, user_class
-from herohe_model.coverage import polygons, valid_area
+from herohe_model.sampling.coverage import polygons, valid_area
 
 if TYPE_CHECKING:
     from herohe_model.slides.source import Box

@@ -18,8 +18,8 @@ from shapely import Polygon, box, unary_union
 from shapely.geometry.base import BaseGeometry
 
 from bridge.results import RegionResult, Tile
-from herohe_model.composite import assemble
 from herohe_model.errors import SlideError
+from herohe_model.sampling.composite import assemble
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
 

@@ -32,8 +32,6 @@ from bridge.results import (
     rounded,
 )
 from bridge.versions import package_versions
-from herohe_model.composite import draw_composites
-from herohe_model.composite_reader import read_composites
 from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
 from herohe_model.grades import (
     Target,
@@ -46,7 +44,9 @@ from herohe_model.grades import (
 )
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScore, CompositeScorer
-from herohe_model.patches import PatchSet, find_patches
+from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.composite_reader import read_composites
+from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.source import SlideSource
 
 READ_AHEAD: Final = 2

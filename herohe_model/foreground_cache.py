@@ -14,15 +14,15 @@ import msgspec
 import numpy as np
 
 from herohe_model.errors import CancelledError, HeroheError, SlideError
-from herohe_model.patches import PatchSet, find_patches
 from herohe_model.read_ahead import read_ahead
+from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.training_data import TrainingSlide
 from herohe_model.training_options import TrainOptions
 from herohe_model.whole_file import write_whole
 
 _VERSION: Final = 1
-"""Changes when :func:`~herohe_model.patches.find_patches` comes to other patches."""
+"""Changes when :func:`~herohe_model.sampling.patches.find_patches` comes to other patches."""
 
 
 @dataclass(frozen=True)

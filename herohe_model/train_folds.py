@@ -29,7 +29,6 @@ import numpy as np
 import torch
 
 from herohe_model.cases import TEST_SPLIT, Case, target_bits
-from herohe_model.composite import draw_composites
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluate import evaluate
 from herohe_model.evaluation import Evaluation, Measure, to_json
@@ -41,11 +40,12 @@ from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.device import choose_precision
 from herohe_model.model.new_model import library_versions
 from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
-from herohe_model.patches import PatchSet
 from herohe_model.predictions import Matched
 from herohe_model.processes import Processes
 from herohe_model.read_ahead import read_ahead
 from herohe_model.run_folder import MODEL_NAME
+from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.scorer import Scorer
 from herohe_model.submission import Submission, write_submission
 from herohe_model.train import Silence, TrainListener, train_network

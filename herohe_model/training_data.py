@@ -23,11 +23,11 @@ from shapely.geometry.base import BaseGeometry
 
 from herohe_model.augment import Augmentation, draw_augmentation
 from herohe_model.cases import Case, level_of, target_arrays
-from herohe_model.composite import draw_composites
 from herohe_model.errors import SlideUnreadableError
 from herohe_model.grades import Target
-from herohe_model.patches import PatchSet
 from herohe_model.read_ahead import read_ahead
+from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.open_file import COPY_AGAIN
 from herohe_model.slides.slide import Slide
 from herohe_model.training_options import TrainOptions

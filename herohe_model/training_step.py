@@ -20,16 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from herohe_model.augment import apply_blur, apply_colour, apply_turns
 from herohe_model.cases import target_arrays
-from herohe_model.composite import draw_composites
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
 from herohe_model.model.card import ModelCard
 from herohe_model.model.device import Precision, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
-from herohe_model.patches import PatchSet
 from herohe_model.processes import Processes
 from herohe_model.read_ahead import read_ahead
+from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.training_data import (
     DROPOUT,
     CompositeReader,

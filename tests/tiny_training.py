@@ -12,7 +12,7 @@ from shapely.geometry import box
 
 from herohe_model.cases import Case
 from herohe_model.foreground_cache import find_foreground
-from herohe_model.patches import PatchSet
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.synthetic.slides import write_tiff
 from herohe_model.training_data import TrainingSlide
 from herohe_model.training_options import NO_AUGMENTATION, TrainOptions

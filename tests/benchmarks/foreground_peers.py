@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from foreground import TILE, tissue
 
-from herohe_model.patches import find_patches
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mosaic_tiff
 

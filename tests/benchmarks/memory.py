@@ -21,9 +21,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from herohe_model.composite import draw_composites
-from herohe_model.composite_reader import read_composites
-from herohe_model.patches import find_patches
+from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.composite_reader import read_composites
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mosaic_tiff
 

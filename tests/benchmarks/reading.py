@@ -23,9 +23,9 @@ import openslide
 from foreground import TILE, tissue
 from numpy.typing import NDArray
 
-from herohe_model.composite import assemble, draw_composites
-from herohe_model.composite_reader import read_composites
-from herohe_model.patches import find_patches
+from herohe_model.sampling.composite import assemble, draw_composites
+from herohe_model.sampling.composite_reader import read_composites
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 

@@ -33,7 +33,6 @@ from bridge.results import (
     rounded,
 )
 from bridge.scored_run import find_run
-from herohe_model.composite import draw_composites
 from herohe_model.grades import (
     GRADES,
     Target,
@@ -44,7 +43,8 @@ from herohe_model.grades import (
     level_probabilities,
     status_of,
 )
-from herohe_model.patches import PatchSet, find_patches
+from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_tiff

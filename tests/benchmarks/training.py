@@ -39,7 +39,7 @@ from herohe_model.foreground_cache import find_foreground
 from herohe_model.model.device import choose_device, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
-from herohe_model.patches import PatchSet
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.scorer import Scorer
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_mosaic_tiff

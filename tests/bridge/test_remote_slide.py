@@ -11,10 +11,10 @@ from PIL import Image
 
 from bridge.messages import MAX_READ_BOXES, MAX_READ_BYTES, ImageHeader, PixelSource, ReadBox
 from bridge.remote_slide import RemoteSlide, decode_image
-from herohe_model.composite import draw_composites, read_composite
-from herohe_model.composite_reader import read_composites
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
-from herohe_model.patches import find_patches
+from herohe_model.sampling.composite import draw_composites, read_composite
+from herohe_model.sampling.composite_reader import read_composites
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
 from herohe_model.synthetic.slides import write_mirax, write_tiff

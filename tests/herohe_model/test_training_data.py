@@ -25,7 +25,7 @@ from tiny_training import (
 from herohe_model.cases import Case
 from herohe_model.errors import CancelledError, SlideUnreadableError
 from herohe_model.foreground_cache import Unusable, find_foreground
-from herohe_model.patches import PatchSet
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.slide import Slide
 from herohe_model.training_data import (
     CompositeReader,

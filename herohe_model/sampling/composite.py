@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.patches import PatchSet
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import Box, SlideSource
 
 CELLS: Final = 25

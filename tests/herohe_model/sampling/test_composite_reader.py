@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from herohe_model import composite_reader
-from herohe_model.composite import draw_composites, read_composite
-from herohe_model.composite_reader import Drawn, read_composites
 from herohe_model.errors import CancelledError, SlideUnreadableError
-from herohe_model.patches import find_patches
+from herohe_model.sampling import composite_reader
+from herohe_model.sampling.composite import draw_composites, read_composite
+from herohe_model.sampling.composite_reader import Drawn, read_composites
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
 from herohe_model.synthetic.slides import write_tiff

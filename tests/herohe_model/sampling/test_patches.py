@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from herohe_model.errors import CancelledError, RegionError, SlideScaleError
-from herohe_model.patches import PatchSet, find_patches
+from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 

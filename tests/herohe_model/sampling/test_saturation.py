@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from herohe_model.errors import CancelledError
-from herohe_model.saturation import foreground_downsample, mean_saturation
+from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_mosaic_tiff, write_tiff
 

@@ -3,7 +3,7 @@
 Composites come in the order they were drawn, in windows of a few: the patches of a window are read in the
 order they lie in the file, by as many threads as the source is best read with, while the window before is
 being scored. A patch that stands in a later window too is kept, as far as memory that does not grow with the
-slide allows, and not read again. The pictures are those of :func:`herohe_model.composite.read_composite`.
+slide allows, and not read again. The pictures are those of :func:`herohe_model.sampling.composite.read_composite`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.composite import cell_views
-from herohe_model.patches import PatchSet
+from herohe_model.sampling.composite import cell_views
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import Box, SlideSource
 
 _WINDOW_BYTES: Final = 80 << 20

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from herohe_model.composite import assemble, draw_composites, read_composite
-from herohe_model.patches import find_patches
+from herohe_model.sampling.composite import assemble, draw_composites, read_composite
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_tiff
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from herohe_model.coverage import grid_coverage, polygons, valid_area
 from herohe_model.errors import CancelledError, RegionError
+from herohe_model.sampling.coverage import grid_coverage, polygons, valid_area
 
 
 def star(seed: int, centre: tuple[float, float], radius: float, points: int = 40) -> Polygon:

@@ -26,9 +26,9 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from herohe_model.coverage import clipped_area, grid_coverage, polygons, valid_area
 from herohe_model.errors import CancelledError
-from herohe_model.saturation import foreground_downsample, mean_saturation
+from herohe_model.sampling.coverage import clipped_area, grid_coverage, polygons, valid_area
+from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
 from herohe_model.slides.source import Box, SlideSource
 
 ENOUGH: Final = 25
