@@ -99,7 +99,7 @@ class ClusterSite:
     model
         The model's file; it is sent to workers that cannot read it.
     device, precision, engine
-        As :meth:`herohe_model.scorer.Scorer.load` takes them, for each worker.
+        As :meth:`herohe_model.engines.scorer.Scorer.load` takes them, for each worker.
     slides
         Where the workers find the slides; at the same place when None.
     notice

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from bridge.cluster_terms import Facts, Misfit, Ready, Terms, decode_answer, encode
-from herohe_model.engine_names import engine_name
+from herohe_model.engines.names import engine_name
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ class Facts(msgspec.Struct, frozen=True):
     version
         Of herohe-bridge.
     device, precision, engine, threads
-        Of the loaded model; see :class:`herohe_model.scorer.Scorer`.
+        Of the loaded model; see :class:`herohe_model.engines.scorer.Scorer`.
     packages
         Versions of the packages that decide a result, by name.
     """
@@ -56,7 +56,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     model, model_sha256
         The model's file on the driver's machine, which need not be there on a worker's, and its SHA-256.
     device, precision, engine, threads
-        As :meth:`herohe_model.scorer.Scorer.load` takes them.
+        As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
     facts
         What the other workers are; None for the first, which decides what is left open.
     """

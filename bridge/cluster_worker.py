@@ -39,10 +39,10 @@ from bridge.results import Outcome
 from bridge.scoring import Progress
 from bridge.slide_job import decode_job, score_job
 from bridge.versions import is_older, package_versions
-from herohe_model.engine_names import engine_name
+from herohe_model.engines.names import engine_name
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.model.card import read_card
-from herohe_model.scorer import Scorer
 from herohe_model.whole_file import sha256_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from bridge import __version__
 from bridge.contact import ServerAddress
 from bridge.discovery import ServerRecord, running_servers
 from bridge.messages import PROTOCOL
-from herohe_model.engine_names import engine_name
+from herohe_model.engines.names import engine_name
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Wanted:
     precision
         ``auto``, ``fp32`` or ``bf16``.
     engine
-        One of :data:`~herohe_model.engine_names.ENGINES`.
+        One of :data:`~herohe_model.engines.names.ENGINES`.
     """
 
     model_sha256: str

@@ -183,7 +183,7 @@ def _failure(number: int, error: BaseException) -> JobFailed:
 
 
 def _load(settings: WorkerSettings, notice: Callable[[str], None]) -> CompositeScorer:
-    from herohe_model.scorer import Scorer
+    from herohe_model.engines.scorer import Scorer
 
     return Scorer.load(
         settings.model, settings.device, settings.precision, engine=settings.engine, notice=notice

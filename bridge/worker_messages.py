@@ -23,7 +23,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     name
         The worker's own name, its ZeroMQ identity.
     model, device, precision, engine
-        As :meth:`herohe_model.scorer.Scorer.load` takes them.
+        As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
     slots
         Directory of shared pixels, "" for none.
     server_key, public_key, secret_key

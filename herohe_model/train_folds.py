@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from herohe_model.cases import TEST_SPLIT, Case, target_bits
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluate import evaluate
 from herohe_model.evaluation import Evaluation, Measure, to_json
@@ -46,7 +47,6 @@ from herohe_model.read_ahead import read_ahead
 from herohe_model.run_folder import MODEL_NAME
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
-from herohe_model.scorer import Scorer
 from herohe_model.submission import Submission, write_submission
 from herohe_model.train import Silence, TrainListener, train_network
 from herohe_model.training_data import CompositeReader, TrainingSlide

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from herohe_model.engine_names import ENGINES
+from herohe_model.engines.names import ENGINES
 
 precision_option = click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True

@@ -100,10 +100,10 @@ def verify(file: Path, device: str, precision: str, engine: str) -> None:
     """
     import numpy as np
 
+    from herohe_model.engines.scorer import Scorer
     from herohe_model.errors import ModelFileError
     from herohe_model.grades import bit_probabilities
     from herohe_model.model.checkpoint import load_model
-    from herohe_model.scorer import Scorer
 
     card, state, sha256 = load_model(file)
     pixels = noise_composite(card.side_px)

@@ -69,7 +69,7 @@ def command(
     from bridge.predicting import predict_slides, results_folder
     from bridge.progress import BatchView
     from bridge.results import RESEARCH_USE_ONLY
-    from herohe_model.scorer import Scorer
+    from herohe_model.engines.scorer import Scorer
 
     options = BatchOptions(
         region_classes=region_classes,

@@ -35,10 +35,10 @@ from bridge.regions import Annotation, build_regions
 from bridge.scoring import score_slide
 from herohe_model.bootstrap import bootstrap, interval
 from herohe_model.cohort import CohortSlide, make_cohort
+from herohe_model.engines.scorer import Scorer
 from herohe_model.metrics import f1_score, roc_auc
 from herohe_model.model.card import Head, TargetName
 from herohe_model.processes import Processes
-from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
 from herohe_model.train_folds import FoldPlan, train_folds
 from herohe_model.training_data import TrainingSlide

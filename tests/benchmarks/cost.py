@@ -28,9 +28,9 @@ from bridge.manifest import Manifest
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.result_files import write_csv, write_json
+from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
-from herohe_model.scorer import Scorer
 from herohe_model.synthetic.slides import write_tiff
 
 SLIDES = (10, 250, 500, 1000)

@@ -29,14 +29,14 @@ from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.results import SlideResult
 from bridge.scoring import Progress
+from herohe_model.engines.scorer import Scorer
+from herohe_model.engines.torch_engine import torch_pass
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.device import choose_device, choose_precision, describe_devices
 from herohe_model.model.network import load_networks
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
-from herohe_model.scorer import Scorer
 from herohe_model.synthetic.slides import write_tiff
-from herohe_model.torch_pass import torch_pass
 
 IN_FLIGHT = 4
 

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from herohe_model.engine_trials import check_composites
+from herohe_model.engines.scorer import Scorer
+from herohe_model.engines.trials import check_composites
 from herohe_model.errors import HeroheError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.device import default_threads, find_devices
 from herohe_model.model.new_model import new_model
-from herohe_model.scorer import Scorer
 
 ENGINES = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
 

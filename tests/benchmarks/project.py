@@ -22,12 +22,12 @@ from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.results import SlideResult
 from bridge.scoring import Progress
+from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import find_patches
-from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_tiff
 

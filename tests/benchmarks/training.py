@@ -35,12 +35,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from herohe_model.augment import draw_augmentation
 from herohe_model.cases import Case
+from herohe_model.engines.scorer import Scorer
 from herohe_model.foreground_cache import find_foreground
 from herohe_model.model.device import choose_device, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
 from herohe_model.sampling.patches import PatchSet
-from herohe_model.scorer import Scorer
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_mosaic_tiff
 from herohe_model.training_data import (

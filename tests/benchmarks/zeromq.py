@@ -35,11 +35,11 @@ from bridge.own_server import StartReport
 from bridge.server import Server, ServerSettings
 from bridge.worker import run_worker
 from bridge.worker_messages import WorkerSettings
+from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore, CompositeScorer
-from herohe_model.scorer import Scorer
 
 Submit = Callable[[NDArray[np.uint8]], "Future[CompositeScore]"]
 

@@ -21,7 +21,7 @@ from bridge.options import ScoreOptions
 from bridge.result_files import read_json
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
-from herohe_model.scorer import Scorer
+from herohe_model.engines.scorer import Scorer
 
 OPTIONS = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=3))
 

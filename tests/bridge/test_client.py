@@ -29,6 +29,7 @@ from bridge.discovery import running_servers
 from bridge.finding import Fixed, FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
 from bridge.server import ServerSettings
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import (
     CancelledError,
     DeviceError,
@@ -41,7 +42,6 @@ from herohe_model.errors import (
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
-from herohe_model.scorer import Scorer
 
 
 @pytest.fixture(autouse=True, scope="module")

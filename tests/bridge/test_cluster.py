@@ -25,8 +25,8 @@ from bridge.regions import build_regions
 from bridge.result_files import read_json
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
-from herohe_model.scorer import Scorer
 from herohe_model.slides.source import Box
 from herohe_model.whole_file import sha256_of
 

@@ -27,11 +27,11 @@ from bridge.progress import BatchView
 from bridge.result_files import write_json
 from bridge.results import Outcome, SlideResult, tiles
 from bridge.scored_run import ScoredRun, find_run
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.network import load_networks
-from herohe_model.scorer import Scorer
 from herohe_model.synthetic.slides import write_mirax
 
 

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from bridge.commands.model import command, noise_composite
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.model.checkpoint import load_model, save_model
 from herohe_model.model.new_model import new_model
-from herohe_model.scorer import Scorer
 
 
 def run(*arguments: str | Path) -> Result:

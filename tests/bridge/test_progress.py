@@ -22,11 +22,11 @@ from bridge.options import ScoreOptions
 from bridge.progress import BatchView, outcome_line, render
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
-from herohe_model.scorer import Scorer
 
 
 class Clock:

@@ -20,7 +20,7 @@ from bridge.options import ScoreOptions
 from bridge.result_files import read_json
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress
-from herohe_model.scorer import Scorer
+from herohe_model.engines.scorer import Scorer
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 

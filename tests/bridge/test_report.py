@@ -33,9 +33,9 @@ from bridge.report_pictures import FINE, draw_pictures, rank_tiles
 from bridge.result_files import ResultFileError, write_json
 from bridge.results import Outcome, SlideResult, Tile, tiles
 from bridge.scored_run import find_run
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, SlideNotFoundError
 from herohe_model.page import escape_json
-from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> & \u2028 {{ 7 * 7 }}'

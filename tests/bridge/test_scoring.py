@@ -13,8 +13,8 @@ from bridge.options import ScoreOptions
 from bridge.regions import Annotation, SlideRegions, build_regions
 from bridge.results import Outcome, Prediction, SlideResult
 from bridge.scoring import Progress, failed_result, score_slide
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError
-from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
 
 

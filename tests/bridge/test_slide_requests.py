@@ -38,8 +38,8 @@ from bridge.regions import build_regions
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import score_slide
 from bridge.server import ServerSettings
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
-from herohe_model.scorer import Scorer
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 

@@ -16,10 +16,10 @@ from small_world import small_model
 
 import bridge.talker
 from bridge.spread_scorer import SpreadScorer, connect_servers
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScore
-from herohe_model.scorer import Scorer
 
 
 @pytest.fixture(autouse=True, scope="module")

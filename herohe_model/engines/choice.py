@@ -21,8 +21,10 @@ from typing import Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from herohe_model.engine_names import EngineName
-from herohe_model.engine_trials import Asked, Measured, Trial, Trials, in_thread
+from herohe_model.engines.cache import Memory
+from herohe_model.engines.names import EngineName
+from herohe_model.engines.openvino_engine import openvino_version
+from herohe_model.engines.trials import Asked, Measured, Trial, Trials, in_thread
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.device import (
@@ -32,8 +34,6 @@ from herohe_model.model.device import (
     machine_memory,
 )
 from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
-from herohe_model.openvino_pass import openvino_version
-from herohe_model.remembered import Memory
 
 WORTH_MEASURING: Final = 5_000_000_000
 """Floating-point operations of a composite, below which PyTorch's float32 is taken as it is.

@@ -13,6 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from herohe_model.engines.openvino_engine import openvino_precisions
+from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, DeviceError, ModelFileError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
@@ -26,8 +28,6 @@ from herohe_model.model.device import (
 )
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
-from herohe_model.openvino_pass import openvino_precisions
-from herohe_model.scorer import Scorer
 
 PATCH_PX = 32
 SIDE = 5 * PATCH_PX
@@ -182,7 +182,7 @@ def test_openvino_gives_the_same_bytes_in_another_process(precision: str, tmp_pa
     program = """
 import sys
 import numpy as np
-from herohe_model.scorer import Scorer
+from herohe_model.engines.scorer import Scorer
 folder, precision = sys.argv[1:]
 with Scorer.load(folder + "/m.safetensors", "cpu", precision, 2, engine="openvino") as scorer:
     for score in scorer.score(np.load(folder + "/pixels.npy")):

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engine_names import ENGINES, EngineName
+from herohe_model.engines.names import ENGINES, EngineName
+from herohe_model.engines.openvino_engine import OpenVinoGraph, OpenVinoPass
+from herohe_model.engines.torch_engine import set_threads_of_this_thread, torch_pass
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
 from herohe_model.model.device import Precision, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.score import CompositeScore, mean_score, share_out
-from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
 from herohe_model.synthetic.phantom import draw_phantom
-from herohe_model.torch_pass import set_threads_of_this_thread, torch_pass
 
 SMALL_MACHINE: Final = 3 * 2**30
 """Bytes of memory below which OpenVINO is not tried: a process with it takes 1.7 to 1.9 GiB."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from herohe_model.remembered import CACHE_VARIABLE, Memory, cache_folder
+from herohe_model.engines.cache import CACHE_VARIABLE, Memory, cache_folder
 
 FACTS = {"cpu": "Z80", "threads": 1}
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engine_choice import (
+from herohe_model.engines.cache import Memory
+from herohe_model.engines.choice import (
     WORTH_MEASURING,
     Choice,
     EngineName,
@@ -17,16 +18,15 @@ from herohe_model.engine_choice import (
     engine_label,
     operations,
 )
-from herohe_model.engine_names import engine_name
-from herohe_model.engine_trials import SMALL_MACHINE, Asked, check_composites
+from herohe_model.engines.names import engine_name
+from herohe_model.engines.openvino_engine import openvino_precisions
+from herohe_model.engines.scorer import Scorer
+from herohe_model.engines.trials import SMALL_MACHINE, Asked, check_composites
 from herohe_model.errors import DeviceError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
 from herohe_model.model.network import load_networks
 from herohe_model.model.new_model import new_model
-from herohe_model.openvino_pass import openvino_precisions
-from herohe_model.remembered import Memory
-from herohe_model.scorer import Scorer
 
 PATCH_PX = 32
 CPU = torch.device("cpu")
@@ -258,7 +258,7 @@ def test_openvino_is_imported_only_when_used_and_reports_to_nobody() -> None:
 import sys, threading
 import herohe_model.scorer
 assert "openvino" not in sys.modules
-from herohe_model.openvino_pass import openvino_version
+from herohe_model.engines.openvino_engine import openvino_version
 print(openvino_version())
 assert sys.modules["openvino_telemetry"] is None
 assert threading.active_count() == 1, threading.enumerate()

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engine import Engine, stop_engine
-from herohe_model.engine_choice import choose_engine, engine_label
-from herohe_model.engine_trials import Asked
+from herohe_model.engines.cache import Memory
+from herohe_model.engines.choice import choose_engine, engine_label
+from herohe_model.engines.thread import Engine, stop_engine
+from herohe_model.engines.trials import Asked
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.device import choose_device, default_threads, device_label
 from herohe_model.model.network import load_networks
 from herohe_model.model.score import CompositeScore
-from herohe_model.remembered import Memory
 
 
 class Scorer:
@@ -111,7 +111,7 @@ class Scorer:
             ``auto`` (CUDA, then MPS, then the CPU), ``cpu``, ``cuda``, ``cuda:n`` or ``mps``.
         precision
             ``fp32``, ``bf16``, or ``auto``: on a GPU bf16 where the hardware computes in it, on the CPU what
-            :func:`~herohe_model.engine_choice.choose_engine` finds.
+            :func:`~herohe_model.engines.choice.choose_engine` finds.
         threads
             Threads of a forward pass on the CPU; None for the physical cores.
         engine

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engine_names import EngineName
+from herohe_model.engines.names import EngineName
+from herohe_model.engines.openvino_engine import OpenVinoGraph, OpenVinoPass
+from herohe_model.engines.torch_engine import Forward, set_threads_of_this_thread, torch_pass
 from herohe_model.errors import DeviceError, ModelFileError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.device import Precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.score import CompositeScore, mean_score, share_out
-from herohe_model.openvino_pass import OpenVinoGraph, OpenVinoPass
-from herohe_model.torch_pass import Forward, set_threads_of_this_thread, torch_pass
 
 _TOO_SMALL: Final = "Free memory there, or try another --device or a model with a smaller backbone"
 _OTHER_DEVICE: Final = "Check its driver, or choose another --device"
