@@ -12,11 +12,11 @@ from bridge.markup import OwnWork
 from bridge.options import WriteOptions
 from bridge.results import Outcome, SlideResult
 from bridge.scored_files import read_predictions
-from herohe_model.cases import case_id
+from herohe_model.dataset.cases import case_id
+from herohe_model.dataset.predictions import Predictions, some
+from herohe_model.dataset.submission import HardSpelling, Submission, write_submission
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.model.score import CompositeScorer
-from herohe_model.predictions import Predictions, some
-from herohe_model.submission import HardSpelling, Submission, write_submission
 
 
 def predict_slides(

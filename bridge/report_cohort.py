@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from bridge.results import Outcome, SlideResult
 from herohe_model.bootstrap import METHOD, bootstrap, interval
-from herohe_model.cases import Case, case_id
+from herohe_model.dataset.cases import Case, case_id
+from herohe_model.dataset.labels import Labels, read_labels
 from herohe_model.errors import OptionError
 from herohe_model.grades import GRADES
-from herohe_model.labels import Labels, read_labels
 from herohe_model.metrics import (
     Floats,
     accuracy,
@@ -97,7 +97,7 @@ class Truth:
     Parameters
     ----------
     path
-        A label file in one of the forms that :func:`herohe_model.labels.read_labels` takes.
+        A label file in one of the forms that :func:`herohe_model.dataset.labels.read_labels` takes.
     split
         Which split the run's slides are of; needed where the file has the same case in several.
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from bridge.result_files import ResultFileError, read_json
 from bridge.results import Outcome, SlideResult
-from herohe_model.cases import case_id
+from herohe_model.dataset.cases import case_id
+from herohe_model.dataset.predictions import Predictions, decision_of_calls
+from herohe_model.dataset.submission import read_submission
+from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.grades import GRADES
-from herohe_model.predictions import Predictions, decision_of_calls
-from herohe_model.submission import read_submission
-from herohe_model.tables import Problem, Row, Table, explain, read_table
 
 _NEEDED: Final = ("slide", "region", "outcome", "status", "grade", "p_positive", "p_ge_1", "p_ge_2", "p_3")
 _STATUSES: Final = {"HER2-positive": True, "HER2-negative": False}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from bridge.collection import Collection, Entry
 from bridge.regions import build_regions
-from herohe_model.cases import Case
+from herohe_model.dataset.cases import Case
+from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.foreground_cache import Unusable
-from herohe_model.slide_matching import SEVERAL_SLIDES, Matching
 from herohe_model.slides.slide import Slide
 from herohe_model.training_data import TrainingSlide
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon
 
 from herohe_model.augment import apply_colour, colour_maps
-from herohe_model.cases import Case, Ish
+from herohe_model.dataset.cases import Case, Ish
 from herohe_model.grades import Status, Target
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_tiff

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from herohe_model import metrics
 from herohe_model.bootstrap import METHOD, RESAMPLES
-from herohe_model.cases import TEST_SPLIT, Case, grade_numbers
+from herohe_model.dataset.cases import TEST_SPLIT, Case, grade_numbers
+from herohe_model.dataset.predictions import EvaluationError, Matched, Predictions
 from herohe_model.evaluation import (
     Abstention,
     Agreement,
@@ -32,7 +33,6 @@ from herohe_model.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
 from herohe_model.measured import grade_measures, group, share, status_measures
 from herohe_model.metrics import Floats
 from herohe_model.notice import RESEARCH_USE_ONLY
-from herohe_model.predictions import EvaluationError, Matched, Predictions
 
 FEWEST_KEPT: Final = 10
 """Abstention is followed down to so many cases."""
@@ -50,7 +50,7 @@ def evaluate(
     Parameters
     ----------
     matched
-        Predictions and cases, as :func:`herohe_model.predictions.match_truth` puts them together; for
+        Predictions and cases, as :func:`herohe_model.dataset.predictions.match_truth` puts them together; for
         out-of-fold predictions ``Matched(oof.predictions(...), oof.cases)``.
     title
         Of the page.

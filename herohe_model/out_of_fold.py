@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.cases import TEST_SPLIT, Case, CaseKey, target_arrays
+from herohe_model.dataset.cases import TEST_SPLIT, Case, CaseKey, target_arrays
+from herohe_model.dataset.folds import Fold
+from herohe_model.dataset.predictions import Decision, Predictions
 from herohe_model.errors import OptionError
-from herohe_model.folds import Fold
 from herohe_model.grades import (
     GRADES,
     Target,
@@ -24,7 +25,6 @@ from herohe_model.grades import (
     ihc_probabilities,
 )
 from herohe_model.metrics import Floats
-from herohe_model.predictions import Decision, Predictions
 
 TEMPERATURES: Final = (0.05, 20.0)
 _GRID: Final = 97

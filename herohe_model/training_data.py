@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from herohe_model.augment import Augmentation, draw_augmentation
-from herohe_model.cases import Case, level_of, target_arrays
+from herohe_model.dataset.cases import Case, level_of, target_arrays
 from herohe_model.errors import SlideUnreadableError
 from herohe_model.grades import Target
 from herohe_model.read_ahead import read_ahead

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from herohe_model.augment import apply_blur, apply_colour, apply_turns
-from herohe_model.cases import target_arrays
+from herohe_model.dataset.cases import target_arrays
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
 from herohe_model.model.card import ModelCard

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from shapely.geometry import box
 
-from herohe_model.cases import Case
+from herohe_model.dataset.cases import Case
 from herohe_model.foreground_cache import find_foreground
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.synthetic.slides import write_tiff

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from herohe_model.dataset.labels import Labels
     from herohe_model.evaluation import Evaluation, LeftOut, Measure, Number
-    from herohe_model.labels import Labels
 
 
 @click.command("evaluate")
@@ -60,10 +60,10 @@ def command(
     every figure too good: choose it on out-of-fold predictions, as train does. Research use only.
     """
     from bridge.scored_files import read_predictions
+    from herohe_model.dataset.predictions import match_truth
     from herohe_model.evaluate import evaluate
     from herohe_model.evaluation import to_json
     from herohe_model.evaluation_page import page
-    from herohe_model.predictions import match_truth
     from herohe_model.whole_file import write_whole
 
     predictions, labels = read_predictions(results), _truth(truth, split)
@@ -87,9 +87,9 @@ def command(
 
 def _truth(path: Path, split: str | None) -> Labels:
     """Read the truth file; it must have the split, if one is named."""
-    from herohe_model.cases import TEST_SPLIT
-    from herohe_model.labels import read_labels
-    from herohe_model.predictions import EvaluationError
+    from herohe_model.dataset.cases import TEST_SPLIT
+    from herohe_model.dataset.labels import read_labels
+    from herohe_model.dataset.predictions import EvaluationError
 
     labels = read_labels(path, split=split or TEST_SPLIT)
     for warning in labels.warnings:
@@ -102,7 +102,7 @@ def _truth(path: Path, split: str | None) -> Labels:
 
 def _unmatched(left_out: LeftOut) -> list[str]:
     """Name what takes no part."""
-    from herohe_model.predictions import some
+    from herohe_model.dataset.predictions import some
 
     found = []
     if left_out.without_truth:

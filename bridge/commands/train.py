@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from bridge.training_view import TrainingView
-    from herohe_model.labels import Labels
+    from herohe_model.dataset.labels import Labels
     from herohe_model.train_folds import FoldPlan, Trained
     from herohe_model.training_options import TrainOptions
     from herohe_model.training_step import Machine
@@ -213,9 +213,9 @@ def _train(
     from bridge.open_collection import open_collection
     from bridge.training_slides import label_slides
     from bridge.training_view import TrainingView
+    from herohe_model.dataset.matching import match_slides
     from herohe_model.foreground_cache import unusable_error
     from herohe_model.processes import join_processes
-    from herohe_model.slide_matching import match_slides
     from herohe_model.train_folds import train_folds
     from herohe_model.training_options import check_options
     from herohe_model.whole_file import write_whole
@@ -265,8 +265,8 @@ def _train(
 
 
 def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Labels:
+    from herohe_model.dataset.labels import read_label_files
     from herohe_model.errors import OptionError
-    from herohe_model.labels import read_label_files
 
     labels = read_label_files((file, split) for file in files)
     for warning in labels.warnings:

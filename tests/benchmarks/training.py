@@ -34,7 +34,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from herohe_model.augment import draw_augmentation
-from herohe_model.cases import Case
+from herohe_model.dataset.cases import Case
 from herohe_model.engines.scorer import Scorer
 from herohe_model.foreground_cache import find_foreground
 from herohe_model.model.device import choose_device, choose_precision

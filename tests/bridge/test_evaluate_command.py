@@ -12,12 +12,12 @@ from bridge.commands.evaluate import command
 from bridge.result_files import ResultFileError, write_csv, write_json
 from bridge.results import CompositeResult, Outcome, SlideResult
 from bridge.scored_files import read_predictions
-from herohe_model.cases import Case
+from herohe_model.dataset.cases import Case
+from herohe_model.dataset.labels import LabelError
+from herohe_model.dataset.predictions import EvaluationError
+from herohe_model.dataset.submission import Submission, write_submission
 from herohe_model.errors import HeroheError
 from herohe_model.evaluation import Evaluation, from_json
-from herohe_model.labels import LabelError
-from herohe_model.predictions import EvaluationError
-from herohe_model.submission import Submission, write_submission
 
 THRESHOLD = 0.45
 

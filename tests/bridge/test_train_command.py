@@ -25,11 +25,11 @@ from bridge.predicting import predict_slides
 from bridge.regions import Annotation
 from bridge.results import SlideResult
 from herohe_model.cohort import CohortRules, make_cohort
+from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
-from herohe_model.submission import read_submission
 from herohe_model.train_folds import CaseLogits
 from herohe_model.training_options import AugmentOptions, TrainOptions
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from herohe_model.cases import level_of
 from herohe_model.cohort import LEVELS, CohortRules, case_of_level, make_cohort
+from herohe_model.dataset.cases import level_of
+from herohe_model.dataset.labels import read_labels
 from herohe_model.grades import Target
-from herohe_model.labels import read_labels
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.phantom import draw_phantom
 

@@ -11,16 +11,9 @@ import numpy as np
 import pytest
 
 from herohe_model import metrics
-from herohe_model.cases import Case
-from herohe_model.errors import OptionError
-from herohe_model.evaluate import evaluate
-from herohe_model.evaluation import Evaluation, from_json, to_json
-from herohe_model.evaluation_page import page
-from herohe_model.folds import Fold, stratified_folds
-from herohe_model.grades import GRADES, Target, bit_probabilities
-from herohe_model.leaderboard import CAVEATS, LEADERBOARD
-from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
-from herohe_model.predictions import (
+from herohe_model.dataset.cases import Case
+from herohe_model.dataset.folds import Fold, stratified_folds
+from herohe_model.dataset.predictions import (
     Decision,
     EvaluationError,
     Matched,
@@ -28,6 +21,13 @@ from herohe_model.predictions import (
     decision_of_calls,
     match_truth,
 )
+from herohe_model.errors import OptionError
+from herohe_model.evaluate import evaluate
+from herohe_model.evaluation import Evaluation, from_json, to_json
+from herohe_model.evaluation_page import page
+from herohe_model.grades import GRADES, Target, bit_probabilities
+from herohe_model.leaderboard import CAVEATS, LEADERBOARD
+from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
 
 FOUR = Target.IHC_ISH
 
@@ -201,7 +201,7 @@ def test_cases_of_unknown_status_do_not_move_the_threshold() -> None:
 
 
 def loss_at(oof: OutOfFold, temperature: float) -> float:
-    from herohe_model.cases import target_arrays
+    from herohe_model.dataset.cases import target_arrays
 
     bits, known = target_arrays(oof.cases, oof.target)
     q = np.clip(oof.bit_probabilities(temperature), 1e-12, 1 - 1e-12)

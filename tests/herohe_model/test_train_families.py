@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_training import CASES, MACHINE, NO_AUGMENTATION, tiny_options, tiny_set
 
-from herohe_model.cases import target_arrays
+from herohe_model.dataset.cases import target_arrays
 from herohe_model.engines.scorer import Scorer
 from herohe_model.grades import Target
 from herohe_model.processes import Processes

@@ -22,7 +22,7 @@ from tiny_training import (
     tiny_slides,
 )
 
-from herohe_model.cases import Case
+from herohe_model.dataset.cases import Case
 from herohe_model.errors import CancelledError, SlideUnreadableError
 from herohe_model.foreground_cache import Unusable, find_foreground
 from herohe_model.sampling.patches import PatchSet

@@ -16,8 +16,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.cases import case_id
-from herohe_model.tables import Problem, Row, TableError, explain, read_table
+from herohe_model.dataset.cases import case_id
+from herohe_model.dataset.tables import Problem, Row, TableError, explain, read_table
 from herohe_model.whole_file import write_whole
 
 DECIMALS: Final = 6

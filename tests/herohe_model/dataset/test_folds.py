@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from herohe_model.cases import Case
+from herohe_model.dataset.cases import Case
+from herohe_model.dataset.folds import leave_one_laboratory_out, stratified_folds
 from herohe_model.errors import OptionError
-from herohe_model.folds import leave_one_laboratory_out, stratified_folds
 
 
 def cohort() -> list[Case]:

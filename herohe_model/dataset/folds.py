@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.cases import Case, CaseKey
+from herohe_model.dataset.cases import Case, CaseKey
 from herohe_model.errors import OptionError
 
 

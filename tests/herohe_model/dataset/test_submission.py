@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from herohe_model.submission import Submission, SubmissionError, read_submission, write_submission
-from herohe_model.tables import TableError
+from herohe_model.dataset.submission import (
+    Submission,
+    SubmissionError,
+    read_submission,
+    write_submission,
+)
+from herohe_model.dataset.tables import TableError
 
 
 def made(*rows: tuple[str, float, bool]) -> Submission:

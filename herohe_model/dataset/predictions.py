@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.cases import Case, CaseKey
+from herohe_model.dataset.cases import Case, CaseKey
 from herohe_model.errors import HeroheError
 
 _SHOWN: Final = 5

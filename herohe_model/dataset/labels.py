@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from herohe_model.cases import Case, CaseKey, Ish, case_id, split_name
+from herohe_model.dataset.cases import Case, CaseKey, Ish, case_id, split_name
+from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.errors import HeroheError
 from herohe_model.grades import GRADES, Status
-from herohe_model.tables import Problem, Row, Table, explain, read_table
 
 DEFAULT_SPLIT: Final = "train"
 

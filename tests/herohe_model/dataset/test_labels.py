@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 from openpyxl import Workbook
 
-from herohe_model.cases import Case, grade_numbers, level_of, target_arrays, target_bits
+from herohe_model.dataset.cases import (
+    Case,
+    grade_numbers,
+    level_of,
+    target_arrays,
+    target_bits,
+)
+from herohe_model.dataset.labels import LabelError, read_label_files, read_labels
+from herohe_model.dataset.matching import match_slides
+from herohe_model.dataset.tables import TableError
 from herohe_model.grades import GRADES, Target, bits_of_level
-from herohe_model.labels import LabelError, read_label_files, read_labels
-from herohe_model.slide_matching import match_slides
-from herohe_model.tables import TableError
 
 FOUR, THREE = Target.IHC_ISH, Target.IHC
 HEADER_2020 = "Case;Immunohistochemistry ;ISH  Group; Final Result (Ground truth);Age;Sex;Laboratory"

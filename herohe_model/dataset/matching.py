@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from herohe_model.cases import Case, CaseKey, case_id, split_name
+from herohe_model.dataset.cases import Case, CaseKey, case_id, split_name
 
 WITHOUT_SLIDE: Final = "case without slide"
 WITHOUT_LABEL: Final = "slide without label"
@@ -92,7 +92,7 @@ def match_slides(
         Names of slide files or of a project's images. A slide is the case whose ID is its name without the
         extension; two slides of one case match nothing.
     labels
-        File and row of each case, as :class:`~herohe_model.labels.Labels` has them.
+        File and row of each case, as :class:`~herohe_model.dataset.labels.Labels` has them.
     """
     split = split_name(split)
     found: dict[str, list[int]] = {}

@@ -1,0 +1,1 @@
+"""The HEROHE data: cases, labels, folds, predictions, submission."""
