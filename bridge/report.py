@@ -27,7 +27,7 @@ from bridge.result_files import ResultFileError
 from bridge.results import SlideResult, tiles
 from bridge.scored_run import ScoredRun
 from herohe_model.errors import SlideError
-from herohe_model.page import data_uri, json_in_html, write_page
+from herohe_model.pages.page import data_uri, json_in_html, write_page
 from herohe_model.read_ahead import read_ahead
 
 PAGE_LIMIT: Final = 60_000_000

@@ -10,7 +10,7 @@ import msgspec
 from bridge.report_pictures import SlidePictures
 from bridge.results import Prediction, Provenance, RegionResult, SlideResult, Tile, tiles
 from herohe_model.grades import Target
-from herohe_model.page import data_uri
+from herohe_model.pages.page import data_uri
 from herohe_model.slides.source import Box
 
 _DIGITS: Final = 5

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from herohe_model.evaluation import Abstention, Evaluation, Number
 from herohe_model.evaluation_plots import plots
 from herohe_model.grades import GRADES
-from herohe_model.page import write_page
+from herohe_model.pages.page import write_page
 
 _KEPT: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _WORST: Final = 12

@@ -8,7 +8,7 @@ from typing import Final
 from herohe_model.evaluation import CaseLine, Evaluation
 from herohe_model.grades import GRADES
 from herohe_model.leaderboard import ALWAYS_POSITIVE, LEADERBOARD, counts_interval, counts_of
-from herohe_model.svg import Chart
+from herohe_model.pages.svg import Chart
 
 _FIFTHS: Final = tuple((k / 5, f"{k / 5:.1f}") for k in range(6))
 _DOT: Final = 3.0

@@ -35,7 +35,7 @@ from bridge.results import Outcome, SlideResult, Tile, tiles
 from bridge.scored_run import find_run
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, SlideNotFoundError
-from herohe_model.page import escape_json
+from herohe_model.pages.page import escape_json
 from herohe_model.slides.slide import Slide
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> & \u2028 {{ 7 * 7 }}'

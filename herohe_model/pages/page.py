@@ -113,7 +113,7 @@ def _source(environment: Environment, name: str) -> str:
 @cache
 def _environment(package: str) -> Environment:
     return Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("herohe_model")]),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("herohe_model.pages")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
