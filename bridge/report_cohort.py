@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bridge.results import Outcome, SlideResult
-from herohe_model.bootstrap import METHOD, bootstrap, interval
 from herohe_model.dataset.cases import Case, case_id
 from herohe_model.dataset.labels import Labels, read_labels
 from herohe_model.errors import OptionError
-from herohe_model.grades import GRADES
-from herohe_model.metrics import (
+from herohe_model.evaluation.bootstrap import METHOD, bootstrap, interval
+from herohe_model.evaluation.metrics import (
     Floats,
     accuracy,
     confusion,
@@ -30,6 +29,7 @@ from herohe_model.metrics import (
     roc_auc,
     specificity,
 )
+from herohe_model.grades import GRADES
 
 _BINS: Final = 20
 _POSITIVE: Final = "HER2-positive"

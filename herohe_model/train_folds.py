@@ -34,15 +34,20 @@ from herohe_model.dataset.predictions import Matched
 from herohe_model.dataset.submission import Submission, write_submission
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
-from herohe_model.evaluate import evaluate
-from herohe_model.evaluation import Evaluation, Measure, to_json
-from herohe_model.evaluation_page import page
+from herohe_model.evaluation.evaluate import evaluate
+from herohe_model.evaluation.out_of_fold import (
+    OutOfFold,
+    choose_temperature,
+    choose_threshold,
+    pool_folds,
+)
+from herohe_model.evaluation.page import page
+from herohe_model.evaluation.schema import Evaluation, Measure, to_json
 from herohe_model.foreground_cache import Unusable, find_foreground, unusable_error
 from herohe_model.grades import Target
 from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.device import choose_precision
 from herohe_model.model.new_model import library_versions
-from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
 from herohe_model.processes import Processes
 from herohe_model.read_ahead import read_ahead
 from herohe_model.run_folder import MODEL_NAME

@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from herohe_model.dataset.labels import Labels
-    from herohe_model.evaluation import Evaluation, LeftOut, Measure, Number
+    from herohe_model.evaluation.schema import Evaluation, LeftOut, Measure, Number
 
 
 @click.command("evaluate")
@@ -61,9 +61,9 @@ def command(
     """
     from bridge.scored_files import read_predictions
     from herohe_model.dataset.predictions import match_truth
-    from herohe_model.evaluate import evaluate
-    from herohe_model.evaluation import to_json
-    from herohe_model.evaluation_page import page
+    from herohe_model.evaluation.evaluate import evaluate
+    from herohe_model.evaluation.page import page
+    from herohe_model.evaluation.schema import to_json
     from herohe_model.whole_file import write_whole
 
     predictions, labels = read_predictions(results), _truth(truth, split)

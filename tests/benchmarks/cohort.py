@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from bridge.options import ScoreOptions
 from bridge.regions import Annotation, build_regions
 from bridge.scoring import score_slide
-from herohe_model.bootstrap import bootstrap, interval
 from herohe_model.cohort import CohortSlide, make_cohort
 from herohe_model.engines.scorer import Scorer
-from herohe_model.metrics import f1_score, roc_auc
+from herohe_model.evaluation.bootstrap import bootstrap, interval
+from herohe_model.evaluation.metrics import f1_score, roc_auc
 from herohe_model.model.card import Head, TargetName
 from herohe_model.processes import Processes
 from herohe_model.slides.slide import Slide

@@ -17,7 +17,7 @@ from herohe_model.dataset.labels import LabelError
 from herohe_model.dataset.predictions import EvaluationError
 from herohe_model.dataset.submission import Submission, write_submission
 from herohe_model.errors import HeroheError
-from herohe_model.evaluation import Evaluation, from_json
+from herohe_model.evaluation.schema import Evaluation, from_json
 
 THRESHOLD = 0.45
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from herohe_model.leaderboard import (
+from herohe_model.evaluation.leaderboard import (
     ALWAYS_POSITIVE,
     LEADERBOARD,
     NEGATIVES,
@@ -13,7 +13,7 @@ from herohe_model.leaderboard import (
     counts_of,
     place,
 )
-from herohe_model.metrics import f1_score, precision, recall, roc_auc
+from herohe_model.evaluation.metrics import f1_score, precision, recall, roc_auc
 
 BY_TEAM = {standing.team: standing for standing in LEADERBOARD}
 

@@ -9,11 +9,11 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from herohe_model import metrics
-from herohe_model.bootstrap import RESAMPLES, bootstrap, interval, wilson
-from herohe_model.evaluation import Group, Measure, Share, Trivial, TrivialName
+from herohe_model.evaluation import metrics
+from herohe_model.evaluation.bootstrap import RESAMPLES, bootstrap, interval, wilson
+from herohe_model.evaluation.metrics import Floats
+from herohe_model.evaluation.schema import Group, Measure, Share, Trivial, TrivialName
 from herohe_model.grades import GRADES
-from herohe_model.metrics import Floats
 
 Better = Literal["higher", "lower"]
 Metric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], Floats]

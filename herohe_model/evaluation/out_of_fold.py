@@ -17,6 +17,7 @@ from herohe_model.dataset.cases import TEST_SPLIT, Case, CaseKey, target_arrays
 from herohe_model.dataset.folds import Fold
 from herohe_model.dataset.predictions import Decision, Predictions
 from herohe_model.errors import OptionError
+from herohe_model.evaluation.metrics import Floats
 from herohe_model.grades import (
     GRADES,
     Target,
@@ -24,7 +25,6 @@ from herohe_model.grades import (
     grade_of,
     ihc_probabilities,
 )
-from herohe_model.metrics import Floats
 
 TEMPERATURES: Final = (0.05, 20.0)
 _GRID: Final = 97
@@ -94,7 +94,7 @@ class OutOfFold:
         return _stored(self.bit_probabilities(temperature)[:, positive])
 
     def predictions(self, temperature: float, threshold: Threshold) -> Predictions:
-        """Return the predictions as :func:`herohe_model.evaluate.evaluate` takes them, with `cases`."""
+        """Return the predictions as :func:`herohe_model.evaluation.evaluate.evaluate` takes them, with `cases`."""
         q = self.bit_probabilities(temperature)
         grades = [ihc_probabilities(_stored(row), self.target) for row in q]
         positive = self.target.steps.index(self.positive_step)

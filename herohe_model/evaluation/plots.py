@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from herohe_model.evaluation import CaseLine, Evaluation
+from herohe_model.evaluation.leaderboard import (
+    ALWAYS_POSITIVE,
+    LEADERBOARD,
+    counts_interval,
+    counts_of,
+)
+from herohe_model.evaluation.schema import CaseLine, Evaluation
 from herohe_model.grades import GRADES
-from herohe_model.leaderboard import ALWAYS_POSITIVE, LEADERBOARD, counts_interval, counts_of
 from herohe_model.pages.svg import Chart
 
 _FIFTHS: Final = tuple((k / 5, f"{k / 5:.1f}") for k in range(6))

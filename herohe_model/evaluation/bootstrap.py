@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from herohe_model.metrics import Floats
+from herohe_model.evaluation.metrics import Floats
 
 RESAMPLES: Final = 2000
 METHOD: Final = "plain bootstrap over cases, 95% percentile interval"

@@ -1,6 +1,6 @@
 """What an evaluation says, as values that travel to JSON and to the page.
 
-Intervals are 95%: of measures over all cases by the bootstrap (:data:`herohe_model.bootstrap.METHOD`), of
+Intervals are 95%: of measures over all cases by the bootstrap (:data:`herohe_model.evaluation.bootstrap.METHOD`), of
 shares of a few cases Wilson's. None stands for what is not defined.
 """
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from herohe_model.bootstrap import RESAMPLES, bootstrap, interval
-from herohe_model.metrics import f1_score
+from herohe_model.evaluation.bootstrap import RESAMPLES, bootstrap, interval
+from herohe_model.evaluation.metrics import f1_score
 
 POSITIVES: Final = 60
 NEGATIVES: Final = 90

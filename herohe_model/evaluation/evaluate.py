@@ -1,7 +1,7 @@
 """From predictions and their truth to everything that an evaluation says.
 
 The threshold comes with the predictions: it was chosen on out-of-fold predictions
-(:mod:`herohe_model.out_of_fold`), and nothing here chooses one on the cases that are evaluated.
+(:mod:`herohe_model.evaluation.out_of_fold`), and nothing here chooses one on the cases that are evaluated.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model import metrics
-from herohe_model.bootstrap import METHOD, RESAMPLES
 from herohe_model.dataset.cases import TEST_SPLIT, Case, grade_numbers
 from herohe_model.dataset.predictions import EvaluationError, Matched, Predictions
-from herohe_model.evaluation import (
+from herohe_model.evaluation import metrics
+from herohe_model.evaluation.bootstrap import METHOD, RESAMPLES
+from herohe_model.evaluation.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
+from herohe_model.evaluation.measures import grade_measures, group, share, status_measures
+from herohe_model.evaluation.metrics import Floats
+from herohe_model.evaluation.schema import (
     Abstention,
     Agreement,
     BoardPlace,
@@ -29,9 +32,6 @@ from herohe_model.evaluation import (
     rounded,
 )
 from herohe_model.grades import GRADES
-from herohe_model.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
-from herohe_model.measured import grade_measures, group, share, status_measures
-from herohe_model.metrics import Floats
 from herohe_model.notice import RESEARCH_USE_ONLY
 
 FEWEST_KEPT: Final = 10

@@ -7,8 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
-from herohe_model.evaluation import Abstention, Evaluation, Number
-from herohe_model.evaluation_plots import plots
+from herohe_model.evaluation.plots import plots
+from herohe_model.evaluation.schema import Abstention, Evaluation, Number
 from herohe_model.grades import GRADES
 from herohe_model.pages.page import write_page
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from herohe_model import metrics
-from herohe_model.bootstrap import bootstrap, interval, resampled, wilson
+from herohe_model.evaluation import metrics
+from herohe_model.evaluation.bootstrap import bootstrap, interval, resampled, wilson
 
 SEEDS = 200
 
@@ -172,7 +172,7 @@ def test_a_resample_draws_as_many_cases_as_there_are() -> None:
 def test_the_bootstrap_is_seeded_and_the_same_whatever_is_held_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from herohe_model import bootstrap as module
+    from herohe_model.evaluation import bootstrap as module
 
     whole = np.concatenate(list(resampled(20, resamples=100, seed=4)))
     monkeypatch.setattr(module, "_CHUNK", 60)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from herohe_model import metrics
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.folds import Fold, stratified_folds
 from herohe_model.dataset.predictions import (
@@ -22,12 +21,18 @@ from herohe_model.dataset.predictions import (
     match_truth,
 )
 from herohe_model.errors import OptionError
-from herohe_model.evaluate import evaluate
-from herohe_model.evaluation import Evaluation, from_json, to_json
-from herohe_model.evaluation_page import page
+from herohe_model.evaluation import metrics
+from herohe_model.evaluation.evaluate import evaluate
+from herohe_model.evaluation.leaderboard import CAVEATS, LEADERBOARD
+from herohe_model.evaluation.out_of_fold import (
+    OutOfFold,
+    choose_temperature,
+    choose_threshold,
+    pool_folds,
+)
+from herohe_model.evaluation.page import page
+from herohe_model.evaluation.schema import Evaluation, from_json, to_json
 from herohe_model.grades import GRADES, Target, bit_probabilities
-from herohe_model.leaderboard import CAVEATS, LEADERBOARD
-from herohe_model.out_of_fold import OutOfFold, choose_temperature, choose_threshold, pool_folds
 
 FOUR = Target.IHC_ISH
 
@@ -487,7 +492,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(evaluation: Eval
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "import test_evaluate as t;"
-        "from herohe_model.evaluation import to_json; from herohe_model.evaluation_page import page;"
+        "from herohe_model.evaluation.schema.schema import to_json; from herohe_model.evaluation.page import page;"
         "c = t.cohort(); e = t.evaluate(t.match_truth(t.predicted(c), c), title='Trial', resamples=300);"
         "sys.stdout.buffer.write(to_json(e) + page(e).encode())"
     )
