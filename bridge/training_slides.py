@@ -10,9 +10,9 @@ from bridge.regions import build_regions
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, HeroheError, OptionError
-from herohe_model.foreground_cache import Unusable
 from herohe_model.slides.slide import Slide
-from herohe_model.training_data import TrainingSlide
+from herohe_model.training.data import TrainingSlide
+from herohe_model.training.foreground_cache import Unusable
 
 
 @dataclass(frozen=True)

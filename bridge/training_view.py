@@ -12,7 +12,7 @@ _LINE_EVERY_S: Final = 15.0
 
 
 class TrainingView:
-    """Implements :class:`herohe_model.train.TrainListener` on a console.
+    """Implements :class:`herohe_model.training.loop.TrainListener` on a console.
 
     Parameters
     ----------

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon
 
-from herohe_model.augment import apply_colour, colour_maps
 from herohe_model.dataset.cases import Case, Ish
 from herohe_model.grades import Status, Target
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_tiff
-from herohe_model.training_data import TrainingSlide
+from herohe_model.training.augment import apply_colour, colour_maps
+from herohe_model.training.data import TrainingSlide
 from herohe_model.whole_file import write_whole
 
 LEVELS: Final = Target.IHC_ISH.levels

@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from herohe_model.model.card import ModelCard
 from herohe_model.model.network import OrdinalNetwork, plan_backbone
-from herohe_model.training_step import freeze_norms
+from herohe_model.training.step import freeze_norms
 
 
 def peak_of_tensors(backbone: str, patch_px: int, *, bf16: bool, checkpointed: bool) -> float:

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 from tiny_training import MACHINE, tiny_set
 
-from herohe_model.processes import join_processes
-from herohe_model.train import Silence, train_network
-from herohe_model.training_options import TrainOptions, check_options
+from herohe_model.training.loop import Silence, train_network
+from herohe_model.training.options import TrainOptions, check_options
+from herohe_model.training.processes import join_processes
 
 
 class _Steps(Silence):

@@ -11,12 +11,12 @@ import tifffile
 from shapely.geometry import box
 
 from herohe_model.dataset.cases import Case
-from herohe_model.foreground_cache import find_foreground
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.synthetic.slides import write_tiff
-from herohe_model.training_data import TrainingSlide
-from herohe_model.training_options import NO_AUGMENTATION, TrainOptions
-from herohe_model.training_step import Machine, TrainingSet
+from herohe_model.training.data import TrainingSlide
+from herohe_model.training.foreground_cache import find_foreground
+from herohe_model.training.options import NO_AUGMENTATION, TrainOptions
+from herohe_model.training.step import Machine, TrainingSet
 
 MPP = 0.5
 PATCH_PX = 16

@@ -12,16 +12,16 @@ import click
 if TYPE_CHECKING:
     from bridge.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
-    from herohe_model.train_folds import FoldPlan, Trained
-    from herohe_model.training_options import TrainOptions
-    from herohe_model.training_step import Machine
+    from herohe_model.training.cross_validation import FoldPlan, Trained
+    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.step import Machine
 
 _SHOWN: Final = 10
 _MATCHING_NAME: Final = "slides-and-labels.csv"
 
 
 def _decides(*names: str, default: str, **settings: Any) -> Callable[[Any], Any]:
-    """Make an option of :class:`~herohe_model.training_options.TrainOptions`; None leaves its default.
+    """Make an option of :class:`~herohe_model.training.options.TrainOptions`; None leaves its default.
 
     `default` is for ``--help`` alone, so that help needs no PyTorch; a test compares both.
     """
@@ -138,8 +138,8 @@ def command(
     on the slides that each was trained without. A run that was stopped or killed goes on when the same
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
     """
-    from herohe_model.train_folds import FoldPlan
-    from herohe_model.training_step import Machine
+    from herohe_model.training.cross_validation import FoldPlan
+    from herohe_model.training.step import Machine
 
     if leave_one_laboratory_out:
         plan = FoldPlan("laboratories")
@@ -181,7 +181,7 @@ def _options(weights: Path | None, decided: dict[str, Any]) -> TrainOptions:
     import msgspec
 
     from herohe_model.model.checkpoint import load_tensors
-    from herohe_model.training_options import AugmentOptions, TrainOptions
+    from herohe_model.training.options import AugmentOptions, TrainOptions
 
     given = {key: value for key, value in decided.items() if value is not None}
     augment = {key: given.pop(key) for key in ("stain", "colour") if key in given}
@@ -214,10 +214,10 @@ def _train(
     from bridge.training_slides import label_slides
     from bridge.training_view import TrainingView
     from herohe_model.dataset.matching import match_slides
-    from herohe_model.foreground_cache import unusable_error
-    from herohe_model.processes import join_processes
-    from herohe_model.train_folds import train_folds
-    from herohe_model.training_options import check_options
+    from herohe_model.training.cross_validation import train_folds
+    from herohe_model.training.foreground_cache import unusable_error
+    from herohe_model.training.options import check_options
+    from herohe_model.training.processes import join_processes
     from herohe_model.whole_file import write_whole
 
     with join_processes(device) as processes, until_interrupted() as interrupted:
@@ -280,7 +280,7 @@ def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Lab
 def _report(trained: Trained) -> None:
     """Say how good the model is, and where it lies."""
     from herohe_model.model.card import read_card
-    from herohe_model.train_folds import EVALUATION_PAGE_NAME
+    from herohe_model.training.cross_validation import EVALUATION_PAGE_NAME
 
     card, _ = read_card(trained.model)
     if trained.evaluation is not None:

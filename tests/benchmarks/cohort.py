@@ -38,12 +38,12 @@ from herohe_model.engines.scorer import Scorer
 from herohe_model.evaluation.bootstrap import bootstrap, interval
 from herohe_model.evaluation.metrics import f1_score, roc_auc
 from herohe_model.model.card import Head, TargetName
-from herohe_model.processes import Processes
 from herohe_model.slides.slide import Slide
-from herohe_model.train_folds import FoldPlan, train_folds
-from herohe_model.training_data import TrainingSlide
-from herohe_model.training_options import TrainOptions
-from herohe_model.training_step import Machine
+from herohe_model.training.cross_validation import FoldPlan, train_folds
+from herohe_model.training.data import TrainingSlide
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.processes import Processes
+from herohe_model.training.step import Machine
 
 COMPOSITES = 4
 

@@ -33,17 +33,16 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from herohe_model.augment import draw_augmentation
 from herohe_model.dataset.cases import Case
 from herohe_model.engines.scorer import Scorer
-from herohe_model.foreground_cache import find_foreground
 from herohe_model.model.device import choose_device, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_mosaic_tiff
-from herohe_model.training_data import (
+from herohe_model.training.augment import draw_augmentation
+from herohe_model.training.data import (
     CompositeReader,
     Curriculum,
     Place,
@@ -51,8 +50,9 @@ from herohe_model.training_data import (
     TrainingSlide,
     read_ahead,
 )
-from herohe_model.training_options import TrainOptions
-from herohe_model.training_step import freeze_norms, ordinal_loss, stage_pixels
+from herohe_model.training.foreground_cache import find_foreground
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.step import freeze_norms, ordinal_loss, stage_pixels
 
 PATCH_PX = 512
 SLIDE_PATCHES = 40

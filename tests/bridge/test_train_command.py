@@ -30,8 +30,8 @@ from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
-from herohe_model.train_folds import CaseLogits
-from herohe_model.training_options import AugmentOptions, TrainOptions
+from herohe_model.training.cross_validation import CaseLogits
+from herohe_model.training.options import AugmentOptions, TrainOptions
 
 _RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
 _QUICK = (

@@ -20,21 +20,21 @@ import psutil
 import torch
 from torch import nn
 
-from herohe_model.curves import draw_curves
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.device import default_threads, device_label
 from herohe_model.model.new_model import library_versions
-from herohe_model.processes import Processes
-from herohe_model.run_folder import (
+from herohe_model.training.curves import draw_curves
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.processes import Processes
+from herohe_model.training.run_folder import (
     RunConfig,
     RunFolder,
     TrainingState,
     optimiser_tensors,
     restore_optimiser,
 )
-from herohe_model.training_options import TrainOptions
-from herohe_model.training_step import (
+from herohe_model.training.step import (
     Machine,
     Trainee,
     TrainingSet,
@@ -101,9 +101,9 @@ def train_network(
     data
         At least one slide to train on. Held-out slides are looked at for the curves and decide nothing.
     options
-        Checked by :func:`~herohe_model.training_options.check_options`.
+        Checked by :func:`~herohe_model.training.options.check_options`.
     folder
-        The run's folder, see :mod:`herohe_model.run_folder`.
+        The run's folder, see :mod:`herohe_model.training.run_folder`.
     slides_sha256
         Digest of slides, truth and regions: a run only goes on with the same ones.
     weights

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from herohe_model.augment import Augmentation, draw_augmentation
 from herohe_model.dataset.cases import Case, level_of, target_arrays
 from herohe_model.errors import SlideUnreadableError
 from herohe_model.grades import Target
@@ -30,7 +29,8 @@ from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.open_file import COPY_AGAIN
 from herohe_model.slides.slide import Slide
-from herohe_model.training_options import TrainOptions
+from herohe_model.training.augment import Augmentation, draw_augmentation
+from herohe_model.training.options import TrainOptions
 
 _ORDER: Final = 1
 _COMPOSITE: Final = 2

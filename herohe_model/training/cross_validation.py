@@ -3,7 +3,7 @@
 ::
 
     foreground/          the patches of every slide, found once
-    fold-1/ ...          a run a fold, see :mod:`herohe_model.run_folder`
+    fold-1/ ...          a run a fold, see :mod:`herohe_model.training.run_folder`
     out-of-fold.json     logits of every case from the network that was trained without it
     out-of-fold.csv      the same as P(HER2-positive) and call, in the challenge's format
     evaluation.json      how good the out-of-fold predictions are
@@ -43,20 +43,20 @@ from herohe_model.evaluation.out_of_fold import (
 )
 from herohe_model.evaluation.page import page
 from herohe_model.evaluation.schema import Evaluation, Measure, to_json
-from herohe_model.foreground_cache import Unusable, find_foreground, unusable_error
 from herohe_model.grades import Target
 from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.device import choose_precision
 from herohe_model.model.new_model import library_versions
-from herohe_model.processes import Processes
 from herohe_model.read_ahead import read_ahead
-from herohe_model.run_folder import MODEL_NAME
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
-from herohe_model.train import Silence, TrainListener, train_network
-from herohe_model.training_data import CompositeReader, TrainingSlide
-from herohe_model.training_options import TrainOptions
-from herohe_model.training_step import Machine, TrainingSet
+from herohe_model.training.data import CompositeReader, TrainingSlide
+from herohe_model.training.foreground_cache import Unusable, find_foreground, unusable_error
+from herohe_model.training.loop import Silence, TrainListener, train_network
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.processes import Processes
+from herohe_model.training.run_folder import MODEL_NAME
+from herohe_model.training.step import Machine, TrainingSet
 from herohe_model.whole_file import write_whole
 
 Split = Literal["folds", "laboratories", "none"]

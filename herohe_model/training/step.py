@@ -18,7 +18,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from herohe_model.augment import apply_blur, apply_colour, apply_turns
 from herohe_model.dataset.cases import target_arrays
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
@@ -26,11 +25,11 @@ from herohe_model.model.card import ModelCard
 from herohe_model.model.device import Precision, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
-from herohe_model.processes import Processes
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
-from herohe_model.training_data import (
+from herohe_model.training.augment import apply_blur, apply_colour, apply_turns
+from herohe_model.training.data import (
     DROPOUT,
     CompositeReader,
     Curriculum,
@@ -39,7 +38,8 @@ from herohe_model.training_data import (
     TrainingSlide,
     derived_seed,
 )
-from herohe_model.training_options import TrainOptions
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.processes import Processes
 
 _SETTLING_COMPOSITES: Final = 256
 

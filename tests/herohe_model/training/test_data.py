@@ -24,10 +24,9 @@ from tiny_training import (
 
 from herohe_model.dataset.cases import Case
 from herohe_model.errors import CancelledError, SlideUnreadableError
-from herohe_model.foreground_cache import Unusable, find_foreground
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.slide import Slide
-from herohe_model.training_data import (
+from herohe_model.training.data import (
     CompositeReader,
     Curriculum,
     OpenSlides,
@@ -36,8 +35,9 @@ from herohe_model.training_data import (
     derived_seed,
     read_ahead,
 )
-from herohe_model.training_options import TrainOptions
-from herohe_model.training_step import TrainingSet
+from herohe_model.training.foreground_cache import Unusable, find_foreground
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.step import TrainingSet
 
 _MANY = [
     TrainingSlide(Case("train", str(k), ihc="3+" if k < 4 else "0"), Path(f"{k}.tif")) for k in range(20)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from herohe_model.errors import OptionError
-from herohe_model.run_folder import CURVES_NAME, log_series
+from herohe_model.training.run_folder import CURVES_NAME, log_series
 from herohe_model.whole_file import write_whole
 
 _SMOOTHED_OVER: Final = 0.05

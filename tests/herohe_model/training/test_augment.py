@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from herohe_model.augment import apply_blur, apply_colour, apply_turns, colour_maps, draw_augmentation
-from herohe_model.training_options import NO_AUGMENTATION, AugmentOptions
+from herohe_model.training.augment import (
+    apply_blur,
+    apply_colour,
+    apply_turns,
+    colour_maps,
+    draw_augmentation,
+)
+from herohe_model.training.options import NO_AUGMENTATION, AugmentOptions
 
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.07, 0.99, 0.11])

@@ -15,8 +15,8 @@ import torch.distributed.run
 from tiny_training import tiny_options
 
 from herohe_model.model.checkpoint import load_model
-from herohe_model.run_folder import RunFolder
-from herohe_model.training_options import TrainOptions
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.run_folder import RunFolder
 
 _TESTS = Path(__file__).resolve().parents[1]
 # Two passes a step and process, so that all but the last keep their gradients to themselves.

@@ -24,7 +24,7 @@ import torch
 
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.model.checkpoint import load_tensors
-from herohe_model.training_options import TrainOptions, differing
+from herohe_model.training.options import TrainOptions, differing
 from herohe_model.whole_file import write_whole
 
 MODEL_NAME: Final = "model.safetensors"

@@ -11,11 +11,11 @@ from tiny_training import CASES, MACHINE, NO_AUGMENTATION, tiny_options, tiny_se
 from herohe_model.dataset.cases import target_arrays
 from herohe_model.engines.scorer import Scorer
 from herohe_model.grades import Target
-from herohe_model.processes import Processes
-from herohe_model.run_folder import RunFolder
 from herohe_model.sampling.composite import draw_composites, read_composite
 from herohe_model.slides.slide import Slide
-from herohe_model.train import train_network
+from herohe_model.training.loop import train_network
+from herohe_model.training.processes import Processes
+from herohe_model.training.run_folder import RunFolder
 
 _FAMILIES = {
     "resnet": "resnet10t",

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transforms
 
-from herohe_model.training_options import AugmentOptions
+from herohe_model.training.options import AugmentOptions
 
 _STAINS: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=np.float64)
 """Optical density of haematoxylin, eosin and DAB in R, G, B.

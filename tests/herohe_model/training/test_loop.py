@@ -17,11 +17,11 @@ from tiny_training import MACHINE, NO_AUGMENTATION, OPTIONS, break_tiles, tiny_o
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.model.card import read_card
 from herohe_model.model.checkpoint import load_model
-from herohe_model.processes import Processes
-from herohe_model.run_folder import RunFolder
-from herohe_model.train import learning_rate, train_network
-from herohe_model.training_options import TrainOptions, check_options
-from herohe_model.training_step import TrainingSet, ordinal_loss
+from herohe_model.training.loop import learning_rate, train_network
+from herohe_model.training.options import TrainOptions, check_options
+from herohe_model.training.processes import Processes
+from herohe_model.training.run_folder import RunFolder
+from herohe_model.training.step import TrainingSet, ordinal_loss
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

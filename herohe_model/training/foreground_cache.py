@@ -17,8 +17,8 @@ from herohe_model.errors import CancelledError, HeroheError, SlideError
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.training_data import TrainingSlide
-from herohe_model.training_options import TrainOptions
+from herohe_model.training.data import TrainingSlide
+from herohe_model.training.options import TrainOptions
 from herohe_model.whole_file import write_whole
 
 _VERSION: Final = 1

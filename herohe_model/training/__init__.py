@@ -1,0 +1,1 @@
+"""Training: one network, cross-validation, and going on after a stop."""
