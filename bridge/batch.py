@@ -16,10 +16,10 @@ from typing import Final, Protocol
 
 import msgspec
 
+from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.collection import Collection, Entry, EntryContent
 from bridge.manifest import Manifest, work_key
 from bridge.options import ScoreOptions, WriteOptions
-from bridge.regions import SlideRegions, build_regions
 from bridge.result_files import write_csv, write_json
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress, as_herohe, failed_result
@@ -48,7 +48,7 @@ class BatchOptions:
     Attributes
     ----------
     region_classes, exclude_classes
-        Classes of annotations to sample in, and to cut out; see :func:`bridge.regions.build_regions`.
+        Classes of annotations to sample in, and to cut out; see :func:`bridge.annotations.regions.build_regions`.
     slides_at_once
         How many slides are read and scored at a time by threads here.
     """

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from bridge.annotations.regions import Annotation
 from bridge.markup import OwnWork
 from bridge.options import WriteOptions
-from bridge.regions import Annotation
 from bridge.results import SlideResult
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from bridge.regions import Annotation
+from bridge.annotations.regions import Annotation
 from bridge.versions import package_versions
 from herohe_model.errors import ProjectError
 from herohe_model.grades import GRADES, Target, bits_of_level

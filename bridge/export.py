@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 
 import shapely
 
-from bridge.classes import MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME
-from bridge.geojson import collection_text, feature
+from bridge.annotations.classes import MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME
+from bridge.annotations.geojson import collection_text, feature
 from bridge.results import (
     RESEARCH_USE_ONLY,
     RegionResult,

@@ -20,7 +20,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.classes import MARK, MEASUREMENT_PREFIX, OWN_COMPONENTS, TILE_CLASS, Colour
+from bridge.annotations.classes import (
+    MARK,
+    MEASUREMENT_PREFIX,
+    OWN_COMPONENTS,
+    TILE_CLASS,
+    Colour,
+)
 from herohe_model.errors import QuPathNotFoundError
 
 OLDEST: Final = "0.5.0"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.frame import Frame
-from bridge.geojson import collection_text, feature
+from bridge.annotations.geojson import collection_text, feature
+from bridge.annotations.regions import Annotation
+from bridge.annotations.transform import Frame
 from bridge.jvm import start_qupath
-from bridge.regions import Annotation
 from herohe_model.errors import ProjectError
 from herohe_model.slides.slide import Slide
 

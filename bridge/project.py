@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
+from bridge.annotations.geojson import read_features
+from bridge.annotations.regions import Annotation, area_of
+from bridge.annotations.transform import Frame
 from bridge.collection import Entry, EntryContent
-from bridge.frame import Frame
-from bridge.geojson import read_features
 from bridge.jvm import QuPath, qupath_facts, start_qupath
 from bridge.markup import OwnWork, WrittenMark, plan_markup
 from bridge.new_project import NewImage, create_project
@@ -28,7 +29,6 @@ from bridge.qpdata import DATA_NAME, ImageData
 from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
 from bridge.qpproj import add_classes, image_metadata, read_project, remove_classes, update_metadata
 from bridge.qupath_processes import open_project_warnings
-from bridge.regions import Annotation, area_of
 from bridge.results import Outcome, SlideResult
 from bridge.results import image_metadata as result_metadata
 from bridge.safe_files import Backups, changed_error

@@ -19,8 +19,15 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from bridge.classes import GRADE_COLOURS, MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME, grade_component
-from bridge.frame import Frame
+from bridge.annotations.classes import (
+    GRADE_COLOURS,
+    MARK,
+    TILE_CLASS,
+    TILE_COLOUR,
+    WHOLE_IMAGE_NAME,
+    grade_component,
+)
+from bridge.annotations.transform import Frame
 from bridge.jvm import QuPath
 from bridge.markup import AnnotationMarkup, Markup, OwnWork, WrittenMark
 from bridge.results import tile_measurements

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from bridge.frame import Frame, QuarterTurns
+from bridge.annotations.transform import Frame, QuarterTurns
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideScaleError
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import PLAUSIBLE_MPP

@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.annotations.regions import Region, SlideRegions
 from bridge.options import ScoreOptions
-from bridge.regions import Region, SlideRegions
 from bridge.results import (
     CompositeResult,
     ForegroundPatch,

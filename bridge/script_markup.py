@@ -13,11 +13,17 @@ from typing import Any
 
 import msgspec
 
-from bridge.classes import GRADE_COLOURS, MARK, TILE_COLOUR, WHOLE_IMAGE_NAME, grade_component
-from bridge.frame import Frame
+from bridge.annotations.classes import (
+    GRADE_COLOURS,
+    MARK,
+    TILE_COLOUR,
+    WHOLE_IMAGE_NAME,
+    grade_component,
+)
+from bridge.annotations.regions import Annotation, area_of
+from bridge.annotations.transform import Frame
 from bridge.markup import AnnotationMarkup, Markup, WrittenMark, plan_markup
 from bridge.options import WriteOptions
-from bridge.regions import Annotation, area_of
 from bridge.results import SlideResult, image_metadata, tile_measurements
 
 

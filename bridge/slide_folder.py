@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import shapely
 
-from bridge.classes import (
+from bridge.annotations.classes import (
     MARK,
     MEASUREMENT_PREFIX,
     TILE_CLASS,
@@ -27,9 +27,7 @@ from bridge.classes import (
     own_colour,
     user_class,
 )
-from bridge.collection import Entry, EntryContent
-from bridge.frame import Frame
-from bridge.geojson import (
+from bridge.annotations.geojson import (
     class_name_of,
     classification,
     collection_text,
@@ -37,9 +35,11 @@ from bridge.geojson import (
     read_features,
     read_text,
 )
+from bridge.annotations.regions import Annotation, area_of
+from bridge.annotations.transform import Frame
+from bridge.collection import Entry, EntryContent
 from bridge.markup import AnnotationMarkup, OwnWork, plan_markup
 from bridge.options import WriteOptions
-from bridge.regions import Annotation, area_of
 from bridge.results import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.safe_files import changed_error, replace_file
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError

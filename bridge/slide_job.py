@@ -14,8 +14,8 @@ import msgspec
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from bridge.annotations.regions import SlideRegions
 from bridge.options import ScoreOptions
-from bridge.regions import SlideRegions
 from bridge.results import SlideResult
 from bridge.scoring import ProgressCallback, failed_result, score_slide
 from herohe_model.model.score import CompositeScorer

@@ -21,7 +21,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from bridge.geojson import annotations_from_geojson
+from bridge.annotations.geojson import annotations_from_geojson
+from bridge.annotations.regions import Annotation, SlideRegions, build_regions
 from bridge.messages import (
     ErrorReply,
     Pixels,
@@ -34,7 +35,6 @@ from bridge.messages import (
     SlideOrigin,
 )
 from bridge.protocol import Refusal
-from bridge.regions import Annotation, SlideRegions, build_regions
 from bridge.remote_slide import RemoteSlide, decode_image
 from bridge.scoring import Progress, score_slide
 from bridge.script_markup import script_markup

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bridge.annotations.regions import build_regions
 from bridge.collection import Collection, Entry
-from bridge.regions import build_regions
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, HeroheError, OptionError
@@ -45,7 +45,7 @@ def label_slides(
     matching
         Of the collection's entries, by their names in their order.
     region_classes, exclude_classes
-        As :func:`bridge.regions.build_regions` takes them.
+        As :func:`bridge.annotations.regions.build_regions` takes them.
     progress
         Told how many slides were looked at.
 

@@ -9,8 +9,8 @@ import numpy as np
 import shapely
 from made_results import STEPS, made_prediction, made_provenance
 
+from bridge.annotations.regions import Region, build_regions
 from bridge.collection import EntryContent
-from bridge.regions import Region, build_regions
 from bridge.results import (
     CompositeResult,
     ForegroundPatch,

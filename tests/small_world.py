@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import box
 
-from bridge.regions import Annotation
+from bridge.annotations.regions import Annotation
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.synthetic.slides import write_tiff

@@ -87,7 +87,7 @@ def _train(slides: Sequence[DemoSlide], model: Path, steps: int, console: Consol
 
 def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, Path]:
     """Put the held-out slides into a QuPath project, or their outlines beside them where there is none."""
-    from bridge.geojson import write_annotations
+    from bridge.annotations.geojson import write_annotations
     from bridge.open_collection import open_collection
     from bridge.project import NewImage, create_project
     from herohe_model.errors import QuPathNotFoundError

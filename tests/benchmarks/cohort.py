@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bridge.annotations.regions import Annotation, build_regions
 from bridge.options import ScoreOptions
-from bridge.regions import Annotation, build_regions
 from bridge.scoring import score_slide
 from herohe_model.cohort import CohortSlide, make_cohort
 from herohe_model.engines.scorer import Scorer

@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 from shapely.geometry import Polygon
 
+from bridge.annotations.geojson import write_annotations
+from bridge.annotations.regions import Annotation
 from bridge.collection import Collection
-from bridge.geojson import write_annotations
 from bridge.open_collection import open_collection
 from bridge.project import NewImage, create_project
-from bridge.regions import Annotation
 from herohe_model.errors import QuPathNotFoundError
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from small_world import drawn, small_model, small_slide
 
+from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.commands.report import report_line
-from bridge.geojson import write_annotations
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.result_files import read_json

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from running_server import wait_until
 from small_world import drawn, small_model, small_slide
 
+from bridge.annotations.geojson import write_annotations
+from bridge.annotations.regions import build_regions
 from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
 from bridge.cli import cli
-from bridge.geojson import write_annotations
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
-from bridge.regions import build_regions
 from bridge.result_files import read_json
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import Progress

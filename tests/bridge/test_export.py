@@ -15,12 +15,12 @@ from made_results import made_provenance, made_result
 from rich.console import Console
 from small_world import PATCH_PX, drawn, small_model, small_slide, tissue_picture
 
+from bridge.annotations.geojson import annotations_from_geojson, write_annotations
 from bridge.batch import BatchOptions, run_batch
 from bridge.commands.export import command
 from bridge.export import export_geojson, file_stem
 from bridge.export_features import export_features
 from bridge.export_tables import TABLES, export_tables, table_columns
-from bridge.geojson import annotations_from_geojson, write_annotations
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from small_world import drawn, small_model, small_slide
 
+from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, run_batch
 from bridge.batch_figures import WINDOW_S, Reckoning
-from bridge.geojson import write_annotations
 from bridge.measured_scorer import Counts, MeasuredScorer
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions

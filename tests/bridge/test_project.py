@@ -18,14 +18,14 @@ from sampled_results import PATCH, sampled_result
 from shapely.geometry import box
 from small_world import drawn, small_slide
 
+from bridge.annotations.geojson import annotations_from_geojson
+from bridge.annotations.regions import build_regions
 from bridge.collection import Entry, EntryContent
 from bridge.commands.clear import command as clear
-from bridge.geojson import annotations_from_geojson
 from bridge.jvm import start_qupath
 from bridge.open_collection import open_collection
 from bridge.options import WriteOptions
 from bridge.project import NewImage, QuPathProject, create_project
-from bridge.regions import build_regions
 from bridge.results import Outcome, SlideResult, image_metadata, measurements
 from bridge.scoring import failed_result
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideUnreadableError
@@ -607,7 +607,7 @@ def test_project_and_exported_geojson_give_the_same_regions(project: Path) -> No
 
 
 def test_result_files_of_a_slide_folder_are_read_by_qupath(world: World, tmp_path: Path) -> None:
-    from bridge.geojson import write_annotations
+    from bridge.annotations.geojson import write_annotations
     from bridge.slide_folder import SlideFolder
 
     slide = small_slide(tmp_path / "a.tif")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Point
 
-from bridge.frame import Frame
+from bridge.annotations.transform import Frame
 from bridge.qpimage import SlideFinder, frame_of, parse_builder, users_mpp
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError
 from herohe_model.slides.slide import Slide

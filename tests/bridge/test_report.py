@@ -20,9 +20,9 @@ from made_results import made_provenance, made_result
 from PIL import Image
 from small_world import PATCH_PX, drawn, small_model, small_slide
 
+from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
-from bridge.geojson import write_annotations
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView

@@ -16,11 +16,12 @@ from running_server import PATIENCE_S, Peer, Running, scripted, serving, wait_un
 from scripted_worker import WAIT_FOR_GATE
 from small_world import MPP, drawn, small_model, small_slide, tissue_picture
 
+from bridge.annotations.geojson import annotations_from_geojson, write_annotations
+from bridge.annotations.regions import build_regions
 from bridge.client import Client, SlideAnswer
 from bridge.contact import ServerAddress
 from bridge.curve import KeyPair, write_pair
 from bridge.finding import Fixed
-from bridge.geojson import annotations_from_geojson, write_annotations
 from bridge.messages import (
     ErrorReply,
     ImageHeader,
@@ -34,7 +35,6 @@ from bridge.messages import (
 )
 from bridge.options import ScoreOptions, WriteOptions
 from bridge.protocol import new_id
-from bridge.regions import build_regions
 from bridge.results import Outcome, SlideResult
 from bridge.scoring import score_slide
 from bridge.server import ServerSettings

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from bridge.annotations.geojson import write_annotations
+from bridge.annotations.regions import Annotation
 from bridge.batch import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
-from bridge.geojson import write_annotations
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.predicting import predict_slides
-from bridge.regions import Annotation
 from bridge.results import SlideResult
 from herohe_model.cohort import CohortRules, make_cohort
 from herohe_model.dataset.submission import read_submission

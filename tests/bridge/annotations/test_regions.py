@@ -6,7 +6,7 @@ import pytest
 from shapely import wkt
 from shapely.geometry import LineString, Point, Polygon, box
 
-from bridge.regions import Annotation, SlideRegions, build_regions
+from bridge.annotations.regions import Annotation, SlideRegions, build_regions
 from herohe_model.slides.source import Box
 
 SLIDE = Box(100, 50, 1000, 800)

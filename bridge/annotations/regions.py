@@ -1,7 +1,7 @@
 """Annotations, and the sampling regions made of them.
 
 Geometry is in level-0 pixels of the slide as OpenSlide counts them; :mod:`bridge.project` and
-:mod:`bridge.geojson` convert QuPath's coordinates once, when they read.
+:mod:`bridge.annotations.geojson` convert QuPath's coordinates once, when they read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from bridge.classes import components, is_ignored, matches, user_class
+from bridge.annotations.classes import components, is_ignored, matches, user_class
 from herohe_model.sampling.coverage import polygons, valid_area
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.classes import (
+from bridge.annotations.classes import (
     GRADE_COLOURS,
     OWN_COMPONENTS,
     components,

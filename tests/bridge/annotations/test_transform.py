@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Point, box
 
-from bridge.frame import Frame, QuarterTurns
+from bridge.annotations.transform import Frame, QuarterTurns
 
 WIDTH, HEIGHT = 7, 4
 

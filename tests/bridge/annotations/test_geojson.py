@@ -9,7 +9,11 @@ import pytest
 from shapely.geometry import box
 from small_world import drawn, small_slide
 
-from bridge.geojson import annotations_from_geojson, classification, write_annotations
+from bridge.annotations.geojson import (
+    annotations_from_geojson,
+    classification,
+    write_annotations,
+)
 from herohe_model.errors import RegionError
 
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}

@@ -18,7 +18,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from bridge.classes import (
+from bridge.annotations.classes import (
     MARK,
     WHOLE_IMAGE_NAME,
     Colour,
@@ -27,7 +27,7 @@ from bridge.classes import (
     own_colour,
     user_class,
 )
-from bridge.regions import Annotation
+from bridge.annotations.regions import Annotation
 from herohe_model.errors import RegionError
 
 MAX_BYTES: Final = 1 << 30

@@ -1,0 +1,1 @@
+"""What was drawn: classes, GeoJSON, regions, and QuPath's coordinates."""
