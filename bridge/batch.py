@@ -18,10 +18,10 @@ import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.collection import Collection, Entry, EntryContent
-from bridge.manifest import Manifest, work_key
 from bridge.options import ScoreOptions, WriteOptions
-from bridge.result_files import write_csv, write_json
-from bridge.results import Outcome, SlideResult
+from bridge.results.files import write_csv, write_json
+from bridge.results.manifest import Manifest, work_key
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import Progress, as_herohe, failed_result
 from bridge.site import Site, ThreadSite
 from bridge.slide_job import SlideJob

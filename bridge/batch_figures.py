@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from bridge.measured_scorer import Counts
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 from bridge.scoring import Progress
 
 WINDOW_S: Final = 30.0

@@ -65,7 +65,7 @@ class SlideAnswer:
     Attributes
     ----------
     result
-        JSON of a :class:`bridge.results.SlideResult`.
+        JSON of a :class:`bridge.results.schema.SlideResult`.
     markup
         What QuPath's script has to write, b"" unless it was asked for.
     origin

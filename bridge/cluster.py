@@ -34,7 +34,7 @@ from bridge.cluster_terms import (
     decode_step,
     encode,
 )
-from bridge.results import Outcome, SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import Progress, failed_result
 from bridge.slide_job import SlideJob, SlidesElsewhere, encode_job
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError

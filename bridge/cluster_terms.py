@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 from bridge.versions import is_older
 
 

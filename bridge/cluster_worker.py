@@ -35,7 +35,7 @@ from bridge.cluster_terms import (
     encode,
     unlike,
 )
-from bridge.results import Outcome
+from bridge.results.schema import Outcome
 from bridge.scoring import Progress
 from bridge.slide_job import decode_job, score_job
 from bridge.versions import is_older, package_versions

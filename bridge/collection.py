@@ -10,7 +10,7 @@ from typing import Protocol
 from bridge.annotations.regions import Annotation
 from bridge.markup import OwnWork
 from bridge.options import WriteOptions
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 
 
 @dataclass(frozen=True)

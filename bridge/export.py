@@ -12,7 +12,8 @@ import shapely
 
 from bridge.annotations.classes import MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME
 from bridge.annotations.geojson import collection_text, feature
-from bridge.results import (
+from bridge.results.run import ScoredRun
+from bridge.results.schema import (
     RESEARCH_USE_ONLY,
     RegionResult,
     SlideResult,
@@ -21,7 +22,6 @@ from bridge.results import (
     tile_measurements,
     tiles,
 )
-from bridge.scored_run import ScoredRun
 from herohe_model.errors import SlideError
 from herohe_model.whole_file import write_whole
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from bridge.export import Exported, file_stem
-from bridge.results import RESEARCH_USE_ONLY, PlacedPatch, RegionResult, SlideResult
-from bridge.scored_run import ScoredRun
+from bridge.results.run import ScoredRun
+from bridge.results.schema import RESEARCH_USE_ONLY, PlacedPatch, RegionResult, SlideResult
 from herohe_model.errors import OptionError, SlideError
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.device import choose_device, device_label

@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from bridge.export import Exported, step_name
-from bridge.result_files import ResultFileError
-from bridge.results import RESEARCH_USE_ONLY, RegionResult, SlideResult
-from bridge.scored_run import ScoredRun
+from bridge.results.files import ResultFileError
+from bridge.results.run import ScoredRun
+from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
 

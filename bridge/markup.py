@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from bridge.options import WriteOptions
-from bridge.results import RegionResult, SlideResult, Tile, measurements, tiles
+from bridge.results.schema import RegionResult, SlideResult, Tile, measurements, tiles
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from bridge.results import SlideResult, tiles
+from bridge.results.schema import SlideResult, tiles
 from herohe_model.slides.slide import Slide
 
 _THUMBNAIL_PX: Final = 300

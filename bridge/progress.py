@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bridge.batch_figures import Figures, Reckoning, RunningSlide
 from bridge.measured_scorer import MeasuredScorer
-from bridge.results import Outcome, SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import Progress as SlideProgress
 from herohe_model.model.score import CompositeScorer
 

@@ -29,8 +29,8 @@ from bridge.qpdata import DATA_NAME, ImageData
 from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
 from bridge.qpproj import add_classes, image_metadata, read_project, remove_classes, update_metadata
 from bridge.qupath_processes import open_project_warnings
-from bridge.results import Outcome, SlideResult
-from bridge.results import image_metadata as result_metadata
+from bridge.results.schema import Outcome, SlideResult
+from bridge.results.schema import image_metadata as result_metadata
 from bridge.safe_files import Backups, changed_error
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.slides.slide import Slide

@@ -30,7 +30,7 @@ from bridge.annotations.classes import (
 from bridge.annotations.transform import Frame
 from bridge.jvm import QuPath
 from bridge.markup import AnnotationMarkup, Markup, OwnWork, WrittenMark
-from bridge.results import tile_measurements
+from bridge.results.schema import tile_measurements
 from bridge.safe_files import replace_file
 from herohe_model.errors import EntryDamagedError, WriteBackError
 from herohe_model.whole_file import sha256_of

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from bridge.report_cohort import Row, Truth, agreement, choices, make_row, summarise
 from bridge.report_detail import positive_step, slide_detail
 from bridge.report_pictures import COMPACT, FINE, PictureSizes, SlidePictures, draw_pictures
-from bridge.result_files import ResultFileError
-from bridge.results import SlideResult, tiles
-from bridge.scored_run import ScoredRun
+from bridge.results.files import ResultFileError
+from bridge.results.run import ScoredRun
+from bridge.results.schema import SlideResult, tiles
 from herohe_model.errors import SlideError
 from herohe_model.pages.page import data_uri, json_in_html, write_page
 from herohe_model.read_ahead import read_ahead

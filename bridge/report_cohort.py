@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bridge.results import Outcome, SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from herohe_model.dataset.cases import Case, case_id
 from herohe_model.dataset.labels import Labels, read_labels
 from herohe_model.errors import OptionError

@@ -8,7 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from bridge.report_pictures import SlidePictures
-from bridge.results import Prediction, Provenance, RegionResult, SlideResult, Tile, tiles
+from bridge.results.schema import (
+    Prediction,
+    Provenance,
+    RegionResult,
+    SlideResult,
+    Tile,
+    tiles,
+)
 from herohe_model.grades import Target
 from herohe_model.pages.page import data_uri
 from herohe_model.slides.source import Box

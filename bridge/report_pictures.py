@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from shapely import Polygon, box, unary_union
 from shapely.geometry.base import BaseGeometry
 
-from bridge.results import RegionResult, Tile
+from bridge.results.schema import RegionResult, Tile
 from herohe_model.errors import SlideError
 from herohe_model.sampling.composite import assemble
 from herohe_model.slides.slide import Slide
@@ -79,7 +79,7 @@ class SlidePictures:
     layers
         The slide's bounds, then perhaps a close-up of what was sampled.
     speaking_for, speaking_against
-        (index into ``bridge.results.tiles`` of the region, JPEG), the most telling first.
+        (index into ``bridge.results.schema.tiles`` of the region, JPEG), the most telling first.
     composites
         The first composites, in order.
     problem

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region, SlideRegions
 from bridge.options import ScoreOptions
-from bridge.results import (
+from bridge.results.schema import (
     CompositeResult,
     ForegroundPatch,
     Outcome,

@@ -24,7 +24,7 @@ from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
 from bridge.markup import AnnotationMarkup, Markup, WrittenMark, plan_markup
 from bridge.options import WriteOptions
-from bridge.results import SlideResult, image_metadata, tile_measurements
+from bridge.results.schema import SlideResult, image_metadata, tile_measurements
 
 
 def script_markup(

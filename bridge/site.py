@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Protocol
 
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 from bridge.scoring import Progress
 from bridge.slide_job import SlideJob, score_job
 from herohe_model.model.score import CompositeScorer

@@ -40,7 +40,7 @@ from bridge.annotations.transform import Frame
 from bridge.collection import Entry, EntryContent
 from bridge.markup import AnnotationMarkup, OwnWork, plan_markup
 from bridge.options import WriteOptions
-from bridge.results import PREFIX, SlideResult, image_metadata, tile_measurements
+from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.safe_files import changed_error, replace_file
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
 from herohe_model.slides.slide import Slide

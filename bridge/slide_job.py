@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.regions import SlideRegions
 from bridge.options import ScoreOptions
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 from bridge.scoring import ProgressCallback, failed_result, score_slide
 from herohe_model.model.score import CompositeScorer
 from herohe_model.slides.slide import Slide

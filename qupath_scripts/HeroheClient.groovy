@@ -119,7 +119,7 @@ class HeroheClient {
         expect(ask([type: 'stop', finish: finish]), 'result')
     }
 
-    /** Have a slide scored: the whole of bridge.results.SlideResult, and what is to be written. */
+    /** Have a slide scored: the whole of bridge.results.schema.SlideResult, and what is to be written. */
     Map<String, Object> scoreSlide(Map<String, Object> request, String regions, Reader reader, Listener listener) {
         def frame = regions.getBytes(StandardCharsets.UTF_8)
         if (frame.length > MAX_REGIONS_BYTES)

@@ -18,7 +18,7 @@ import qupath.lib.roi.interfaces.ROI
 
 @CompileStatic
 class HeroheMarks {
-    // As in bridge/annotations/classes.py and bridge/results.py.
+    // As in bridge/annotations/classes.py and bridge/results/schema.py.
     static final String PREFIX = 'HER2-HE'
     static final String TILE_CLASS = "$PREFIX patch"
     static final String MARK = "_$PREFIX"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.results import (
+from bridge.results.schema import (
     CompositeResult,
     ForegroundPatch,
     Outcome,

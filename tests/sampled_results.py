@@ -11,7 +11,7 @@ from made_results import STEPS, made_prediction, made_provenance
 
 from bridge.annotations.regions import Region, build_regions
 from bridge.collection import EntryContent
-from bridge.results import (
+from bridge.results.schema import (
     CompositeResult,
     ForegroundPatch,
     Outcome,

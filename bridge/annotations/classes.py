@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridge.results import PREFIX
+from bridge.results.schema import PREFIX
 from herohe_model.grades import GRADES
 
 TILE_CLASS: Final = f"{PREFIX} patch"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bridge.collection import Collection
     from bridge.demo import DemoSlide
-    from bridge.results import SlideResult
+    from bridge.results.schema import SlideResult
 
 
 @click.command("demo")
@@ -37,7 +37,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
     from bridge.batch import BatchOptions
     from bridge.commands.score import score_collection
     from bridge.demo import TUMOUR_CLASS, make_slides, write_truth
-    from bridge.result_files import read_json
+    from bridge.results.files import read_json
 
     if folder.exists() and any(folder.iterdir()):
         raise click.UsageError(f"{folder} is not empty. Name another folder, or remove it.")

@@ -59,7 +59,7 @@ def command(
     Writes evaluation.html and evaluation.json. A threshold chosen on the slides that are evaluated makes
     every figure too good: choose it on out-of-fold predictions, as train does. Research use only.
     """
-    from bridge.scored_files import read_predictions
+    from bridge.results.predictions import read_predictions
     from herohe_model.dataset.predictions import match_truth
     from herohe_model.evaluation.evaluate import evaluate
     from herohe_model.evaluation.page import page

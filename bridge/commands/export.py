@@ -59,7 +59,7 @@ def command(
     """
     from bridge.export import export_geojson
     from bridge.export_tables import export_tables
-    from bridge.scored_run import find_run
+    from bridge.results.run import find_run
 
     if features and model is None:
         raise click.UsageError("--features needs --model: features are computed by the model again.")

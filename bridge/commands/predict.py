@@ -68,7 +68,7 @@ def command(
     from bridge.options import ScoreOptions
     from bridge.predicting import predict_slides, results_folder
     from bridge.progress import BatchView
-    from bridge.results import RESEARCH_USE_ONLY
+    from bridge.results.schema import RESEARCH_USE_ONLY
     from herohe_model.engines.scorer import Scorer
 
     options = BatchOptions(

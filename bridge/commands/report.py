@@ -43,7 +43,7 @@ def command(
 
     from bridge.report import write_report
     from bridge.report_cohort import Truth
-    from bridge.scored_run import find_run
+    from bridge.results.run import find_run
 
     if split is not None and truth is None:
         raise click.UsageError("--split says which part of a --truth file to take; name that too.")

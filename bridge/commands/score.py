@@ -264,7 +264,7 @@ def score_collection(
     from bridge.batch import run_batch_at
     from bridge.interrupt import until_interrupted
     from bridge.progress import BatchView
-    from bridge.results import RESEARCH_USE_ONLY
+    from bridge.results.schema import RESEARCH_USE_ONLY
 
     view = BatchView(Console(stderr=True), log)
     with until_interrupted() as interrupted, ExitStack() as stack:

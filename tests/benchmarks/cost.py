@@ -24,10 +24,10 @@ from memory import in_fresh_process, peak_bytes, write_slide
 from project import Silent
 
 from bridge.batch import BatchOptions, run_batch
-from bridge.manifest import Manifest
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
-from bridge.result_files import write_csv, write_json
+from bridge.results.files import write_csv, write_json
+from bridge.results.manifest import Manifest
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model

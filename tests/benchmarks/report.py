@@ -21,8 +21,9 @@ import shapely
 
 from bridge.report import PAGE_LIMIT, write_report
 from bridge.report_cohort import Truth
-from bridge.result_files import write_json
-from bridge.results import (
+from bridge.results.files import write_json
+from bridge.results.run import find_run
+from bridge.results.schema import (
     CompositeResult,
     Outcome,
     PlacedPatch,
@@ -32,7 +33,6 @@ from bridge.results import (
     SlideResult,
     rounded,
 )
-from bridge.scored_run import find_run
 from herohe_model.grades import (
     GRADES,
     Target,

@@ -22,7 +22,7 @@ from qupath_project import MadeProject, images
 
 from bridge.options import WriteOptions
 from bridge.project import QuPathProject
-from bridge.results import Outcome, PlacedPatch, RegionResult, SlideResult
+from bridge.results.schema import Outcome, PlacedPatch, RegionResult, SlideResult
 from herohe_model.synthetic.slides import write_tiff
 
 

@@ -18,8 +18,8 @@ from bridge.batch import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.commands.report import report_line
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
-from bridge.result_files import read_json
-from bridge.results import Outcome, SlideResult
+from bridge.results.files import read_json
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import Progress
 from herohe_model.engines.scorer import Scorer
 

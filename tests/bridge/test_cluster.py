@@ -22,8 +22,8 @@ from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
 from bridge.cli import cli
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
-from bridge.result_files import read_json
-from bridge.results import Outcome, SlideResult
+from bridge.results.files import read_json
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError

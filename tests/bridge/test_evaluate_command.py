@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 from made_results import made_prediction, made_provenance, made_region, made_result
 
 from bridge.commands.evaluate import command
-from bridge.result_files import ResultFileError, write_csv, write_json
-from bridge.results import CompositeResult, Outcome, SlideResult
-from bridge.scored_files import read_predictions
+from bridge.results.files import ResultFileError, write_csv, write_json
+from bridge.results.predictions import read_predictions
+from bridge.results.schema import CompositeResult, Outcome, SlideResult
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.labels import LabelError
 from herohe_model.dataset.predictions import EvaluationError

@@ -24,9 +24,9 @@ from bridge.export_tables import TABLES, export_tables, table_columns
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView
-from bridge.result_files import write_json
-from bridge.results import Outcome, SlideResult, tiles
-from bridge.scored_run import ScoredRun, find_run
+from bridge.results.files import write_json
+from bridge.results.run import ScoredRun, find_run
+from bridge.results.schema import Outcome, SlideResult, tiles
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target

@@ -20,7 +20,7 @@ from bridge.measured_scorer import Counts, MeasuredScorer
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.progress import BatchView, outcome_line, render
-from bridge.results import Outcome, SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError

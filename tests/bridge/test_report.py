@@ -30,9 +30,9 @@ from bridge.report import WrittenReport, write_report
 from bridge.report_cohort import Truth
 from bridge.report_detail import positive_step
 from bridge.report_pictures import FINE, draw_pictures, rank_tiles
-from bridge.result_files import ResultFileError, write_json
-from bridge.results import Outcome, SlideResult, Tile, tiles
-from bridge.scored_run import find_run
+from bridge.results.files import ResultFileError, write_json
+from bridge.results.run import find_run
+from bridge.results.schema import Outcome, SlideResult, Tile, tiles
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, SlideNotFoundError
 from herohe_model.pages.page import escape_json

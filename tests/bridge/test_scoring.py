@@ -11,7 +11,7 @@ from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
 from bridge.options import ScoreOptions
-from bridge.results import Outcome, Prediction, SlideResult
+from bridge.results.schema import Outcome, Prediction, SlideResult
 from bridge.scoring import Progress, failed_result, score_slide
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError

@@ -35,7 +35,7 @@ from bridge.messages import (
 )
 from bridge.options import ScoreOptions, WriteOptions
 from bridge.protocol import new_id
-from bridge.results import Outcome, SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring import score_slide
 from bridge.server import ServerSettings
 from herohe_model.engines.scorer import Scorer

@@ -23,7 +23,7 @@ from bridge.commands.train import command as train
 from bridge.open_collection import open_collection
 from bridge.options import ScoreOptions
 from bridge.predicting import predict_slides
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 from herohe_model.cohort import CohortRules, make_cohort
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer

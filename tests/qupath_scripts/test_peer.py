@@ -24,7 +24,7 @@ from small_world import MPP, PATCH_PX, small_model, small_slide
 from bridge.curve import KeyPair, write_pair
 from bridge.discovery import ServerRecord, running_servers
 from bridge.qupath_install import ScriptSettings
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 
 SIDE = 5 * PATCH_PX
 WHOLE_SLIDE: dict[str, Any] = {

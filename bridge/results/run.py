@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from bridge.result_files import JSON_FORMAT, JSON_VERSION, ResultFileError, read_json
-from bridge.results import SlideResult
+from bridge.results.files import JSON_FORMAT, JSON_VERSION, ResultFileError, read_json
+from bridge.results.schema import SlideResult
 from herohe_model.errors import SlideError, SlideNotFoundError
 from herohe_model.slides.slide import Slide
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from made_results import made_result
 
-from bridge.result_files import COLUMNS, ResultFileError, read_json, write_csv, write_json
-from bridge.results import Outcome, SlideResult
+from bridge.results.files import COLUMNS, ResultFileError, read_json, write_csv, write_json
+from bridge.results.schema import Outcome, SlideResult
 
 
 def test_csv_begins_with_the_columns_people_sort_by(tmp_path: Path) -> None:

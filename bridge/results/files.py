@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from bridge.results import RESEARCH_USE_ONLY, RegionResult, SlideResult
+from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
 from herohe_model.errors import HeroheError
 
 JSON_FORMAT: Final = "herohe-bridge results"

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge.results import SlideResult
+from bridge.results.schema import SlideResult
 from herohe_model.errors import HeroheError
 
 FORMAT: Final = 1

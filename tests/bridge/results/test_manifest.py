@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_results import made_result
 
-from bridge.manifest import Manifest, ManifestError, work_key
+from bridge.results.manifest import Manifest, ManifestError, work_key
 
 
 def test_a_kept_result_is_found_by_its_key_only(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_two_runs_cannot_share_an_output_folder(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from bridge.manifest import Manifest
+from bridge.results.manifest import Manifest
 Manifest(Path(sys.argv[1]))
 """
     with Manifest(tmp_path / "m.sqlite") as manifest:

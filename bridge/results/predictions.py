@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from bridge.result_files import ResultFileError, read_json
-from bridge.results import Outcome, SlideResult
+from bridge.results.files import ResultFileError, read_json
+from bridge.results.schema import Outcome, SlideResult
 from herohe_model.dataset.cases import case_id
 from herohe_model.dataset.predictions import Predictions, decision_of_calls
 from herohe_model.dataset.submission import read_submission

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from made_results import STEPS, made_provenance, made_region, made_result
 
-from bridge.results import (
+from bridge.results.schema import (
     Outcome,
     SlideResult,
     image_metadata,

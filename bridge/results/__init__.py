@@ -1,0 +1,1 @@
+"""The result of a slide, its files, and a finished run."""
