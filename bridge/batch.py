@@ -18,13 +18,13 @@ import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.collection import Collection, Entry, EntryContent
-from bridge.options import ScoreOptions, WriteOptions
 from bridge.results.files import write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress, as_herohe, failed_result
+from bridge.scoring.job import SlideJob
+from bridge.scoring.options import ScoreOptions, WriteOptions
+from bridge.scoring.slide import Progress, as_herohe, failed_result
 from bridge.site import Site, ThreadSite
-from bridge.slide_job import SlideJob
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer

@@ -12,14 +12,14 @@ import msgspec
 
 from bridge.measured_scorer import Counts
 from bridge.results.schema import SlideResult
-from bridge.scoring import Progress
+from bridge.scoring.slide import Progress
 
 WINDOW_S: Final = 30.0
 """Rates are those of so many last seconds."""
 
 
 class RunningSlide(msgspec.Struct, frozen=True):
-    """A slide at work; `stage` as in :class:`bridge.scoring.Progress`, `done` of `total` composites."""
+    """A slide at work; `stage` as in :class:`bridge.scoring.slide.Progress`, `done` of `total` composites."""
 
     slide: str
     stage: str

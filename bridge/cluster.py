@@ -35,8 +35,8 @@ from bridge.cluster_terms import (
     encode,
 )
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress, failed_result
-from bridge.slide_job import SlideJob, SlidesElsewhere, encode_job
+from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
+from bridge.scoring.slide import Progress, failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
 from herohe_model.model.card import read_card
 from herohe_model.model.device import default_threads

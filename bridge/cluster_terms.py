@@ -108,7 +108,7 @@ class Abandoned(msgspec.Struct, frozen=True, tag="abandoned"):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """How far a slide is; ``stage``, ``done`` and ``total`` as in :class:`bridge.scoring.Progress`."""
+    """How far a slide is; ``stage``, ``done`` and ``total`` as in :class:`bridge.scoring.slide.Progress`."""
 
     run: str
     entry: str

@@ -36,8 +36,8 @@ from bridge.cluster_terms import (
     unlike,
 )
 from bridge.results.schema import Outcome
-from bridge.scoring import Progress
-from bridge.slide_job import decode_job, score_job
+from bridge.scoring.job import decode_job, score_job
+from bridge.scoring.slide import Progress
 from bridge.versions import is_older, package_versions
 from herohe_model.engines.names import engine_name
 from herohe_model.engines.scorer import Scorer

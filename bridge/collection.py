@@ -9,8 +9,8 @@ from typing import Protocol
 
 from bridge.annotations.regions import Annotation
 from bridge.markup import OwnWork
-from bridge.options import WriteOptions
 from bridge.results.schema import SlideResult
+from bridge.scoring.options import WriteOptions
 
 
 @dataclass(frozen=True)

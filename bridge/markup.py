@@ -16,8 +16,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from bridge.options import WriteOptions
 from bridge.results.schema import RegionResult, SlideResult, Tile, measurements, tiles
+from bridge.scoring.options import WriteOptions
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from bridge.options import ScoreOptions, WriteOptions
+from bridge.scoring.options import ScoreOptions, WriteOptions
 from herohe_model.errors import HeroheError, RemoteError
 
 PROTOCOL: Final = 1

@@ -17,7 +17,7 @@ from rich.text import Text
 from bridge.batch_figures import Figures, Reckoning, RunningSlide
 from bridge.measured_scorer import MeasuredScorer
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress as SlideProgress
+from bridge.scoring.slide import Progress as SlideProgress
 from herohe_model.model.score import CompositeScorer
 
 _LINE_EVERY_S: Final = 10.0

@@ -24,7 +24,6 @@ from bridge.collection import Entry, EntryContent
 from bridge.jvm import QuPath, qupath_facts, start_qupath
 from bridge.markup import OwnWork, WrittenMark, plan_markup
 from bridge.new_project import NewImage, create_project
-from bridge.options import WriteOptions
 from bridge.qpdata import DATA_NAME, ImageData
 from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
 from bridge.qpproj import add_classes, image_metadata, read_project, remove_classes, update_metadata
@@ -32,6 +31,7 @@ from bridge.qupath_processes import open_project_warnings
 from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
 from bridge.safe_files import Backups, changed_error
+from bridge.scoring.options import WriteOptions
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.slides.slide import Slide
 

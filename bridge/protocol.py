@@ -51,9 +51,9 @@ Requests
     ``source`` {``name``, ``width``, ``height``,
     ``mpp``?, ``level_downsamples``, ``background``, ``origin_x``, ``origin_y``, ``fingerprint``,
     ``encoding``}, where the origin is the place of the image's (0, 0) on the slide, if the client knows.
-    ``options`` are the fields of :class:`bridge.options.ScoreOptions`. Answer: ``result`` with ``slide``
+    ``options`` are the fields of :class:`bridge.scoring.options.ScoreOptions`. Answer: ``result`` with ``slide``
     and a frame with :class:`bridge.results.schema.SlideResult` as JSON; with ``write`` (fields of
-    :class:`bridge.options.WriteOptions`), which needs a ``source``, a second one with what a script has to
+    :class:`bridge.scoring.options.WriteOptions`), which needs a ``source``, a second one with what a script has to
     write into QuPath (:mod:`bridge.script_markup`).
 ``pixels`` {``request``, ``read``, ``images``, ``problem``} + a frame an image
     The client's answer to a ``read``: the ``id`` of the ``score_slide``, the number of the read, and for

@@ -23,8 +23,8 @@ from bridge.annotations.classes import (
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
 from bridge.markup import AnnotationMarkup, Markup, WrittenMark, plan_markup
-from bridge.options import WriteOptions
 from bridge.results.schema import SlideResult, image_metadata, tile_measurements
+from bridge.scoring.options import WriteOptions
 
 
 def script_markup(

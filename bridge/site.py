@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Protocol
 
 from bridge.results.schema import SlideResult
-from bridge.scoring import Progress
-from bridge.slide_job import SlideJob, score_job
+from bridge.scoring.job import SlideJob, score_job
+from bridge.scoring.slide import Progress
 from herohe_model.model.score import CompositeScorer
 
 

@@ -1,7 +1,7 @@
 """``score_slide`` in the server: one slide in a thread of its own, its composites in the common queue.
 
 The thread opens the slide (or asks the client for its pixels), converts the regions, once, and calls the same
-:func:`bridge.scoring.score_slide` as the command line.
+:func:`bridge.scoring.slide.score_slide` as the command line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bridge.messages import (
 )
 from bridge.protocol import Refusal
 from bridge.remote_slide import RemoteSlide, decode_image
-from bridge.scoring import Progress, score_slide
+from bridge.scoring.slide import Progress, score_slide
 from bridge.script_markup import script_markup
 from herohe_model.errors import (
     CancelledError,

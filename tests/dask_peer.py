@@ -49,7 +49,7 @@ class Part(msgspec.Struct, frozen=True):
 def _misbehave(part: Part) -> None:
     """Wrap what a worker does."""
     from bridge import cluster_worker
-    from bridge.scoring import failed_result
+    from bridge.scoring.slide import failed_result
     from herohe_model.errors import ModelFileError
 
     score_job, read_card = cluster_worker.score_job, cluster_worker.read_card

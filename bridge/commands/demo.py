@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.commands.report import report_line
-from bridge.options import ScoreOptions, WriteOptions
+from bridge.scoring.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

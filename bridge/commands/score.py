@@ -11,14 +11,14 @@ import click
 
 from bridge.commands.computing import engine_option, precision_option
 from bridge.commands.report import report_line
-from bridge.options import ScoreOptions, WriteOptions
+from bridge.scoring.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
     from bridge.batch import BatchOptions, BatchSummary
     from bridge.cluster_contact import ClusterAddress
     from bridge.collection import Collection
+    from bridge.scoring.job import SlidesElsewhere
     from bridge.site import Site
-    from bridge.slide_job import SlidesElsewhere
     from herohe_model.model.score import CompositeScorer
 
 
@@ -36,7 +36,7 @@ def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) 
     """Read HERE=THERE."""
     if value is None:
         return None
-    from bridge.slide_job import SlidesElsewhere
+    from bridge.scoring.job import SlidesElsewhere
 
     here, equals, there = value.partition("=")
     if not (here and equals and there):

@@ -31,8 +31,8 @@ import torch
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Annotation, build_regions
-from bridge.options import ScoreOptions
-from bridge.scoring import score_slide
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import score_slide
 from herohe_model.cohort import CohortSlide, make_cohort
 from herohe_model.engines.scorer import Scorer
 from herohe_model.evaluation.bootstrap import bootstrap, interval

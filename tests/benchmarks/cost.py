@@ -25,9 +25,9 @@ from project import Silent
 
 from bridge.batch import BatchOptions, run_batch
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.results.files import write_csv, write_json
 from bridge.results.manifest import Manifest
+from bridge.scoring.options import ScoreOptions
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model

@@ -19,9 +19,9 @@ import numpy as np
 from bridge.batch import BatchOptions, run_batch
 from bridge.client import connect_or_start
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.results.schema import SlideResult
-from bridge.scoring import Progress
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model

@@ -17,10 +17,10 @@ from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.commands.report import report_line
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 
 OPTIONS = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=3))

@@ -21,10 +21,10 @@ from bridge.annotations.regions import build_regions
 from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
 from bridge.cli import cli
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.slides.source import Box
@@ -38,7 +38,7 @@ from running_dask import Dask, dask_cluster
 from bridge.cluster import ClusterSite
 from bridge.cluster_contact import ClusterAddress, ClusterError
 from bridge.cluster_terms import Facts, unlike
-from bridge.slide_job import SlideJob, SlidesElsewhere, decode_job, encode_job
+from bridge.scoring.job import SlideJob, SlidesElsewhere, decode_job, encode_job
 from bridge.versions import is_older
 
 OPTIONS = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=2))

@@ -22,11 +22,11 @@ from bridge.export import export_geojson, file_stem
 from bridge.export_features import export_features
 from bridge.export_tables import TABLES, export_tables, table_columns
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.progress import BatchView
 from bridge.results.files import write_json
 from bridge.results.run import ScoredRun, find_run
 from bridge.results.schema import Outcome, SlideResult, tiles
+from bridge.scoring.options import ScoreOptions
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target

@@ -18,10 +18,10 @@ from bridge.batch import BatchOptions, run_batch
 from bridge.batch_figures import WINDOW_S, Reckoning
 from bridge.measured_scorer import Counts, MeasuredScorer
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.progress import BatchView, outcome_line, render
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError
 from herohe_model.model.card import ModelCard

@@ -24,10 +24,10 @@ from bridge.collection import Entry, EntryContent
 from bridge.commands.clear import command as clear
 from bridge.jvm import start_qupath
 from bridge.open_collection import open_collection
-from bridge.options import WriteOptions
 from bridge.project import NewImage, QuPathProject, create_project
 from bridge.results.schema import Outcome, SlideResult, image_metadata, measurements
-from bridge.scoring import failed_result
+from bridge.scoring.options import WriteOptions
+from bridge.scoring.slide import failed_result
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box

@@ -16,10 +16,10 @@ from small_world import PATCH_PX, small_model, tissue_picture
 
 from bridge.batch import BatchOptions, BatchSummary, run_batch
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import Progress
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff

@@ -21,8 +21,8 @@ from sampled_results import sampled_result
 from bridge.collection import Entry
 from bridge.commands.clear import command as clear
 from bridge.open_collection import open_collection
-from bridge.options import WriteOptions
 from bridge.project import QuPathProject
+from bridge.scoring.options import WriteOptions
 from herohe_model.errors import (
     EntryChangedError,
     EntryDamagedError,
@@ -160,7 +160,7 @@ def child(code: str, project: Path, **environment: str) -> subprocess.Popen[str]
         "import sys\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from pathlib import Path\n"
-        "from bridge.options import WriteOptions\n"
+        "from bridge.scoring.slide.options import WriteOptions\n"
         "from bridge.project import QuPathProject\n"
         "from sampled_results import sampled_result\n"
         f"opened = QuPathProject(Path({str(project)!r}))\n"

@@ -32,8 +32,8 @@ from bridge.messages import (
     StatusRequest,
     Stop,
 )
-from bridge.options import ScoreOptions, WriteOptions
 from bridge.protocol import Refusal, decode_reply, decode_request, encode, error_from, split_envelope
+from bridge.scoring.options import ScoreOptions, WriteOptions
 from herohe_model.errors import (
     CancelledError,
     DeviceError,

@@ -24,7 +24,6 @@ from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.progress import BatchView
 from bridge.report import WrittenReport, write_report
 from bridge.report_cohort import Truth
@@ -33,6 +32,7 @@ from bridge.report_pictures import FINE, draw_pictures, rank_tiles
 from bridge.results.files import ResultFileError, write_json
 from bridge.results.run import find_run
 from bridge.results.schema import Outcome, SlideResult, Tile, tiles
+from bridge.scoring.options import ScoreOptions
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, SlideNotFoundError
 from herohe_model.pages.page import escape_json

@@ -13,7 +13,7 @@ from small_world import small_slide, tissue_picture
 from bridge.collection import Entry
 from bridge.commands.clear import command as clear
 from bridge.open_collection import open_collection
-from bridge.options import WriteOptions
+from bridge.scoring.options import WriteOptions
 from bridge.slide_folder import SlideFolder
 from herohe_model.errors import EntryChangedError, ProjectNotFoundError, RegionError
 from herohe_model.synthetic.slides import write_mirax

@@ -33,10 +33,10 @@ from bridge.messages import (
     Result,
     ScoreSlide,
 )
-from bridge.options import ScoreOptions, WriteOptions
 from bridge.protocol import new_id
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring import score_slide
+from bridge.scoring.options import ScoreOptions, WriteOptions
+from bridge.scoring.slide import score_slide
 from bridge.server import ServerSettings
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError

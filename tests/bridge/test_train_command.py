@@ -21,9 +21,9 @@ from bridge.batch import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.open_collection import open_collection
-from bridge.options import ScoreOptions
 from bridge.predicting import predict_slides
 from bridge.results.schema import SlideResult
+from bridge.scoring.options import ScoreOptions
 from herohe_model.cohort import CohortRules, make_cohort
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer

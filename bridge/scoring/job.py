@@ -15,9 +15,9 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.regions import SlideRegions
-from bridge.options import ScoreOptions
 from bridge.results.schema import SlideResult
-from bridge.scoring import ProgressCallback, failed_result, score_slide
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import ProgressCallback, failed_result, score_slide
 from herohe_model.model.score import CompositeScorer
 from herohe_model.slides.slide import Slide
 
@@ -28,7 +28,7 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     entry, slide, path
-        As they shall stand in the result; see :func:`bridge.scoring.score_slide`.
+        As they shall stand in the result; see :func:`bridge.scoring.slide.score_slide`.
     file
         The slide's file where the job is done.
     mpp

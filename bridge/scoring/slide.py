@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region, SlideRegions
-from bridge.options import ScoreOptions
 from bridge.results.schema import (
     CompositeResult,
     ForegroundPatch,
@@ -31,6 +30,7 @@ from bridge.results.schema import (
     SlideResult,
     rounded,
 )
+from bridge.scoring.options import ScoreOptions
 from bridge.versions import package_versions
 from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
 from herohe_model.grades import (

@@ -10,9 +10,9 @@ from shapely.geometry import box
 from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
-from bridge.options import ScoreOptions
 from bridge.results.schema import Outcome, Prediction, SlideResult
-from bridge.scoring import Progress, failed_result, score_slide
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import Progress, failed_result, score_slide
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError
 from herohe_model.slides.slide import Slide

@@ -12,7 +12,7 @@ Tiles = Literal["sampled", "all", "none"]
 
 
 class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of :func:`bridge.scoring.score_slide`; they travel to the server and into the provenance.
+    """Options of :func:`bridge.scoring.slide.score_slide`; they travel to the server and into the provenance.
 
     Attributes
     ----------

@@ -1,0 +1,1 @@
+"""One slide and its regions become a result."""
