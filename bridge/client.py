@@ -26,7 +26,9 @@ from bridge import __version__
 from bridge.contact import ServerAddress
 from bridge.finding import Fixed, FoundServer, Wanted, Whereabouts, find_server
 from bridge.mailbox import Context, Mailbox
-from bridge.messages import (
+from bridge.own_server import OwnServer
+from bridge.protocol.codec import new_id, score_from
+from bridge.protocol.messages import (
     ArrayHeader,
     Hello,
     ImageHeader,
@@ -40,8 +42,6 @@ from bridge.messages import (
     ScoreComposites,
     ScoreSlide,
 )
-from bridge.own_server import OwnServer
-from bridge.protocol import new_id, score_from
 from bridge.talker import Pending, Talker
 from bridge.versions import is_older
 from herohe_model.errors import (
@@ -186,7 +186,7 @@ class Client:
         Parameters
         ----------
         regions
-            GeoJSON; see :mod:`bridge.protocol`.
+            GeoJSON; see :mod:`bridge.protocol.codec`.
         progress
             Told how far it is; called from the client's thread.
         read

@@ -8,7 +8,7 @@ from typing import Protocol
 import zmq
 
 from bridge.crew import Crew
-from bridge.messages import ErrorReply, Reply, Result, ScoreComposites, Scores
+from bridge.protocol.messages import ErrorReply, Reply, Result, ScoreComposites, Scores
 from bridge.work import Composite, Failure, Score
 
 

@@ -12,8 +12,8 @@ from bridge.curve import CLIENT_KEY, KeyPair, keys_directory, read_pair, trusted
 from bridge.discovery import ServerRecord, running_servers
 from bridge.endpoints import check_endpoint, has_ipc, is_local
 from bridge.mailbox import Context, Socket
-from bridge.messages import ErrorReply, Heartbeat, Reply, Request
-from bridge.protocol import decode_reply, encode, error_from
+from bridge.protocol.codec import decode_reply, encode, error_from
+from bridge.protocol.messages import ErrorReply, Heartbeat, Reply, Request
 from herohe_model.errors import OptionError, ServerUnavailableError
 
 

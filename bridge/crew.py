@@ -24,9 +24,8 @@ from bridge.endpoints import has_ipc, ipc_endpoint
 from bridge.fair_queue import FairQueue
 from bridge.lifeline import end_child, start_child
 from bridge.mailbox import Context, Mailbox, Socket
-from bridge.messages import WorkerInfo
-from bridge.work import Composite, Failure, Score
-from bridge.worker_messages import (
+from bridge.protocol.messages import WorkerInfo
+from bridge.protocol.worker_messages import (
     Drop,
     Failed,
     Job,
@@ -40,6 +39,7 @@ from bridge.worker_messages import (
     decode_from_worker,
     encode_worker,
 )
+from bridge.work import Composite, Failure, Score
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""

@@ -24,7 +24,8 @@ from bridge.fair_queue import FairQueue
 from bridge.front import Address, Front, Incoming
 from bridge.kept_replies import KeptReplies
 from bridge.mailbox import Mailbox
-from bridge.messages import (
+from bridge.protocol.codec import Refusal, decode_request
+from bridge.protocol.messages import (
     Cancel,
     ErrorReply,
     Heartbeat,
@@ -41,7 +42,6 @@ from bridge.messages import (
     StatusRequest,
     Stop,
 )
-from bridge.protocol import Refusal, decode_request
 from bridge.queue_scorer import QueueScorer
 from bridge.slide_work import SlideWork, any_path, paths_below
 from herohe_model.model.card import ModelCard

@@ -8,7 +8,7 @@ from typing import Protocol
 from bridge import __version__
 from bridge.contact import ServerAddress
 from bridge.discovery import ServerRecord, running_servers
-from bridge.messages import PROTOCOL
+from bridge.protocol.messages import PROTOCOL
 from herohe_model.engines.names import engine_name
 
 

@@ -16,7 +16,7 @@ import zmq
 from bridge.curve import ZAP_DOMAIN, KeyPair
 from bridge.endpoints import check_endpoint, has_ipc, ipc_endpoint, is_local
 from bridge.mailbox import Context, Socket
-from bridge.protocol import Refusal, encode, split_envelope
+from bridge.protocol.codec import Refusal, encode, split_envelope
 from herohe_model.errors import OptionError, ServerError
 
 _RECEIVE_AT_ONCE: Final = 16

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Final
 
-from bridge.messages import Reply
+from bridge.protocol.messages import Reply
 
 MOST: Final = 1024
 MOST_BYTES: Final = 64 << 20

@@ -15,7 +15,7 @@ import msgspec
 from bridge.contact import ServerAddress
 from bridge.discovery import ServerRecord
 from bridge.lifeline import end_child, start_child
-from bridge.protocol import error_from
+from bridge.protocol.codec import error_from
 from herohe_model.errors import HeroheError, ServerUnavailableError
 
 _NOTICE_S: Final = 10.0

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bridge.crew import Crew
 from bridge.mailbox import Mailbox
-from bridge.messages import ArrayHeader
-from bridge.protocol import error_from, score_from
+from bridge.protocol.codec import error_from, score_from
+from bridge.protocol.messages import ArrayHeader
 from bridge.work import Composite, Failure, Score
 from herohe_model.errors import ServerUnavailableError
 from herohe_model.model.card import ModelCard

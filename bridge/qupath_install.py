@@ -27,7 +27,7 @@ from bridge.installed_files import (
     uninstall,
 )
 from bridge.jeromq import find_jars
-from bridge.messages import PROTOCOL
+from bridge.protocol.messages import PROTOCOL
 from bridge.qupath_app import QuPathApp
 from herohe_model.errors import OptionError
 

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bridge.messages import MAX_READ_BOXES, MAX_READ_BYTES, ImageHeader, PixelSource, ReadBox
+from bridge.protocol.messages import (
+    MAX_READ_BOXES,
+    MAX_READ_BYTES,
+    ImageHeader,
+    PixelSource,
+    ReadBox,
+)
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.slides.source import Box, scale_warning
 

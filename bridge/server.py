@@ -37,8 +37,14 @@ from bridge.discovery import (
 from bridge.endpoints import has_ipc
 from bridge.front import Front, check_binds
 from bridge.mailbox import Context, Mailbox
-from bridge.messages import MAX_READ_BYTES, MAX_REGIONS_BYTES, MAX_SIDE_PX, PROTOCOL, ErrorReply
-from bridge.protocol import error_from
+from bridge.protocol.codec import error_from
+from bridge.protocol.messages import (
+    MAX_READ_BYTES,
+    MAX_REGIONS_BYTES,
+    MAX_SIDE_PX,
+    PROTOCOL,
+    ErrorReply,
+)
 from bridge.slots import SlotDirectory
 from herohe_model.errors import ModelFileError, OptionError
 

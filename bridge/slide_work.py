@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from bridge.annotations.geojson import annotations_from_geojson
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
-from bridge.messages import (
+from bridge.protocol.codec import Refusal
+from bridge.protocol.messages import (
     ErrorReply,
     Pixels,
     ProgressReply,
@@ -34,7 +35,6 @@ from bridge.messages import (
     ScoreSlide,
     SlideOrigin,
 )
-from bridge.protocol import Refusal
 from bridge.remote_slide import RemoteSlide, decode_image
 from bridge.scoring.slide import Progress, score_slide
 from bridge.script_markup import script_markup

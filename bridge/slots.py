@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.discovery import PRIVATE_PREFIX, remove_private_directory, runtime_directory
-from bridge.messages import ArrayHeader
+from bridge.protocol.messages import ArrayHeader
 
 if sys.platform != "win32":
     import fcntl

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from bridge.contact import ServerAddress
 from bridge.finding import Fixed, Whereabouts
 from bridge.mailbox import Context, Mailbox
-from bridge.messages import (
+from bridge.protocol.codec import decode_reply, encode, error_from, new_id
+from bridge.protocol.messages import (
     ArrayHeader,
     Cancel,
     ErrorReply,
@@ -29,7 +30,6 @@ from bridge.messages import (
     Request,
     ScoreComposites,
 )
-from bridge.protocol import decode_reply, encode, error_from, new_id
 from bridge.slots import SlotWriter
 from herohe_model.errors import (
     CancelledError,

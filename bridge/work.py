@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import zmq
 
-from bridge.messages import ArrayHeader
+from bridge.protocol.messages import ArrayHeader
 
 
 @dataclass(frozen=True)
 class Score:
-    """A composite's score as it travels: float32, little-endian; see :class:`bridge.messages.Scores`."""
+    """A composite's score as it travels: float32, little-endian; see :class:`bridge.protocol.messages.Scores`."""
 
     cells: int
     bits: int
@@ -22,7 +22,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a composite has none; see :class:`bridge.messages.ErrorReply`."""
+    """Why a composite has none; see :class:`bridge.protocol.messages.ErrorReply`."""
 
     code: str
     problem: str

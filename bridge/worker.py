@@ -19,8 +19,7 @@ import zmq
 
 from bridge.lifeline import read_settings, watch_lifeline
 from bridge.mailbox import Mailbox, Socket
-from bridge.slots import SlotReader
-from bridge.worker_messages import (
+from bridge.protocol.worker_messages import (
     Beat,
     Drop,
     Failed,
@@ -35,6 +34,7 @@ from bridge.worker_messages import (
     decode_to_worker,
     encode_worker,
 )
+from bridge.slots import SlotReader
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:

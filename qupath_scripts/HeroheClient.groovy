@@ -1,6 +1,6 @@
 /*
  * What the HER2-HE scripts and a herohe-bridge server say to each other: the client's half of the messages that
- * bridge/protocol.py describes, and nothing of QuPath, so that it can be tested without.
+ * bridge/protocol/codec.py describes, and nothing of QuPath, so that it can be tested without.
  *
  * Needs JeroMQ and Gson. Last tested with Groovy 4.0.15 and 4.0.26, JeroMQ 0.6.0, Java 17 and 21.
  */
@@ -27,7 +27,7 @@ import java.util.concurrent.TimeUnit
 class HeroheClient {
     static final int PROTOCOL = 1
 
-    // Limits of the protocol, see bridge/messages.py.
+    // Limits of the protocol, see bridge/protocol/messages.py.
     static final int MAX_REGIONS_BYTES = 64 << 20
     private static final long MAX_MESSAGE_BYTES = 1L << 31
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from bridge.contact import ServerAddress, ask
 from bridge.discovery import ServerRecord
-from bridge.messages import (
+from bridge.protocol.codec import decode_reply, encode, new_id
+from bridge.protocol.messages import (
     ArrayHeader,
     ErrorReply,
     Heartbeat,
@@ -30,7 +31,6 @@ from bridge.messages import (
     ScoreComposites,
     StatusRequest,
 )
-from bridge.protocol import decode_reply, encode, new_id
 from bridge.server import Server, ServerSettings
 from herohe_model.model.card import ModelCard
 

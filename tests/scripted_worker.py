@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.protocol.worker_messages import WorkerSettings
 from bridge.worker import run_worker
-from bridge.worker_messages import WorkerSettings
 
 SCORE: Final = 0
 WAIT_FOR_GATE: Final = 1

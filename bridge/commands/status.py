@@ -8,7 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from bridge.discovery import ServerRecord
-    from bridge.messages import Info
+    from bridge.protocol.messages import Info
 
 _ANSWER_S = 5.0
 
@@ -42,8 +42,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
 def _ask(record: ServerRecord) -> tuple[Info | None, str]:
     """Return what a server says, or why it says nothing."""
     from bridge.contact import ServerAddress, ask
-    from bridge.messages import Info, StatusRequest
-    from bridge.protocol import new_id
+    from bridge.protocol.codec import new_id
+    from bridge.protocol.messages import Info, StatusRequest
     from herohe_model.errors import HeroheError
 
     try:

@@ -32,9 +32,9 @@ from bridge.discovery import ServerRecord
 from bridge.finding import Fixed
 from bridge.lifeline import end_child, start_child, watch_lifeline
 from bridge.own_server import StartReport
+from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server import Server, ServerSettings
 from bridge.worker import run_worker
-from bridge.worker_messages import WorkerSettings
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model

@@ -27,8 +27,8 @@ from bridge.curve import KeyPair, write_pair
 from bridge.discovery import ServerRecord, running_servers
 from bridge.jeromq import JARS
 from bridge.jvm import start_qupath
-from bridge.messages import Info, StatusRequest
-from bridge.protocol import new_id
+from bridge.protocol.codec import new_id
+from bridge.protocol.messages import Info, StatusRequest
 from bridge.qupath_install import Remote, ScriptSettings
 from herohe_model.synthetic.slides import write_tiff
 

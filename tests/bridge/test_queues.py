@@ -7,7 +7,7 @@ import zmq
 from bridge.fair_queue import FairQueue
 from bridge.kept_replies import KeptReplies
 from bridge.mailbox import Mailbox
-from bridge.messages import Heartbeat
+from bridge.protocol.messages import Heartbeat
 
 
 def taken(queue: FairQueue[str]) -> list[str]:

@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bridge.messages import MAX_READ_BOXES, MAX_READ_BYTES, ImageHeader, PixelSource, ReadBox
+from bridge.protocol.messages import (
+    MAX_READ_BOXES,
+    MAX_READ_BYTES,
+    ImageHeader,
+    PixelSource,
+    ReadBox,
+)
 from bridge.remote_slide import RemoteSlide, decode_image
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.sampling.composite import draw_composites, read_composite

@@ -36,7 +36,8 @@ from bridge.contact import ServerAddress
 from bridge.curve import KeyPair, write_pair
 from bridge.discovery import running_servers
 from bridge.finding import Fixed
-from bridge.messages import (
+from bridge.protocol.codec import encode
+from bridge.protocol.messages import (
     ArrayHeader,
     Cancel,
     ErrorReply,
@@ -49,7 +50,6 @@ from bridge.messages import (
     StatusRequest,
     Stop,
 )
-from bridge.protocol import encode
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
 
 

@@ -22,7 +22,8 @@ from bridge.client import Client, SlideAnswer
 from bridge.contact import ServerAddress
 from bridge.curve import KeyPair, write_pair
 from bridge.finding import Fixed
-from bridge.messages import (
+from bridge.protocol.codec import new_id
+from bridge.protocol.messages import (
     ErrorReply,
     ImageHeader,
     Pixels,
@@ -33,7 +34,6 @@ from bridge.messages import (
     Result,
     ScoreSlide,
 )
-from bridge.protocol import new_id
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import score_slide

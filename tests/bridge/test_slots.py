@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge.messages import ArrayHeader
+from bridge.protocol.messages import ArrayHeader
 from bridge.slots import SlotDirectory, SlotReader, SlotWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no slots on Windows")

@@ -13,7 +13,7 @@ The *empty delimiter* is the one that REQ sends by itself; a DEALER must send it
 Simple Reply Envelope") and finds it in front of every reply. What stands before the first empty frame is a
 return address: a ROUTER-DEALER proxy may stand between, up to 8 deep.
 
-The *header* is one JSON object in UTF-8 of at most 1 MiB (limits stand in :mod:`bridge.messages`). Fields of
+The *header* is one JSON object in UTF-8 of at most 1 MiB (limits stand in :mod:`bridge.protocol.messages`). Fields of
 every request:
 
 =============  =======  ==============================================================================
@@ -71,7 +71,7 @@ Replies
 All have ``protocol``, ``type`` and the ``id`` of the request they belong to.
 
 ``info``
-    The server, its model and its load; see :class:`bridge.messages.Info`.
+    The server, its model and its load; see :class:`bridge.protocol.messages.Info`.
 ``heartbeat`` {}
     The request is known and not forgotten; about one a second while it is worked on. A client that hears
     nothing of a request for ten seconds repeats it.
@@ -101,7 +101,7 @@ from typing import Final, TypeVar
 import msgspec
 import numpy as np
 
-from bridge.messages import (
+from bridge.protocol.messages import (
     MAX_HEADER_BYTES,
     MAX_HOPS,
     MAX_READ_BYTES,
@@ -295,7 +295,7 @@ def version_mismatch(client: int, *, server: int = PROTOCOL) -> tuple[str, str]:
     )
 
 
-_SEE: Final = "See bridge/protocol.py for the messages"
+_SEE: Final = "See bridge/protocol/codec.py for the messages"
 _READ_DISCOVERY: Final = "Read the discovery file again: the server may have been restarted"
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridge.messages import (
+from bridge.protocol.codec import (
+    Refusal,
+    decode_reply,
+    decode_request,
+    encode,
+    error_from,
+    split_envelope,
+)
+from bridge.protocol.messages import (
     MAX_HEADER_BYTES,
     MAX_HOPS,
     PROTOCOL,
@@ -32,7 +40,6 @@ from bridge.messages import (
     StatusRequest,
     Stop,
 )
-from bridge.protocol import Refusal, decode_reply, decode_request, encode, error_from, split_envelope
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from herohe_model.errors import (
     CancelledError,

@@ -1,6 +1,6 @@
 """The messages between clients and the model server as typed values.
 
-What they mean and how they travel is said in :mod:`bridge.protocol`.
+What they mean and how they travel is said in :mod:`bridge.protocol.codec`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.messages import ArrayHeader
+from bridge.protocol.messages import ArrayHeader
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
