@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from bridge import __version__
 from bridge.contact import ServerAddress
 from bridge.finding import Fixed, FoundServer, Wanted, Whereabouts, find_server
-from bridge.mailbox import Context, Mailbox
 from bridge.own_server import OwnServer
 from bridge.protocol.codec import new_id, score_from
 from bridge.protocol.messages import (
@@ -43,6 +42,7 @@ from bridge.protocol.messages import (
     ScoreSlide,
 )
 from bridge.talker import Pending, Talker
+from bridge.transport.loop_calls import Context, Mailbox
 from bridge.versions import is_older
 from herohe_model.errors import (
     CancelledError,

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import msgspec
 import zmq
 
-from bridge.curve import CLIENT_KEY, KeyPair, keys_directory, read_pair, trusted_key
-from bridge.discovery import ServerRecord, running_servers
-from bridge.endpoints import check_endpoint, has_ipc, is_local
-from bridge.mailbox import Context, Socket
 from bridge.protocol.codec import decode_reply, encode, error_from
 from bridge.protocol.messages import ErrorReply, Heartbeat, Reply, Request
+from bridge.transport.curve import CLIENT_KEY, KeyPair, keys_directory, read_pair, trusted_key
+from bridge.transport.discovery import ServerRecord, running_servers
+from bridge.transport.endpoints import check_endpoint, has_ipc, is_local
+from bridge.transport.loop_calls import Context, Socket
 from herohe_model.errors import OptionError, ServerUnavailableError
 
 

@@ -19,11 +19,7 @@ from typing import Final, Literal
 import msgspec
 import zmq
 
-from bridge.curve import WORKER_DOMAIN, KeyPair
-from bridge.endpoints import has_ipc, ipc_endpoint
 from bridge.fair_queue import FairQueue
-from bridge.lifeline import end_child, start_child
-from bridge.mailbox import Context, Mailbox, Socket
 from bridge.protocol.messages import WorkerInfo
 from bridge.protocol.worker_messages import (
     Drop,
@@ -39,6 +35,10 @@ from bridge.protocol.worker_messages import (
     decode_from_worker,
     encode_worker,
 )
+from bridge.transport.child_process import end_child, start_child
+from bridge.transport.curve import WORKER_DOMAIN, KeyPair
+from bridge.transport.endpoints import has_ipc, ipc_endpoint
+from bridge.transport.loop_calls import Context, Mailbox, Socket
 from bridge.work import Composite, Failure, Score
 
 MAX_DEATHS: Final = 2

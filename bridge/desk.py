@@ -19,11 +19,9 @@ import zmq
 from bridge import __version__
 from bridge.composite_work import CompositesWork
 from bridge.crew import Crew
-from bridge.discovery import ServerRecord
 from bridge.fair_queue import FairQueue
 from bridge.front import Address, Front, Incoming
 from bridge.kept_replies import KeptReplies
-from bridge.mailbox import Mailbox
 from bridge.protocol.codec import Refusal, decode_request
 from bridge.protocol.messages import (
     Cancel,
@@ -44,6 +42,8 @@ from bridge.protocol.messages import (
 )
 from bridge.queue_scorer import QueueScorer
 from bridge.slide_work import SlideWork, any_path, paths_below
+from bridge.transport.discovery import ServerRecord
+from bridge.transport.loop_calls import Mailbox
 from herohe_model.model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0

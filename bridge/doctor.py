@@ -193,7 +193,7 @@ def _engines() -> Iterable[Finding]:
 
 
 def _servers() -> Iterable[Finding]:
-    from bridge.discovery import running_servers, runtime_directory
+    from bridge.transport.discovery import running_servers, runtime_directory
 
     servers = list(running_servers())
     for server in servers:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from bridge import __version__
 from bridge.contact import ServerAddress
-from bridge.discovery import ServerRecord, running_servers
 from bridge.protocol.messages import PROTOCOL
+from bridge.transport.discovery import ServerRecord, running_servers
 from herohe_model.engines.names import engine_name
 
 

@@ -13,10 +13,10 @@ from typing import Final
 import msgspec
 import zmq
 
-from bridge.curve import ZAP_DOMAIN, KeyPair
-from bridge.endpoints import check_endpoint, has_ipc, ipc_endpoint, is_local
-from bridge.mailbox import Context, Socket
 from bridge.protocol.codec import Refusal, encode, split_envelope
+from bridge.transport.curve import ZAP_DOMAIN, KeyPair
+from bridge.transport.endpoints import check_endpoint, has_ipc, ipc_endpoint, is_local
+from bridge.transport.loop_calls import Context, Socket
 from herohe_model.errors import OptionError, ServerError
 
 _RECEIVE_AT_ONCE: Final = 16
@@ -68,7 +68,7 @@ class Front:
         self.local_endpoints = _bind(socket, [*here, "tcp://127.0.0.1:*", *more])
 
     def bind_remote(self, endpoints: Sequence[str], key: KeyPair) -> None:
-        """Listen with CURVE; who is let in is up to the context's :class:`~bridge.curve.ZapDoor`."""
+        """Listen with CURVE; who is let in is up to the context's :class:`~bridge.transport.curve.ZapDoor`."""
         socket = self._socket()
         socket.curve_server = 1
         socket.curve_publickey = key.public.encode()

@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 
 from bridge.contact import ServerAddress
-from bridge.discovery import ServerRecord
-from bridge.lifeline import end_child, start_child
 from bridge.protocol.codec import error_from
+from bridge.transport.child_process import end_child, start_child
+from bridge.transport.discovery import ServerRecord
 from herohe_model.errors import HeroheError, ServerUnavailableError
 
 _NOTICE_S: Final = 10.0

@@ -10,9 +10,9 @@ import zmq
 from numpy.typing import NDArray
 
 from bridge.crew import Crew
-from bridge.mailbox import Mailbox
 from bridge.protocol.codec import error_from, score_from
 from bridge.protocol.messages import ArrayHeader
+from bridge.transport.loop_calls import Mailbox
 from bridge.work import Composite, Failure, Score
 from herohe_model.errors import ServerUnavailableError
 from herohe_model.model.card import ModelCard

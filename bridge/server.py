@@ -24,19 +24,8 @@ import zmq
 
 from bridge import __version__
 from bridge.crew import Crew, CrewSettings
-from bridge.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapDoor, allowed_in
 from bridge.desk import STOPPED, Desk, DeskSettings
-from bridge.discovery import (
-    ServerRecord,
-    own_start_time,
-    private_directory,
-    remove_private_directory,
-    remove_record,
-    write_record,
-)
-from bridge.endpoints import has_ipc
 from bridge.front import Front, check_binds
-from bridge.mailbox import Context, Mailbox
 from bridge.protocol.codec import error_from
 from bridge.protocol.messages import (
     MAX_READ_BYTES,
@@ -45,7 +34,18 @@ from bridge.protocol.messages import (
     PROTOCOL,
     ErrorReply,
 )
-from bridge.slots import SlotDirectory
+from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapDoor, allowed_in
+from bridge.transport.discovery import (
+    ServerRecord,
+    own_start_time,
+    private_directory,
+    remove_private_directory,
+    remove_record,
+    write_record,
+)
+from bridge.transport.endpoints import has_ipc
+from bridge.transport.loop_calls import Context, Mailbox
+from bridge.transport.shared_pixels import SlotDirectory
 from herohe_model.errors import ModelFileError, OptionError
 
 TICK_S: Final = 0.2
@@ -76,7 +76,7 @@ class ServerSettings:
     slides_at_once
         Slides that are read at a time.
     owned
-        See :class:`bridge.discovery.ServerRecord`.
+        See :class:`bridge.transport.discovery.ServerRecord`.
     worker_silence_s, worker_arguments, workers_over_tcp
         See :class:`bridge.crew.CrewSettings`.
     """

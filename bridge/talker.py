@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from bridge.contact import ServerAddress
 from bridge.finding import Fixed, Whereabouts
-from bridge.mailbox import Context, Mailbox
 from bridge.protocol.codec import decode_reply, encode, error_from, new_id
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -30,7 +29,8 @@ from bridge.protocol.messages import (
     Request,
     ScoreComposites,
 )
-from bridge.slots import SlotWriter
+from bridge.transport.loop_calls import Context, Mailbox
+from bridge.transport.shared_pixels import SlotWriter
 from herohe_model.errors import (
     CancelledError,
     HeroheError,

@@ -17,8 +17,6 @@ import msgspec
 import numpy as np
 import zmq
 
-from bridge.lifeline import read_settings, watch_lifeline
-from bridge.mailbox import Mailbox, Socket
 from bridge.protocol.worker_messages import (
     Beat,
     Drop,
@@ -34,7 +32,9 @@ from bridge.protocol.worker_messages import (
     decode_to_worker,
     encode_worker,
 )
-from bridge.slots import SlotReader
+from bridge.transport.child_process import read_settings, watch_lifeline
+from bridge.transport.loop_calls import Mailbox, Socket
+from bridge.transport.shared_pixels import SlotReader
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:

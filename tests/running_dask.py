@@ -13,7 +13,7 @@ import dask_peer
 import msgspec
 from dask_peer import Part
 
-from bridge.lifeline import end_child, start_child
+from bridge.transport.child_process import end_child, start_child
 
 
 @dataclass

@@ -18,7 +18,6 @@ import zmq
 from numpy.typing import NDArray
 
 from bridge.contact import ServerAddress, ask
-from bridge.discovery import ServerRecord
 from bridge.protocol.codec import decode_reply, encode, new_id
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -32,6 +31,7 @@ from bridge.protocol.messages import (
     StatusRequest,
 )
 from bridge.server import Server, ServerSettings
+from bridge.transport.discovery import ServerRecord
 from herohe_model.model.card import ModelCard
 
 PATIENCE_S = 60.0

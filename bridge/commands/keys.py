@@ -29,7 +29,7 @@ def command() -> None:
 )
 def new(name: str, directory: Path | None) -> None:
     """Make a pair of keys called NAME (client, unless you say otherwise)."""
-    from bridge.curve import KeyPair, keys_directory, write_pair
+    from bridge.transport.curve import KeyPair, keys_directory, write_pair
 
     public, secret = write_pair(directory or keys_directory(), name, KeyPair.new())
     click.echo(f"To give away:   {public}")
@@ -41,8 +41,8 @@ def new(name: str, directory: Path | None) -> None:
 @click.argument("key", type=click.Path(path_type=Path))
 def trust(endpoint: str, key: Path) -> None:
     """Remember the public KEY file of the server at ENDPOINT, to use it with --server."""
-    from bridge.curve import read_public
-    from bridge.curve import trust as remember
+    from bridge.transport.curve import read_public
+    from bridge.transport.curve import trust as remember
 
     click.echo(f"Remembered in {remember(endpoint, read_public(key))}")
 
@@ -50,7 +50,7 @@ def trust(endpoint: str, key: Path) -> None:
 @command.command("show")
 def show() -> None:
     """Show where your keys are, and which servers are trusted."""
-    from bridge.curve import keys_directory, read_public
+    from bridge.transport.curve import keys_directory, read_public
 
     directory = keys_directory()
     paths = sorted(directory.glob("*.key")) + sorted((directory / "servers").glob("*.key"))

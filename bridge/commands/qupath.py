@@ -157,9 +157,15 @@ def _targets(
 def _remote(
     server: str | None, server_key: Path | None, client_key: Path | None, *, local: bool
 ) -> Remote | None:
-    from bridge.curve import CLIENT_KEY, keys_directory, read_pair, read_public, trusted_key
-    from bridge.endpoints import check_endpoint
     from bridge.qupath_install import Remote
+    from bridge.transport.curve import (
+        CLIENT_KEY,
+        keys_directory,
+        read_pair,
+        read_public,
+        trusted_key,
+    )
+    from bridge.transport.endpoints import check_endpoint
     from herohe_model.errors import OptionError
 
     if server is None:

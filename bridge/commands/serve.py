@@ -84,8 +84,8 @@ def command(
     """
     import logging
 
-    from bridge.curve import read_pair
     from bridge.server import Server, ServerSettings
+    from bridge.transport.curve import read_pair
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if owned:
@@ -115,9 +115,9 @@ def _run_owned(server: object) -> None:
     """Run on the lifeline of the process that started this one, and report to it."""
     import sys
 
-    from bridge.lifeline import watch_lifeline
     from bridge.own_server import StartReport
     from bridge.server import Server
+    from bridge.transport.child_process import watch_lifeline
     from herohe_model.errors import HeroheError
 
     def report(line: StartReport) -> None:

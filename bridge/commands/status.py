@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from bridge.discovery import ServerRecord
     from bridge.protocol.messages import Info
+    from bridge.transport.discovery import ServerRecord
 
 _ANSWER_S = 5.0
 
@@ -25,7 +25,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     import msgspec
 
-    from bridge.discovery import running_servers, runtime_directory
+    from bridge.transport.discovery import running_servers, runtime_directory
 
     found = [(record, *_ask(record)) for record in running_servers()]
     if as_json:

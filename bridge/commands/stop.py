@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bridge.discovery import ServerRecord
+    from bridge.transport.discovery import ServerRecord
 
 _ANSWER_S = 5.0
 _ENDING_S = 20.0
@@ -25,7 +25,7 @@ def command(ctx: click.Context, server: str | None, finish: bool) -> None:
     running command end with it, and are left alone unless they are named. Exit code 1 if one could not be
     stopped, or the named one does not exist.
     """
-    from bridge.discovery import running_servers
+    from bridge.transport.discovery import running_servers
 
     records = [
         record
@@ -65,7 +65,7 @@ def _ends(record: ServerRecord, within_s: float | None) -> bool:
     import threading
     import time
 
-    from bridge.discovery import is_running
+    from bridge.transport.discovery import is_running
 
     until = time.monotonic() + within_s if within_s is not None else float("inf")
     pause = threading.Event()

@@ -38,7 +38,7 @@ Requests
     Who asks, such as "qupath", and its version of herohe-bridge. Answer: ``info``.
 ``score_composites`` {``composites``, ``model_sha256``?, ``deadline_s``?} + a frame a composite
     ``composites`` lists {``shape``, ``dtype``: "uint8", ``slot``?}, at most 16. With a ``slot`` the
-    pixels lie in the file of that name, shared with the server, and have no frame (:mod:`bridge.slots`).
+    pixels lie in the file of that name, shared with the server, and have no frame (:mod:`bridge.transport.shared_pixels`).
     ``model_sha256`` refuses any other model. After ``deadline_s`` seconds, what has not begun is dropped.
     Answer: ``result`` with ``scores``.
 ``score_slide`` {``slide``, ``entry``, ``path``?, ``source``?, ``sample``, ``region_classes``,

@@ -41,12 +41,12 @@ from qupath_project import MadeProject
 
 from bridge.batch import BatchOptions
 from bridge.commands.score import score_collection
-from bridge.curve import KeyPair, write_pair
-from bridge.discovery import running_servers
 from bridge.jvm import start_qupath
 from bridge.open_collection import open_collection
 from bridge.qupath_install import Remote, ScriptSettings
 from bridge.scoring.options import ScoreOptions
+from bridge.transport.curve import KeyPair, write_pair
+from bridge.transport.discovery import running_servers
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.synthetic.slides import write_mosaic_tiff

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from bridge.client import Client
 from bridge.contact import ServerAddress
-from bridge.curve import KeyPair, write_pair
-from bridge.discovery import ServerRecord
 from bridge.finding import Fixed
-from bridge.lifeline import end_child, start_child, watch_lifeline
 from bridge.own_server import StartReport
 from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server import Server, ServerSettings
+from bridge.transport.child_process import end_child, start_child, watch_lifeline
+from bridge.transport.curve import KeyPair, write_pair
+from bridge.transport.discovery import ServerRecord
 from bridge.worker import run_worker
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card

@@ -25,10 +25,10 @@ import bridge.client
 import bridge.talker
 from bridge.client import Client, connect_or_start
 from bridge.contact import ServerAddress
-from bridge.discovery import running_servers
 from bridge.finding import Fixed, FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
 from bridge.server import ServerSettings
+from bridge.transport.discovery import running_servers
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import (
     CancelledError,

@@ -6,8 +6,8 @@ import zmq
 
 from bridge.fair_queue import FairQueue
 from bridge.kept_replies import KeptReplies
-from bridge.mailbox import Mailbox
 from bridge.protocol.messages import Heartbeat
+from bridge.transport.loop_calls import Mailbox
 
 
 def taken(queue: FairQueue[str]) -> list[str]:

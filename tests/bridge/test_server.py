@@ -33,8 +33,6 @@ from scripted_worker import FAIL, KILL, WAIT_FOR_GATE
 from bridge import __version__
 from bridge.client import Client
 from bridge.contact import ServerAddress
-from bridge.curve import KeyPair, write_pair
-from bridge.discovery import running_servers
 from bridge.finding import Fixed
 from bridge.protocol.codec import encode
 from bridge.protocol.messages import (
@@ -50,6 +48,8 @@ from bridge.protocol.messages import (
     StatusRequest,
     Stop,
 )
+from bridge.transport.curve import KeyPair, write_pair
+from bridge.transport.discovery import running_servers
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
 
 

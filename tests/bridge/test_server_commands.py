@@ -17,7 +17,12 @@ import pytest
 from running_server import PATIENCE_S, all_gone
 from small_world import small_model
 
-from bridge.discovery import ServerRecord, own_start_time, running_servers, write_record
+from bridge.transport.discovery import (
+    ServerRecord,
+    own_start_time,
+    running_servers,
+    write_record,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,6 @@ from bridge.annotations.geojson import annotations_from_geojson, write_annotatio
 from bridge.annotations.regions import build_regions
 from bridge.client import Client, SlideAnswer
 from bridge.contact import ServerAddress
-from bridge.curve import KeyPair, write_pair
 from bridge.finding import Fixed
 from bridge.protocol.codec import new_id
 from bridge.protocol.messages import (
@@ -38,6 +37,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import score_slide
 from bridge.server import ServerSettings
+from bridge.transport.curve import KeyPair, write_pair
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.slides.slide import Slide

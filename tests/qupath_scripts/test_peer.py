@@ -21,10 +21,10 @@ from jvm_peer import JvmPeer, running_peer
 from PIL import Image
 from small_world import MPP, PATCH_PX, small_model, small_slide
 
-from bridge.curve import KeyPair, write_pair
-from bridge.discovery import ServerRecord, running_servers
 from bridge.qupath_install import ScriptSettings
 from bridge.results.schema import SlideResult
+from bridge.transport.curve import KeyPair, write_pair
+from bridge.transport.discovery import ServerRecord, running_servers
 
 SIDE = 5 * PATCH_PX
 WHOLE_SLIDE: dict[str, Any] = {

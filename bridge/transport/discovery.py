@@ -59,7 +59,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     directory
         Holds its ipc sockets.
     slots
-        Directory for shared pixels (:mod:`bridge.slots`); "" where there are none.
+        Directory for shared pixels (:mod:`bridge.transport.shared_pixels`); "" where there are none.
     owned
         It belongs to the process that started it and ends with that: not to be used by others.
     """

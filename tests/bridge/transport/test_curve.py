@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zmq.auth
 
-from bridge.curve import (
+from bridge.transport.curve import (
     KEYS_VARIABLE,
     KeyPair,
     allowed_in,
@@ -18,7 +18,7 @@ from bridge.curve import (
     trusted_key,
     write_pair,
 )
-from bridge.endpoints import check_endpoint, is_local
+from bridge.transport.endpoints import check_endpoint, is_local
 from herohe_model.errors import OptionError
 
 

@@ -21,8 +21,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.discovery import PRIVATE_PREFIX, remove_private_directory, runtime_directory
 from bridge.protocol.messages import ArrayHeader
+from bridge.transport.discovery import (
+    PRIVATE_PREFIX,
+    remove_private_directory,
+    runtime_directory,
+)
 
 if sys.platform != "win32":
     import fcntl

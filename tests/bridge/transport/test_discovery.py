@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridge.discovery import (
+from bridge.transport.discovery import (
     DIRECTORY_VARIABLE,
     ServerRecord,
     own_start_time,

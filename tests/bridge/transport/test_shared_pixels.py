@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bridge.protocol.messages import ArrayHeader
-from bridge.slots import SlotDirectory, SlotReader, SlotWriter
+from bridge.transport.shared_pixels import SlotDirectory, SlotReader, SlotWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no slots on Windows")
 
@@ -97,7 +97,7 @@ def test_memory_of_removed_files_is_given_back(tmp_path: Path) -> None:
 def test_what_a_killed_server_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path: Path) -> None:
     living = SlotDirectory()
     killed = subprocess.run(
-        [sys.executable, "-c", "import os; from bridge.slots import SlotDirectory; d = SlotDirectory();"
+        [sys.executable, "-c", "import os; from bridge.transport.shared_pixels import SlotDirectory; d = SlotDirectory();"
          "print(d.path, flush=True); os._exit(9)"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

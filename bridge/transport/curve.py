@@ -18,7 +18,7 @@ import platformdirs
 import zmq
 from zmq.utils import z85
 
-from bridge.endpoints import check_endpoint
+from bridge.transport.endpoints import check_endpoint
 from herohe_model.errors import OptionError
 
 KEYS_VARIABLE: Final = "HEROHE_KEYS_DIR"
