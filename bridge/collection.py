@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from bridge.annotations.regions import Annotation
-from bridge.markup import OwnWork
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import WriteOptions
+from bridge.writing.plan import OwnWork
 
 
 @dataclass(frozen=True)

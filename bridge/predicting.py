@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bridge.batch import BatchOptions, Listener, run_batch
 from bridge.collection import Collection, Entry, EntryContent
-from bridge.markup import OwnWork
 from bridge.results.predictions import read_predictions
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import WriteOptions
+from bridge.writing.plan import OwnWork
 from herohe_model.dataset.cases import case_id
 from herohe_model.dataset.predictions import Predictions, some
 from herohe_model.dataset.submission import HardSpelling, Submission, write_submission

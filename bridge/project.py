@@ -22,7 +22,6 @@ from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
 from bridge.collection import Entry, EntryContent
 from bridge.jvm import QuPath, qupath_facts, start_qupath
-from bridge.markup import OwnWork, WrittenMark, plan_markup
 from bridge.new_project import NewImage, create_project
 from bridge.qpdata import DATA_NAME, ImageData
 from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
@@ -32,6 +31,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
 from bridge.safe_files import Backups, changed_error
 from bridge.scoring.options import WriteOptions
+from bridge.writing.plan import OwnWork, WrittenMark, plan_markup
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.slides.slide import Slide
 

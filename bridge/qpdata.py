@@ -29,9 +29,9 @@ from bridge.annotations.classes import (
 )
 from bridge.annotations.transform import Frame
 from bridge.jvm import QuPath
-from bridge.markup import AnnotationMarkup, Markup, OwnWork, WrittenMark
 from bridge.results.schema import tile_measurements
 from bridge.safe_files import replace_file
+from bridge.writing.plan import AnnotationMarkup, Markup, OwnWork, WrittenMark
 from herohe_model.errors import EntryDamagedError, WriteBackError
 from herohe_model.whole_file import sha256_of
 

@@ -37,7 +37,7 @@ from bridge.protocol.messages import (
 )
 from bridge.remote_slide import RemoteSlide, decode_image
 from bridge.scoring.slide import Progress, score_slide
-from bridge.script_markup import script_markup
+from bridge.writing.for_script import script_markup
 from herohe_model.errors import (
     CancelledError,
     HeroheError,

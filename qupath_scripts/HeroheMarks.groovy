@@ -48,7 +48,7 @@ class HeroheMarks {
      * Write a result, after everything of an earlier one was removed. All or nothing: whatever can fail is done
      * before the first change.
      *
-     * @param markup what bridge.script_markup made
+     * @param markup what bridge.writing.for_script made
      * @param shapes what the annotations were when they were sent
      * @return the classes that were used
      */

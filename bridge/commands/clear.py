@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bridge.markup import OwnWork
+    from bridge.writing.plan import OwnWork
 
 
 @click.command("clear")
@@ -26,8 +26,8 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
     PROJECT is a QuPath project, which must not be open in QuPath, or a folder of slides. Nothing of yours is
     touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups.
     """
-    from bridge.markup import OwnWork
     from bridge.open_collection import open_collection
+    from bridge.writing.plan import OwnWork
     from herohe_model.errors import HeroheError
 
     collection = open_collection(project, output=output)

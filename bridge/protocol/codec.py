@@ -54,7 +54,7 @@ Requests
     ``options`` are the fields of :class:`bridge.scoring.options.ScoreOptions`. Answer: ``result`` with ``slide``
     and a frame with :class:`bridge.results.schema.SlideResult` as JSON; with ``write`` (fields of
     :class:`bridge.scoring.options.WriteOptions`), which needs a ``source``, a second one with what a script has to
-    write into QuPath (:mod:`bridge.script_markup`).
+    write into QuPath (:mod:`bridge.writing.for_script`).
 ``pixels`` {``request``, ``read``, ``images``, ``problem``} + a frame an image
     The client's answer to a ``read``: the ``id`` of the ``score_slide``, the number of the read, and for
     each box in its order {``shape``, ``encoding``: "raw", "png" or "jpeg"}; or no image and a ``problem``

@@ -6,7 +6,6 @@ from made_results import made_result
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
-from bridge.markup import plan_markup
 from bridge.results.schema import (
     Outcome,
     PlacedPatch,
@@ -15,6 +14,7 @@ from bridge.results.schema import (
     measurements,
 )
 from bridge.scoring.options import WriteOptions
+from bridge.writing.plan import plan_markup
 
 # Patches of made_result(), 50 px wide: sampled at (100, 200), (150, 200), (100, 250); not at (200, 250).
 BIG, SMALL = box(80, 180, 400, 400), box(90, 190, 160, 260)

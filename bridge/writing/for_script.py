@@ -1,7 +1,7 @@
 """What QuPath's script has to write, worked out here so that it is what :mod:`bridge.project` would write.
 
 The script only puts names and numbers onto objects: which annotation gets which values, where each tile goes
-and what everything is called is decided by :func:`bridge.markup.plan_markup` for every way in.
+and what everything is called is decided by :func:`bridge.writing.plan.plan_markup` for every way in.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bridge.annotations.classes import (
 )
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
-from bridge.markup import AnnotationMarkup, Markup, WrittenMark, plan_markup
 from bridge.results.schema import SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
+from bridge.writing.plan import AnnotationMarkup, Markup, WrittenMark, plan_markup
 
 
 def script_markup(

@@ -1,0 +1,1 @@
+"""What a result writes onto a slide, decided once for every writer."""
