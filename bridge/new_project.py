@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.annotations.geojson import collection_text, feature
 from bridge.annotations.regions import Annotation
 from bridge.annotations.transform import Frame
-from bridge.jvm import start_qupath
+from bridge.qupath.jvm import start_qupath
 from herohe_model.errors import ProjectError
 from herohe_model.slides.slide import Slide
 

@@ -1,8 +1,8 @@
 """QuPath projects: their images and annotations, and results written back into them.
 
 Nothing is saved through QuPath's own save, which stores what is in memory: an image's data are replaced by
-:mod:`bridge.qpdata`, the project file is edited by :mod:`bridge.qpproj`. QuPath's classes, reached through
-paquo (:mod:`bridge.jvm`), read the project, read and write the objects, and check what was written. An object
+:mod:`bridge.qupath.image_data`, the project file is edited by :mod:`bridge.qupath.project_file`. QuPath's classes, reached through
+paquo (:mod:`bridge.qupath.jvm`), read the project, read and write the objects, and check what was written. An object
 of this module belongs to one thread.
 """
 
@@ -21,15 +21,27 @@ from bridge.annotations.geojson import read_features
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
 from bridge.collection import Entry, EntryContent
-from bridge.jvm import QuPath, qupath_facts, start_qupath
 from bridge.new_project import NewImage, create_project
-from bridge.qpdata import DATA_NAME, ImageData
-from bridge.qpimage import ImageSource, SlideFinder, frame_of, parse_builder, users_mpp
-from bridge.qpproj import add_classes, image_metadata, read_project, remove_classes, update_metadata
-from bridge.qupath_processes import open_project_warnings
+from bridge.qupath.image_data import DATA_NAME, ImageData
+from bridge.qupath.image_source import (
+    ImageSource,
+    SlideFinder,
+    frame_of,
+    parse_builder,
+    users_mpp,
+)
+from bridge.qupath.jvm import QuPath, qupath_facts, start_qupath
+from bridge.qupath.processes import open_project_warnings
+from bridge.qupath.project_file import (
+    add_classes,
+    image_metadata,
+    read_project,
+    remove_classes,
+    update_metadata,
+)
+from bridge.qupath.safe_replace import Backups, changed_error
 from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
-from bridge.safe_files import Backups, changed_error
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import OwnWork, WrittenMark, plan_markup
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError

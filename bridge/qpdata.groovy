@@ -1,5 +1,5 @@
 /*
- * What bridge/qpdata.py asks of QuPath's own classes in bulk. Compiled and run inside QuPath's Java machine:
+ * What bridge/qupath/image_data.py asks of QuPath's own classes in bulk. Compiled and run inside QuPath's Java machine:
  * thousands of calls through the bridge from Python would cost more than the work itself, and Java finds the
  * classes of a data file only from code that was loaded beside them.
  *

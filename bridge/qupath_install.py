@@ -188,7 +188,7 @@ def shared_classes() -> dict[str, str]:
     """Return the Groovy classes that the scripts share: sources by file name."""
     scripts = resources.files("qupath_scripts")
     sources = {f"{name}.groovy": scripts.joinpath(f"{name}.groovy").read_text("utf-8") for name in CLASSES}
-    # What bridge.qpdata does with objects from outside of QuPath, the scripts do inside by the same code.
+    # What bridge.qupath.image_data does with objects from outside of QuPath, the scripts do inside by the same code.
     sources["HeroheData.groovy"] = resources.files("bridge").joinpath("qpdata.groovy").read_text("utf-8")
     return sources
 

@@ -38,8 +38,8 @@ from bridge.annotations.geojson import (
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
 from bridge.collection import Entry, EntryContent
+from bridge.qupath.safe_replace import changed_error, replace_file
 from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
-from bridge.safe_files import changed_error, replace_file
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import AnnotationMarkup, OwnWork, plan_markup
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError

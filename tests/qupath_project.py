@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.jvm import QuPath, start_qupath
+from bridge.qupath.jvm import QuPath, start_qupath
 
 OWN = ("HER2-HE", "_HER2-HE")
 

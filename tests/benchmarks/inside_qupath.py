@@ -41,8 +41,8 @@ from qupath_project import MadeProject
 
 from bridge.batch import BatchOptions
 from bridge.commands.score import score_collection
-from bridge.jvm import start_qupath
 from bridge.open_collection import open_collection
+from bridge.qupath.jvm import start_qupath
 from bridge.qupath_install import Remote, ScriptSettings
 from bridge.scoring.options import ScoreOptions
 from bridge.transport.curve import KeyPair, write_pair

@@ -15,7 +15,7 @@ from PIL import Image
 from qupath_project import MadeProject, describe, draw_every_kind, files, ours
 from small_world import MPP, PATCH_PX, small_model, tissue_picture
 
-from bridge.jvm import start_qupath
+from bridge.qupath.jvm import start_qupath
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 

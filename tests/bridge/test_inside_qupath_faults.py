@@ -24,9 +24,9 @@ from small_world import MPP, small_model, tissue_picture
 
 from bridge.contact import ServerAddress, ask
 from bridge.jeromq import JARS
-from bridge.jvm import start_qupath
 from bridge.protocol.codec import new_id
 from bridge.protocol.messages import Info, StatusRequest
+from bridge.qupath.jvm import start_qupath
 from bridge.qupath_install import Remote, ScriptSettings
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord, running_servers

@@ -22,9 +22,9 @@ from bridge.annotations.geojson import annotations_from_geojson
 from bridge.annotations.regions import build_regions
 from bridge.collection import Entry, EntryContent
 from bridge.commands.clear import command as clear
-from bridge.jvm import start_qupath
 from bridge.open_collection import open_collection
 from bridge.project import NewImage, QuPathProject, create_project
+from bridge.qupath.jvm import start_qupath
 from bridge.results.schema import Outcome, SlideResult, image_metadata, measurements
 from bridge.scoring.options import WriteOptions
 from bridge.scoring.slide import failed_result

@@ -254,7 +254,7 @@ def test_no_qupath_is_an_error_that_says_what_to_do(project: Path, tmp_path: Pat
 
 def test_writing_back_checks_what_it_wrote(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that loses an object is caught before its file takes the place of the old one."""
-    from bridge.qpdata import ImageData
+    from bridge.qupath.image_data import ImageData
 
     opened = QuPathProject(project)
     content = opened.read(first(opened))
@@ -280,7 +280,9 @@ def test_a_wrong_project_file_never_takes_the_old_ones_place(
     opened = QuPathProject(project)
     content = opened.read(first(opened))
     before = json.loads(project.read_bytes())
-    monkeypatch.setattr("bridge.qpproj._write", lambda text, path: path.write_bytes(text[: len(text) // 2]))
+    monkeypatch.setattr(
+        "bridge.qupath.project_file._write", lambda text, path: path.write_bytes(text[: len(text) // 2])
+    )
     with pytest.raises(WriteBackError, match="QuPath could not read"):
         opened.write(content.entry, sampled_result(content), WriteOptions())
     assert json.loads(project.read_bytes()) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.qupath_processes import open_project_warnings
+from bridge.qupath.processes import open_project_warnings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be renamed by a link there")
 

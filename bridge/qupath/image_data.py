@@ -28,9 +28,9 @@ from bridge.annotations.classes import (
     grade_component,
 )
 from bridge.annotations.transform import Frame
-from bridge.jvm import QuPath
+from bridge.qupath.jvm import QuPath
+from bridge.qupath.safe_replace import replace_file
 from bridge.results.schema import tile_measurements
-from bridge.safe_files import replace_file
 from bridge.writing.plan import AnnotationMarkup, Markup, OwnWork, WrittenMark
 from herohe_model.errors import EntryDamagedError, WriteBackError
 from herohe_model.whole_file import sha256_of
@@ -231,7 +231,7 @@ class ImageData:
         Raises
         ------
         EntryChangedError, WriteBackError
-            See :func:`bridge.safe_files.replace_file`.
+            See :func:`bridge.qupath.safe_replace.replace_file`.
         """
         if self.user_digest() != user_digest:
             raise WriteBackError(

@@ -9,7 +9,7 @@ import pytest
 from shapely.geometry import Point
 
 from bridge.annotations.transform import Frame
-from bridge.qpimage import SlideFinder, frame_of, parse_builder, users_mpp
+from bridge.qupath.image_source import SlideFinder, frame_of, parse_builder, users_mpp
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.safe_files import Backups, replace_file
+from bridge.qupath.safe_replace import Backups, replace_file
 from herohe_model.errors import EntryChangedError, WriteBackError
 from herohe_model.whole_file import sha256_of
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge.annotations.classes import Colour, is_own_class, own_colour
-from bridge.safe_files import Backups, replace_file
+from bridge.qupath.safe_replace import Backups, replace_file
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.whole_file import sha256_of
 

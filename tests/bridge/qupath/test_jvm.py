@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bridge.jvm import qupath_facts, start_qupath
+from bridge.qupath.jvm import qupath_facts, start_qupath
 
 pytestmark = pytest.mark.qupath
 
@@ -35,7 +35,7 @@ def test_an_interrupt_still_reaches_python() -> None:
     """A Java machine takes Ctrl-C for itself, unless told not to, and leaves at once."""
     code = (
         "import signal\n"
-        "from bridge.jvm import start_qupath\n"
+        "from bridge.qupath.jvm import start_qupath\n"
         "start_qupath()\n"
         "try:\n"
         "    print('ready', flush=True)\n"
