@@ -1,4 +1,4 @@
-"""Where the slides of a batch get scored: by threads here, or on a cluster (:mod:`bridge.cluster`)."""
+"""Where the slides of a batch get scored: by threads here, or on a cluster (:mod:`bridge.cluster.executor`)."""
 
 from __future__ import annotations
 

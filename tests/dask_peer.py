@@ -48,7 +48,7 @@ class Part(msgspec.Struct, frozen=True):
 
 def _misbehave(part: Part) -> None:
     """Wrap what a worker does."""
-    from bridge import cluster_worker
+    from bridge.cluster import worker as cluster_worker
     from bridge.scoring.slide import failed_result
     from herohe_model.errors import ModelFileError
 

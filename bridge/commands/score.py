@@ -15,7 +15,7 @@ from bridge.scoring.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
     from bridge.batch import BatchOptions, BatchSummary
-    from bridge.cluster_contact import ClusterAddress
+    from bridge.cluster.connect import ClusterAddress
     from bridge.collection import Collection
     from bridge.scoring.job import SlidesElsewhere
     from bridge.site import Site
@@ -178,7 +178,7 @@ def command(
         raise click.UsageError("Name a model file with --model, or a running server with --server.")
     cluster = None
     if dask is not None:
-        from bridge.cluster_contact import ClusterAddress
+        from bridge.cluster.connect import ClusterAddress
 
         if servers or model is None:
             raise click.UsageError("--dask needs --model, and goes without --server.")
@@ -270,7 +270,7 @@ def score_collection(
     with until_interrupted() as interrupted, ExitStack() as stack:
         site: Site
         if cluster is not None and model is not None:
-            from bridge.cluster import ClusterSite
+            from bridge.cluster.executor import ClusterSite
 
             site = stack.enter_context(
                 ClusterSite(

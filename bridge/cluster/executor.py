@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from bridge import __version__
-from bridge.cluster_contact import ClusterAddress, ClusterError, connect, gather_workers
-from bridge.cluster_roster import Roster
-from bridge.cluster_terms import (
+from bridge.cluster.connect import ClusterAddress, ClusterError, connect, gather_workers
+from bridge.cluster.messages import (
     TOPIC,
     Misfit,
     NeedsModel,
@@ -34,6 +33,7 @@ from bridge.cluster_terms import (
     decode_step,
     encode,
 )
+from bridge.cluster.registry import Roster
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
 from bridge.scoring.slide import Progress, failed_result
@@ -230,7 +230,7 @@ class ClusterSite:
         """Cancel what is left, have the workers forget the model, and disconnect; may be called twice."""
         self.cancel()
         if self._client.status == "running":
-            from bridge.cluster_worker import let_go
+            from bridge.cluster.worker import let_go
 
             with suppress(OSError):
                 self._client.run(let_go, self._encoded_terms, on_error="ignore")
@@ -303,7 +303,7 @@ class ClusterSite:
                 self._place(flight, None if anywhere else candidates)
 
     def _place(self, flight: _Flight, workers: frozenset[str] | None) -> None:
-        from bridge.cluster_worker import score
+        from bridge.cluster.worker import score
 
         self._submitted += 1
         try:

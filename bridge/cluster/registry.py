@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.cluster_contact import ClusterError, send_model
-from bridge.cluster_terms import Misfit, NeedsModel
+from bridge.cluster.connect import ClusterError, send_model
+from bridge.cluster.messages import Misfit, NeedsModel
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -35,9 +35,9 @@ pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridg
 from distributed import Client
 from running_dask import Dask, dask_cluster
 
-from bridge.cluster import ClusterSite
-from bridge.cluster_contact import ClusterAddress, ClusterError
-from bridge.cluster_terms import Facts, unlike
+from bridge.cluster.connect import ClusterAddress, ClusterError
+from bridge.cluster.executor import ClusterSite
+from bridge.cluster.messages import Facts, unlike
 from bridge.scoring.job import SlideJob, SlidesElsewhere, decode_job, encode_job
 from bridge.versions import is_older
 

@@ -20,7 +20,7 @@ import psutil
 from distributed import get_worker
 
 from bridge import __version__
-from bridge.cluster_terms import (
+from bridge.cluster.messages import (
     TOPIC,
     Abandoned,
     Answer,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from bridge.cluster_terms import Facts, Misfit, Ready, Terms, decode_answer, encode
+from bridge.cluster.messages import Facts, Misfit, Ready, Terms, decode_answer, encode
 from herohe_model.engines.names import engine_name
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 
@@ -184,7 +184,7 @@ def gather_workers(
 
 def _prepare(client: Client, terms: Terms, workers: list[str] | None) -> dict[str, Ready]:
     """Have workers, or all, load the model, and send it to those that cannot read its file."""
-    from bridge.cluster_worker import prepare
+    from bridge.cluster.worker import prepare
 
     ready: dict[str, Ready] = {}
     for attempt in range(2):
@@ -217,7 +217,7 @@ def send_model(client: Client, model: Path, sha256: str, workers: list[str]) -> 
     ClusterError
         If one of them could not take it.
     """
-    from bridge.cluster_worker import take_model
+    from bridge.cluster.worker import take_model
 
     size = model.stat().st_size
     with model.open("rb") as file:
@@ -237,7 +237,7 @@ def _run(
     *arguments: object,
     workers: list[str] | None,
 ) -> dict[str, bytes]:
-    """Call a function of :mod:`bridge.cluster_worker` on workers."""
+    """Call a function of :mod:`bridge.cluster.worker` on workers."""
     try:
         answers = client.run(function, *arguments, workers=workers, on_error="return")
     except OSError as error:
@@ -264,7 +264,7 @@ def _wait_for_one(
     str
         Its address.
     """
-    from bridge.cluster_worker import be_there
+    from bridge.cluster.worker import be_there
 
     future = client.submit(be_there, key=f"herohe-hello-{terms.run}", pure=False)
     done = threading.Event()

@@ -1,0 +1,1 @@
+"""The executor of slides on a dask cluster."""
