@@ -30,7 +30,7 @@ from bridge.protocol.messages import (
     ScoreComposites,
     StatusRequest,
 )
-from bridge.server import Server, ServerSettings
+from bridge.server.server import Server, ServerSettings
 from bridge.transport.discovery import ServerRecord
 from herohe_model.model.card import ModelCard
 

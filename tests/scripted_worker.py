@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.protocol.worker_messages import WorkerSettings
-from bridge.worker import run_worker
+from bridge.server.worker import run_worker
 
 SCORE: Final = 0
 WAIT_FOR_GATE: Final = 1

@@ -84,7 +84,7 @@ def command(
     """
     import logging
 
-    from bridge.server import Server, ServerSettings
+    from bridge.server.server import Server, ServerSettings
     from bridge.transport.curve import read_pair
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -116,7 +116,7 @@ def _run_owned(server: object) -> None:
     import sys
 
     from bridge.own_server import StartReport
-    from bridge.server import Server
+    from bridge.server.server import Server
     from bridge.transport.child_process import watch_lifeline
     from herohe_model.errors import HeroheError
 

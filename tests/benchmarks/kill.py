@@ -129,7 +129,7 @@ def round_(number: int, target: Path, whole: Path, home: Path, takes: float) -> 
 def kill(batch: subprocess.Popen[bytes], kind: str) -> str:
     """Kill the batch, its server or the server's worker, and say which; the batch where there is no other."""
     process = psutil.Process(batch.pid)
-    part = {"server": "serve", "worker": "bridge.worker"}.get(kind)
+    part = {"server": "serve", "worker": "bridge.server.worker"}.get(kind)
     found = [p for p in process.children(recursive=True) if part in p.cmdline()] if part else []
     (found or [process])[0].kill()
     return kind if found else "batch"

@@ -30,11 +30,11 @@ from bridge.contact import ServerAddress
 from bridge.finding import Fixed
 from bridge.own_server import StartReport
 from bridge.protocol.worker_messages import WorkerSettings
-from bridge.server import Server, ServerSettings
+from bridge.server.server import Server, ServerSettings
+from bridge.server.worker import run_worker
 from bridge.transport.child_process import end_child, start_child, watch_lifeline
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord
-from bridge.worker import run_worker
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model

@@ -27,7 +27,7 @@ from bridge.client import Client, connect_or_start
 from bridge.contact import ServerAddress
 from bridge.finding import Fixed, FoundServer, Wanted, find_server
 from bridge.own_server import OwnServer
-from bridge.server import ServerSettings
+from bridge.server.server import ServerSettings
 from bridge.transport.discovery import running_servers
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import (

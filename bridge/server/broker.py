@@ -17,11 +17,6 @@ import msgspec
 import zmq
 
 from bridge import __version__
-from bridge.composite_work import CompositesWork
-from bridge.crew import Crew
-from bridge.fair_queue import FairQueue
-from bridge.front import Address, Front, Incoming
-from bridge.kept_replies import KeptReplies
 from bridge.protocol.codec import Refusal, decode_request
 from bridge.protocol.messages import (
     Cancel,
@@ -40,8 +35,13 @@ from bridge.protocol.messages import (
     StatusRequest,
     Stop,
 )
-from bridge.queue_scorer import QueueScorer
-from bridge.slide_work import SlideWork, any_path, paths_below
+from bridge.server.composites_request import CompositesWork
+from bridge.server.fair_queue import FairQueue
+from bridge.server.frontend import Address, Front, Incoming
+from bridge.server.pool_scorer import QueueScorer
+from bridge.server.reply_cache import KeptReplies
+from bridge.server.slide_request import SlideWork, any_path, paths_below
+from bridge.server.worker_pool import Crew
 from bridge.transport.discovery import ServerRecord
 from bridge.transport.loop_calls import Mailbox
 from herohe_model.model.card import ModelCard

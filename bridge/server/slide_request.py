@@ -35,8 +35,8 @@ from bridge.protocol.messages import (
     ScoreSlide,
     SlideOrigin,
 )
-from bridge.remote_slide import RemoteSlide, decode_image
 from bridge.scoring.slide import Progress, score_slide
+from bridge.server.remote_slide import RemoteSlide, decode_image
 from bridge.writing.for_script import script_markup
 from herohe_model.errors import (
     CancelledError,

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import zmq
 
-from bridge.crew import Crew
 from bridge.protocol.messages import ErrorReply, Reply, Result, ScoreComposites, Scores
-from bridge.work import Composite, Failure, Score
+from bridge.server.tasks import Composite, Failure, Score
+from bridge.server.worker_pool import Crew
 
 
 class End(Protocol):

@@ -4,9 +4,9 @@ import threading
 
 import zmq
 
-from bridge.fair_queue import FairQueue
-from bridge.kept_replies import KeptReplies
 from bridge.protocol.messages import Heartbeat
+from bridge.server.fair_queue import FairQueue
+from bridge.server.reply_cache import KeptReplies
 from bridge.transport.loop_calls import Mailbox
 
 

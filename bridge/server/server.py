@@ -23,9 +23,6 @@ from typing import Final
 import zmq
 
 from bridge import __version__
-from bridge.crew import Crew, CrewSettings
-from bridge.desk import STOPPED, Desk, DeskSettings
-from bridge.front import Front, check_binds
 from bridge.protocol.codec import error_from
 from bridge.protocol.messages import (
     MAX_READ_BYTES,
@@ -34,6 +31,9 @@ from bridge.protocol.messages import (
     PROTOCOL,
     ErrorReply,
 )
+from bridge.server.broker import STOPPED, Desk, DeskSettings
+from bridge.server.frontend import Front, check_binds
+from bridge.server.worker_pool import Crew, CrewSettings
 from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapDoor, allowed_in
 from bridge.transport.discovery import (
     ServerRecord,
@@ -68,7 +68,7 @@ class ServerSettings:
     slides_roots
         Folders of slides that clients of other machines may name.
     max_batch, max_wait_s
-        See :class:`bridge.crew.CrewSettings`.
+        See :class:`bridge.server.worker_pool.CrewSettings`.
     idle_timeout_s
         End after so long without a request; None never.
     in_flight
@@ -78,7 +78,7 @@ class ServerSettings:
     owned
         See :class:`bridge.transport.discovery.ServerRecord`.
     worker_silence_s, worker_arguments, workers_over_tcp
-        See :class:`bridge.crew.CrewSettings`.
+        See :class:`bridge.server.worker_pool.CrewSettings`.
     """
 
     model: Path
@@ -96,7 +96,7 @@ class ServerSettings:
     slides_at_once: int = 4
     owned: bool = False
     worker_silence_s: float = 30.0
-    worker_arguments: tuple[str, ...] = ("-m", "bridge.worker")
+    worker_arguments: tuple[str, ...] = ("-m", "bridge.server.worker")
     workers_over_tcp: bool = False
 
     def __post_init__(self) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from bridge.crew import Crew
 from bridge.protocol.codec import error_from, score_from
 from bridge.protocol.messages import ArrayHeader
+from bridge.server.tasks import Composite, Failure, Score
+from bridge.server.worker_pool import Crew
 from bridge.transport.loop_calls import Mailbox
-from bridge.work import Composite, Failure, Score
 from herohe_model.errors import ServerUnavailableError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScore

@@ -323,7 +323,7 @@ def test_what_is_not_begun_by_its_deadline_is_dropped(gated: Running) -> None:
 def test_the_work_of_a_client_that_is_gone_is_dropped(
     gated: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.desk.GONE_S", 0.1)
+    monkeypatch.setattr("bridge.server.broker.GONE_S", 0.1)
     with Peer(gated.record) as peer:
         peer.send(score_request(8), *[composite(WAIT_FOR_GATE, name).tobytes() for name in range(8)])
         wait_until(lambda: len(gated.begun()) == 1)

@@ -16,7 +16,7 @@ from bridge.protocol.messages import (
     PixelSource,
     ReadBox,
 )
-from bridge.remote_slide import RemoteSlide, decode_image
+from bridge.server.remote_slide import RemoteSlide, decode_image
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.sampling.composite import draw_composites, read_composite
 from herohe_model.sampling.composite_reader import read_composites

@@ -19,7 +19,6 @@ from typing import Final, Literal
 import msgspec
 import zmq
 
-from bridge.fair_queue import FairQueue
 from bridge.protocol.messages import WorkerInfo
 from bridge.protocol.worker_messages import (
     Drop,
@@ -35,11 +34,12 @@ from bridge.protocol.worker_messages import (
     decode_from_worker,
     encode_worker,
 )
+from bridge.server.fair_queue import FairQueue
+from bridge.server.tasks import Composite, Failure, Score
 from bridge.transport.child_process import end_child, start_child
 from bridge.transport.curve import WORKER_DOMAIN, KeyPair
 from bridge.transport.endpoints import has_ipc, ipc_endpoint
 from bridge.transport.loop_calls import Context, Mailbox, Socket
-from bridge.work import Composite, Failure, Score
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""
@@ -83,7 +83,7 @@ class CrewSettings:
     max_wait_s: float = 0.0
     silence_s: float = 30.0
     slots: str = ""
-    arguments: tuple[str, ...] = ("-m", "bridge.worker")
+    arguments: tuple[str, ...] = ("-m", "bridge.server.worker")
     notice: Callable[[str], None] = lambda _: None
     over_tcp: bool = field(default_factory=lambda: not has_ipc())
 

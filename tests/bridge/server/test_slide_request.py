@@ -36,7 +36,7 @@ from bridge.protocol.messages import (
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import score_slide
-from bridge.server import ServerSettings
+from bridge.server.server import ServerSettings
 from bridge.transport.curve import KeyPair, write_pair
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
@@ -351,7 +351,7 @@ def test_pixels_that_nobody_asked_for_are_refused(gated: Running, tmp_path: Path
 def test_the_slide_of_a_client_that_is_gone_is_given_up(
     gated: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.desk.GONE_S", 0.1)
+    monkeypatch.setattr("bridge.server.broker.GONE_S", 0.1)
     with Slide(small_slide(tmp_path / "s.tif")) as slide, Peer(gated.record) as peer:
         peer.send(ScoreSlide(id="s", slide="s", source=source_of(slide), sample="slide"), b"")
         assert isinstance(peer.answer()[0], Read)

@@ -1,0 +1,1 @@
+"""The model server: front end, broker, and a pool of worker processes."""
