@@ -17,7 +17,7 @@ import scripted_worker
 import zmq
 from numpy.typing import NDArray
 
-from bridge.contact import ServerAddress, ask
+from bridge.client.address import ServerAddress, ask
 from bridge.protocol.codec import decode_reply, encode, new_id
 from bridge.protocol.messages import (
     ArrayHeader,

@@ -319,10 +319,10 @@ def _scorer(
 ) -> AbstractContextManager[CompositeScorer]:
     """Return the server or servers to score with, as a context."""
     if len(servers) > 1:
-        from bridge.spread_scorer import connect_servers
+        from bridge.client.load_balancer import connect_servers
 
         return connect_servers(servers, model, notice=notice)
-    from bridge.client import connect_or_start
+    from bridge.client.client import connect_or_start
 
     server = servers[0] if servers else None
     return connect_or_start(

@@ -115,7 +115,7 @@ def _run_owned(server: object) -> None:
     """Run on the lifeline of the process that started this one, and report to it."""
     import sys
 
-    from bridge.own_server import StartReport
+    from bridge.client.child_server import StartReport
     from bridge.server.server import Server
     from bridge.transport.child_process import watch_lifeline
     from herohe_model.errors import HeroheError

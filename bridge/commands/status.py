@@ -41,7 +41,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 def _ask(record: ServerRecord) -> tuple[Info | None, str]:
     """Return what a server says, or why it says nothing."""
-    from bridge.contact import ServerAddress, ask
+    from bridge.client.address import ServerAddress, ask
     from bridge.protocol.codec import new_id
     from bridge.protocol.messages import Info, StatusRequest
     from herohe_model.errors import HeroheError

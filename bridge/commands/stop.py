@@ -44,7 +44,7 @@ def command(ctx: click.Context, server: str | None, finish: bool) -> None:
 
 def _stop(record: ServerRecord, finish: bool) -> str:
     """Stop one server; return what went wrong, or ""."""
-    from bridge.contact import ServerAddress, ask
+    from bridge.client.address import ServerAddress, ask
     from bridge.protocol.codec import new_id
     from bridge.protocol.messages import Stop
     from herohe_model.errors import HeroheError

@@ -1,6 +1,6 @@
 """The messages between clients and the model server, and nothing else: bytes in, typed messages out.
 
-Every function here is pure; sockets are in :mod:`bridge.server.server` and :mod:`bridge.client`. A client in another
+Every function here is pure; sockets are in :mod:`bridge.server.server` and :mod:`bridge.client.client`. A client in another
 language is written against this text.
 
 Wire format

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from bridge.batch import BatchOptions, run_batch
-from bridge.client import connect_or_start
+from bridge.client.client import connect_or_start
 from bridge.open_collection import open_collection
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions

@@ -25,10 +25,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.client import Client
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed
-from bridge.own_server import StartReport
+from bridge.client.address import ServerAddress
+from bridge.client.child_server import StartReport
+from bridge.client.client import Client
+from bridge.client.locate import Fixed
 from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server.server import Server, ServerSettings
 from bridge.server.worker import run_worker

@@ -22,7 +22,7 @@ from qupath_project import MadeProject, describe, draw_every_kind, files, ours
 from running_server import PATIENCE_S, all_gone, wait_until
 from small_world import MPP, small_model, tissue_picture
 
-from bridge.contact import ServerAddress, ask
+from bridge.client.address import ServerAddress, ask
 from bridge.jeromq import JARS
 from bridge.protocol.codec import new_id
 from bridge.protocol.messages import Info, StatusRequest

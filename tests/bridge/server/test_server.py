@@ -31,9 +31,9 @@ from running_server import (
 from scripted_worker import FAIL, KILL, WAIT_FOR_GATE
 
 from bridge import __version__
-from bridge.client import Client
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed
+from bridge.client.address import ServerAddress
+from bridge.client.client import Client
+from bridge.client.locate import Fixed
 from bridge.protocol.codec import encode
 from bridge.protocol.messages import (
     ArrayHeader,

@@ -18,9 +18,9 @@ from small_world import MPP, drawn, small_model, small_slide, tissue_picture
 
 from bridge.annotations.geojson import annotations_from_geojson, write_annotations
 from bridge.annotations.regions import build_regions
-from bridge.client import Client, SlideAnswer
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed
+from bridge.client.address import ServerAddress
+from bridge.client.client import Client, SlideAnswer
+from bridge.client.locate import Fixed
 from bridge.protocol.codec import new_id
 from bridge.protocol.messages import (
     ErrorReply,

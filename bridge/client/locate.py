@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bridge import __version__
-from bridge.contact import ServerAddress
+from bridge.client.address import ServerAddress
 from bridge.protocol.messages import PROTOCOL
 from bridge.transport.discovery import ServerRecord, running_servers
 from herohe_model.engines.names import engine_name
@@ -59,7 +59,7 @@ def find_server(wanted: Wanted) -> ServerRecord | None:
 class FoundServer:
     """A server that was found, and will be found again when it was restarted.
 
-    Implements :class:`bridge.finding.Whereabouts`.
+    Implements :class:`bridge.client.locate.Whereabouts`.
     """
 
     wanted: Wanted

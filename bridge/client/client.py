@@ -2,7 +2,7 @@
 
 A request that the server has not spoken of for a while is sent again under its id, so nothing is lost when
 messages, connections or the server itself are; when the server is gone for good, every request ends with an
-error in bounded time (:mod:`bridge.talker`).
+error in bounded time (:mod:`bridge.client.connection`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import zmq
 from numpy.typing import NDArray
 
 from bridge import __version__
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed, FoundServer, Wanted, Whereabouts, find_server
-from bridge.own_server import OwnServer
+from bridge.client.address import ServerAddress
+from bridge.client.child_server import OwnServer
+from bridge.client.connection import Pending, Talker
+from bridge.client.locate import Fixed, FoundServer, Wanted, Whereabouts, find_server
 from bridge.protocol.codec import new_id, score_from
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -41,7 +42,6 @@ from bridge.protocol.messages import (
     ScoreComposites,
     ScoreSlide,
 )
-from bridge.talker import Pending, Talker
 from bridge.transport.loop_calls import Context, Mailbox
 from bridge.versions import is_older
 from herohe_model.errors import (

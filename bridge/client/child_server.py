@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from bridge.contact import ServerAddress
+from bridge.client.address import ServerAddress
 from bridge.protocol.codec import error_from
 from bridge.transport.child_process import end_child, start_child
 from bridge.transport.discovery import ServerRecord
@@ -49,7 +49,7 @@ class StartReport(msgspec.Struct, frozen=True):
 
 
 class OwnServer:
-    """A server process of this process. Implements :class:`bridge.finding.Whereabouts`.
+    """A server process of this process. Implements :class:`bridge.client.locate.Whereabouts`.
 
     Parameters
     ----------

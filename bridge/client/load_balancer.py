@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.client import Client
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed
+from bridge.client.address import ServerAddress
+from bridge.client.client import Client
+from bridge.client.locate import Fixed
 from herohe_model.errors import HeroheError, OptionError, ProtocolError, ServerUnavailableError
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.score import CompositeScore, CompositeScorer

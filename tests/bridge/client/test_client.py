@@ -21,12 +21,12 @@ from running_server import PATIENCE_S, SIDE_PX, Running, all_gone, composite, sc
 from scripted_worker import WAIT_FOR_GATE
 from small_world import small_model
 
-import bridge.client
-import bridge.talker
-from bridge.client import Client, connect_or_start
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed, FoundServer, Wanted, find_server
-from bridge.own_server import OwnServer
+import bridge.client.client
+import bridge.client.connection
+from bridge.client.address import ServerAddress
+from bridge.client.child_server import OwnServer
+from bridge.client.client import Client, connect_or_start
+from bridge.client.locate import Fixed, FoundServer, Wanted, find_server
 from bridge.server.server import ServerSettings
 from bridge.transport.discovery import running_servers
 from herohe_model.engines.scorer import Scorer
@@ -207,7 +207,7 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_lost_request_is_sent_again(gated: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge.talker, "REPEAT_S", 0.3)
+    monkeypatch.setattr(bridge.client.connection, "REPEAT_S", 0.3)
     gated.open_gate()
     with Client(Fixed(gated.address)) as client:
         send, lost = client._talker.send, []
@@ -239,8 +239,8 @@ def test_a_server_that_was_restarted_is_found_again(tmp_path: Path) -> None:
 def test_without_a_server_every_request_ends_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge.talker, "SILENT_S", 0.5)
-    monkeypatch.setattr(bridge.talker, "GIVE_UP_S", 1.5)
+    monkeypatch.setattr(bridge.client.connection, "SILENT_S", 0.5)
+    monkeypatch.setattr(bridge.client.connection, "GIVE_UP_S", 1.5)
     with serving(scripted(tmp_path)) as running:
         client = Client(Fixed(running.address))
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(12)]
@@ -262,7 +262,7 @@ def test_another_version_is_refused_with_the_side_to_update(
     gated: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version, older in (("0.0.9", "this client"), ("99.0.0", "the server")):
-        monkeypatch.setattr(bridge.client, "__version__", version)
+        monkeypatch.setattr(bridge.client.client, "__version__", version)
         with pytest.raises(ProtocolError, match=f"Update {older}"):
             Client(Fixed(gated.address))
 
@@ -375,7 +375,7 @@ _OWNER = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from bridge.own_server import OwnServer
+from bridge.client.child_server import OwnServer
 with closing(OwnServer(Path(sys.argv[1]), device="cpu", precision="auto", notice=print)) as own:
     print("pid", own.record.pid, flush=True)
     sys.stdin.read()

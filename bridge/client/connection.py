@@ -15,8 +15,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from bridge.contact import ServerAddress
-from bridge.finding import Fixed, Whereabouts
+from bridge.client.address import ServerAddress
+from bridge.client.locate import Fixed, Whereabouts
 from bridge.protocol.codec import decode_reply, encode, error_from, new_id
 from bridge.protocol.messages import (
     ArrayHeader,

@@ -14,8 +14,8 @@ from running_server import PATIENCE_S, SIDE_PX, Running, composite, scripted, se
 from scripted_worker import WAIT_FOR_GATE
 from small_world import small_model
 
-import bridge.talker
-from bridge.spread_scorer import SpreadScorer, connect_servers
+import bridge.client.connection
+from bridge.client.load_balancer import SpreadScorer, connect_servers
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
 from herohe_model.model.card import ModelCard
@@ -100,8 +100,8 @@ def test_each_composite_goes_to_the_server_that_has_the_fewest(two: tuple[Runnin
 def test_a_server_that_ends_leaves_its_composites_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge.talker, "SILENT_S", 0.5)
-    monkeypatch.setattr(bridge.talker, "GIVE_UP_S", 1.5)
+    monkeypatch.setattr(bridge.client.connection, "SILENT_S", 0.5)
+    monkeypatch.setattr(bridge.client.connection, "GIVE_UP_S", 1.5)
     notices: list[str] = []
     with serving(scripted(tmp_path / "b")) as b:
         with serving(scripted(tmp_path / "a")) as a:

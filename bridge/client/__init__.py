@@ -1,0 +1,1 @@
+"""Reach, find or start a model server, and score through it."""
