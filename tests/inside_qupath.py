@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.qupath_app import QuPathApp, find_qupaths
+from bridge.install.qupath_app import QuPathApp, find_qupaths
 
 
 @dataclass(frozen=True)

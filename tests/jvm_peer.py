@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bridge.jeromq import JARS, Jar, JarError, find_jars
-from bridge.qupath_install import shared_classes
+from bridge.install.jars import JARS, Jar, JarError, find_jars
+from bridge.install.scripts import shared_classes
 
 GROOVY = Jar(
     "org.apache.groovy",

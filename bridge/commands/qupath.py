@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bridge.qupath_app import QuPathApp
-    from bridge.qupath_install import Installed, Remote
+    from bridge.install.qupath_app import QuPathApp
+    from bridge.install.scripts import Installed, Remote
 
 _QUPATH = click.option(
     "--qupath",
@@ -66,7 +66,7 @@ def install(
     idle_timeout: float | None,
 ) -> None:
     """Install or update the scripts; what was chosen before is kept."""
-    from bridge.qupath_install import Choices, install_into, install_into_project
+    from bridge.install.scripts import Choices, install_into, install_into_project
 
     remote = _remote(server, server_key, client_key, local=local)
     choices = Choices(model=model, idle_timeout_s=idle_timeout, remote=remote, local=local)
@@ -90,7 +90,7 @@ def install(
 @_PROJECT
 def uninstall(qupaths: tuple[Path, ...], user_directory: Path | None, project: Path | None) -> None:
     """Take out exactly what install put in."""
-    from bridge.qupath_install import installed_in, uninstall_from, uninstall_from_project
+    from bridge.install.scripts import installed_in, uninstall_from, uninstall_from_project
 
     if project is not None:
         _say(uninstall_from_project(project))
@@ -121,7 +121,7 @@ def uninstall(qupaths: tuple[Path, ...], user_directory: Path | None, project: P
 @_PROJECT
 def status(qupaths: tuple[Path, ...], user_directory: Path | None, project: Path | None) -> None:
     """Say what is installed where."""
-    from bridge.qupath_install import installed_in
+    from bridge.install.scripts import installed_in
 
     if project is not None:
         folder = project if project.is_dir() else project.parent
@@ -135,7 +135,7 @@ def _targets(
     qupaths: tuple[Path, ...], user_directory: Path | None, *, make: bool
 ) -> list[tuple[QuPathApp | None, Path, bool]]:
     """Return QuPaths with their user directories, and whether that was set just now."""
-    from bridge.qupath_app import find_qupaths
+    from bridge.install.qupath_app import find_qupaths
     from herohe_model.errors import OptionError
 
     if user_directory is not None:
@@ -157,7 +157,7 @@ def _targets(
 def _remote(
     server: str | None, server_key: Path | None, client_key: Path | None, *, local: bool
 ) -> Remote | None:
-    from bridge.qupath_install import Remote
+    from bridge.install.scripts import Remote
     from bridge.transport.curve import (
         CLIENT_KEY,
         keys_directory,

@@ -23,11 +23,11 @@ from running_server import PATIENCE_S, all_gone, wait_until
 from small_world import MPP, small_model, tissue_picture
 
 from bridge.client.address import ServerAddress, ask
-from bridge.jeromq import JARS
+from bridge.install.jars import JARS
+from bridge.install.scripts import Remote, ScriptSettings
 from bridge.protocol.codec import new_id
 from bridge.protocol.messages import Info, StatusRequest
 from bridge.qupath.jvm import start_qupath
-from bridge.qupath_install import Remote, ScriptSettings
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord, running_servers
 from herohe_model.synthetic.slides import write_tiff

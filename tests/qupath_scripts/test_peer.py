@@ -21,7 +21,7 @@ from jvm_peer import JvmPeer, running_peer
 from PIL import Image
 from small_world import MPP, PATCH_PX, small_model, small_slide
 
-from bridge.qupath_install import ScriptSettings
+from bridge.install.scripts import ScriptSettings
 from bridge.results.schema import SlideResult
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord, running_servers

@@ -13,9 +13,15 @@ from qupath_project import files
 from small_world import small_model
 
 from bridge.commands.qupath import command
-from bridge.installed_files import InstallError, install, read_record, states, uninstall
-from bridge.jeromq import JARS, Jar, JarError, find_jars
-from bridge.qupath_install import SCRIPTS, shared_classes
+from bridge.install.installed_files import (
+    InstallError,
+    install,
+    read_record,
+    states,
+    uninstall,
+)
+from bridge.install.jars import JARS, Jar, JarError, find_jars
+from bridge.install.scripts import SCRIPTS, shared_classes
 from bridge.transport.curve import KeyPair, write_pair
 from herohe_model.errors import HeroheError, OptionError
 

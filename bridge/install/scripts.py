@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from bridge import __version__
-from bridge.installed_files import (
+from bridge.install.installed_files import (
     Record,
     State,
     install,
@@ -26,9 +26,9 @@ from bridge.installed_files import (
     states,
     uninstall,
 )
-from bridge.jeromq import find_jars
+from bridge.install.jars import find_jars
+from bridge.install.qupath_app import QuPathApp
 from bridge.protocol.messages import PROTOCOL
-from bridge.qupath_app import QuPathApp
 from herohe_model.errors import OptionError
 
 HOME: Final = "herohe-bridge"

@@ -1,0 +1,1 @@
+"""The scripts put into a QuPath, and taken out again."""
