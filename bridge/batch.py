@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
-from bridge.collection import Collection, Entry, EntryContent
+from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult

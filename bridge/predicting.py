@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.batch import BatchOptions, Listener, run_batch
-from bridge.collection import Collection, Entry, EntryContent
+from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.predictions import read_predictions
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import WriteOptions

@@ -1,5 +1,5 @@
 /*
- * What the HER2-HE scripts write onto an image, and how it is taken away again: the same as bridge/project.py
+ * What the HER2-HE scripts write onto an image, and how it is taken away again: the same as bridge/projects/qupath_project.py
  * writes from outside. HeroheData, which that uses too, does it to single objects.
  *
  * Last tested with QuPath 0.5.1 and 0.6.0.

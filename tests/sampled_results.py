@@ -10,7 +10,7 @@ import shapely
 from made_results import STEPS, made_prediction, made_provenance
 
 from bridge.annotations.regions import Region, build_regions
-from bridge.collection import EntryContent
+from bridge.projects.base import EntryContent
 from bridge.results.schema import (
     CompositeResult,
     ForegroundPatch,

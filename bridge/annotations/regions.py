@@ -1,6 +1,6 @@
 """Annotations, and the sampling regions made of them.
 
-Geometry is in level-0 pixels of the slide as OpenSlide counts them; :mod:`bridge.project` and
+Geometry is in level-0 pixels of the slide as OpenSlide counts them; :mod:`bridge.projects.qupath_project` and
 :mod:`bridge.annotations.geojson` convert QuPath's coordinates once, when they read.
 """
 

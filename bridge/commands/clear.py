@@ -26,7 +26,7 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
     PROJECT is a QuPath project, which must not be open in QuPath, or a folder of slides. Nothing of yours is
     touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups.
     """
-    from bridge.open_collection import open_collection
+    from bridge.projects.open import open_collection
     from bridge.writing.plan import OwnWork
     from herohe_model.errors import HeroheError
 

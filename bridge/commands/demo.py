@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bridge.collection import Collection
     from bridge.demo import DemoSlide
+    from bridge.projects.base import Collection
     from bridge.results.schema import SlideResult
 
 
@@ -88,8 +88,8 @@ def _train(slides: Sequence[DemoSlide], model: Path, steps: int, console: Consol
 def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, Path]:
     """Put the held-out slides into a QuPath project, or their outlines beside them where there is none."""
     from bridge.annotations.geojson import write_annotations
-    from bridge.open_collection import open_collection
-    from bridge.project import NewImage, create_project
+    from bridge.projects.open import open_collection
+    from bridge.projects.qupath_project import NewImage, create_project
     from herohe_model.errors import QuPathNotFoundError
 
     project = folder / "project"

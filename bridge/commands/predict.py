@@ -64,9 +64,9 @@ def command(
 
     from bridge.batch import BatchOptions
     from bridge.interrupt import until_interrupted
-    from bridge.open_collection import open_collection
     from bridge.predicting import predict_slides, results_folder
     from bridge.progress import BatchView
+    from bridge.projects.open import open_collection
     from bridge.results.schema import RESEARCH_USE_ONLY
     from bridge.scoring.options import ScoreOptions
     from herohe_model.engines.scorer import Scorer

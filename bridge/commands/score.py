@@ -16,7 +16,7 @@ from bridge.scoring.options import ScoreOptions, WriteOptions
 if TYPE_CHECKING:
     from bridge.batch import BatchOptions, BatchSummary
     from bridge.cluster.connect import ClusterAddress
-    from bridge.collection import Collection
+    from bridge.projects.base import Collection
     from bridge.scoring.job import SlidesElsewhere
     from bridge.site import Site
     from herohe_model.model.score import CompositeScorer
@@ -172,7 +172,7 @@ def command(
     import msgspec
 
     from bridge.batch import BatchOptions
-    from bridge.open_collection import open_collection
+    from bridge.projects.open import open_collection
 
     if model is None and not servers:
         raise click.UsageError("Name a model file with --model, or a running server with --server.")

@@ -210,8 +210,8 @@ def _train(
     from rich.console import Console
 
     from bridge.interrupt import until_interrupted
-    from bridge.open_collection import open_collection
-    from bridge.training_slides import label_slides
+    from bridge.projects.open import open_collection
+    from bridge.projects.training_slides import label_slides
     from bridge.training_view import TrainingView
     from herohe_model.dataset.matching import match_slides
     from herohe_model.training.cross_validation import train_folds

@@ -42,7 +42,7 @@ from qupath_project import MadeProject
 from bridge.batch import BatchOptions
 from bridge.commands.score import score_collection
 from bridge.install.scripts import Remote, ScriptSettings
-from bridge.open_collection import open_collection
+from bridge.projects.open import open_collection
 from bridge.qupath.jvm import start_qupath
 from bridge.scoring.options import ScoreOptions
 from bridge.transport.curve import KeyPair, write_pair

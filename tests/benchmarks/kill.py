@@ -22,9 +22,9 @@ from shapely.geometry import Polygon
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import Annotation
-from bridge.collection import Collection
-from bridge.open_collection import open_collection
-from bridge.project import NewImage, create_project
+from bridge.projects.base import Collection
+from bridge.projects.open import open_collection
+from bridge.projects.qupath_project import NewImage, create_project
 from herohe_model.errors import QuPathNotFoundError
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model

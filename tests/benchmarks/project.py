@@ -18,7 +18,7 @@ import numpy as np
 
 from bridge.batch import BatchOptions, run_batch
 from bridge.client.client import connect_or_start
-from bridge.open_collection import open_collection
+from bridge.projects.open import open_collection
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress

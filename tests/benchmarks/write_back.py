@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from made_results import made_prediction, made_provenance
 from qupath_project import MadeProject, images
 
-from bridge.project import QuPathProject
+from bridge.projects.qupath_project import QuPathProject
 from bridge.results.schema import Outcome, PlacedPatch, RegionResult, SlideResult
 from bridge.scoring.options import WriteOptions
 from herohe_model.synthetic.slides import write_tiff

@@ -21,8 +21,8 @@ from bridge.commands.export import command
 from bridge.export import export_geojson, file_stem
 from bridge.export_features import export_features
 from bridge.export_tables import TABLES, export_tables, table_columns
-from bridge.open_collection import open_collection
 from bridge.progress import BatchView
+from bridge.projects.open import open_collection
 from bridge.results.files import write_json
 from bridge.results.run import ScoredRun, find_run
 from bridge.results.schema import Outcome, SlideResult, tiles

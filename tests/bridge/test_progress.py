@@ -17,8 +17,8 @@ from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, run_batch
 from bridge.batch_figures import WINDOW_S, Reckoning
 from bridge.measured_scorer import Counts, MeasuredScorer
-from bridge.open_collection import open_collection
 from bridge.progress import BatchView, outcome_line, render
+from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress

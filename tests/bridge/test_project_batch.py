@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from small_world import PATCH_PX, small_model, tissue_picture
 
 from bridge.batch import BatchOptions, BatchSummary, run_batch
-from bridge.open_collection import open_collection
+from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions

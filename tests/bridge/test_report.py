@@ -23,8 +23,8 @@ from small_world import PATCH_PX, drawn, small_model, small_slide
 from bridge.annotations.geojson import write_annotations
 from bridge.batch import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
-from bridge.open_collection import open_collection
 from bridge.progress import BatchView
+from bridge.projects.open import open_collection
 from bridge.report import WrittenReport, write_report
 from bridge.report_cohort import Truth
 from bridge.report_detail import positive_step

@@ -20,8 +20,8 @@ from bridge.annotations.regions import Annotation
 from bridge.batch import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
-from bridge.open_collection import open_collection
 from bridge.predicting import predict_slides
+from bridge.projects.open import open_collection
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
 from herohe_model.cohort import CohortRules, make_cohort

@@ -20,7 +20,7 @@ from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import build_regions
 from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
 from bridge.cli import cli
-from bridge.open_collection import open_collection
+from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from qupath_project import MadeProject, describe, draw_every_kind, files, images, ours
 from sampled_results import sampled_result
 
-from bridge.collection import Entry
 from bridge.commands.clear import command as clear
-from bridge.open_collection import open_collection
-from bridge.project import QuPathProject
+from bridge.projects.base import Entry
+from bridge.projects.open import open_collection
+from bridge.projects.qupath_project import QuPathProject
 from bridge.scoring.options import WriteOptions
 from herohe_model.errors import (
     EntryChangedError,
@@ -161,7 +161,7 @@ def child(code: str, project: Path, **environment: str) -> subprocess.Popen[str]
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from pathlib import Path\n"
         "from bridge.scoring.slide.options import WriteOptions\n"
-        "from bridge.project import QuPathProject\n"
+        "from bridge.projects.qupath_project import QuPathProject\n"
         "from sampled_results import sampled_result\n"
         f"opened = QuPathProject(Path({str(project)!r}))\n"
         "content = opened.read(opened.entries()[0])\n"

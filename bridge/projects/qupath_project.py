@@ -20,8 +20,8 @@ import msgspec
 from bridge.annotations.geojson import read_features
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
-from bridge.collection import Entry, EntryContent
-from bridge.new_project import NewImage, create_project
+from bridge.projects.base import Entry, EntryContent
+from bridge.projects.new_qupath_project import NewImage, create_project
 from bridge.qupath.image_data import DATA_NAME, ImageData
 from bridge.qupath.image_source import (
     ImageSource,
@@ -67,7 +67,7 @@ class _Seen:
 
 
 class QuPathProject:
-    """A QuPath project, as a :class:`~bridge.collection.Collection`.
+    """A QuPath project, as a :class:`~bridge.projects.base.Collection`.
 
     Opening and reading change no byte of it. Results are in an image's data when :meth:`write` returns; its
     metadata follow with the project file, which is written every now and then and by :meth:`close`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bridge.collection import Collection
+from bridge.projects.base import Collection
 from herohe_model.errors import ProjectNotFoundError
 
 
@@ -43,9 +43,9 @@ def open_collection(path: Path, *, slides_root: Path | None = None, output: Path
             f"{path} holds {len(projects)} projects", f"Name one, such as {projects[0]}"
         )
     if projects:
-        from bridge.project import QuPathProject
+        from bridge.projects.qupath_project import QuPathProject
 
         return QuPathProject(projects[0], slides_root=slides_root)
-    from bridge.slide_folder import SlideFolder
+    from bridge.projects.slide_folder import SlideFolder
 
     return SlideFolder(path, output=output)

@@ -20,10 +20,10 @@ from small_world import drawn, small_slide
 
 from bridge.annotations.geojson import annotations_from_geojson
 from bridge.annotations.regions import build_regions
-from bridge.collection import Entry, EntryContent
 from bridge.commands.clear import command as clear
-from bridge.open_collection import open_collection
-from bridge.project import NewImage, QuPathProject, create_project
+from bridge.projects.base import Entry, EntryContent
+from bridge.projects.open import open_collection
+from bridge.projects.qupath_project import NewImage, QuPathProject, create_project
 from bridge.qupath.jvm import start_qupath
 from bridge.results.schema import Outcome, SlideResult, image_metadata, measurements
 from bridge.scoring.options import WriteOptions
@@ -608,7 +608,7 @@ def test_project_and_exported_geojson_give_the_same_regions(project: Path) -> No
 
 def test_result_files_of_a_slide_folder_are_read_by_qupath(world: World, tmp_path: Path) -> None:
     from bridge.annotations.geojson import write_annotations
-    from bridge.slide_folder import SlideFolder
+    from bridge.projects.slide_folder import SlideFolder
 
     slide = small_slide(tmp_path / "a.tif")
     write_annotations(slide, [drawn(40, 40, 200, 200, id="6a6ae0fb-d3d1-4c1c-9d3e-6f2a0f4b0d11")])

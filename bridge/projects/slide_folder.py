@@ -37,7 +37,7 @@ from bridge.annotations.geojson import (
 )
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import Frame
-from bridge.collection import Entry, EntryContent
+from bridge.projects.base import Entry, EntryContent
 from bridge.qupath.safe_replace import changed_error, replace_file
 from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
@@ -76,7 +76,7 @@ class _Written(msgspec.Struct, frozen=True):
 
 
 class SlideFolder:
-    """A folder of slides, as a :class:`~bridge.collection.Collection`.
+    """A folder of slides, as a :class:`~bridge.projects.base.Collection`.
 
     Parameters
     ----------

@@ -10,11 +10,11 @@ from sampled_results import sampled_result
 from shapely.geometry import box, shape
 from small_world import small_slide, tissue_picture
 
-from bridge.collection import Entry
 from bridge.commands.clear import command as clear
-from bridge.open_collection import open_collection
+from bridge.projects.base import Entry
+from bridge.projects.open import open_collection
+from bridge.projects.slide_folder import SlideFolder
 from bridge.scoring.options import WriteOptions
-from bridge.slide_folder import SlideFolder
 from herohe_model.errors import EntryChangedError, ProjectNotFoundError, RegionError
 from herohe_model.synthetic.slides import write_mirax
 

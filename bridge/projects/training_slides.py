@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.annotations.regions import build_regions
-from bridge.collection import Collection, Entry
+from bridge.projects.base import Collection, Entry
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, HeroheError, OptionError
