@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bridge.batch_figures import Figures, Reckoning, RunningSlide
-from bridge.measured_scorer import MeasuredScorer
+from bridge.batch.measured_scorer import MeasuredScorer
+from bridge.batch.stats import Figures, Reckoning, RunningSlide
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.slide import Progress as SlideProgress
 from herohe_model.model.score import CompositeScorer
@@ -27,7 +27,7 @@ _NAME_COLUMNS: Final = 40
 
 
 class BatchView:
-    """Implements :class:`bridge.batch.Listener` on a console; a context manager.
+    """Implements :class:`bridge.batch.run.Listener` on a console; a context manager.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class _Flight:
 
 
 class ClusterSite:
-    """Implements :class:`bridge.site.Site` by the workers of a dask cluster. A context manager.
+    """Implements :class:`bridge.batch.executor.Site` by the workers of a dask cluster. A context manager.
 
     All workers must be alike in what results depend on. They score with as many threads as this machine
     would, so that the cluster and this machine give the same results.

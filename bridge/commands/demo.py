@@ -34,7 +34,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from bridge.batch import BatchOptions
+    from bridge.batch.run import BatchOptions
     from bridge.commands.score import score_collection
     from bridge.demo import TUMOUR_CLASS, make_slides, write_truth
     from bridge.results.files import read_json

@@ -62,9 +62,9 @@ def command(
     """
     from rich.console import Console
 
-    from bridge.batch import BatchOptions
+    from bridge.batch.predict import predict_slides, results_folder
+    from bridge.batch.run import BatchOptions
     from bridge.interrupt import until_interrupted
-    from bridge.predicting import predict_slides, results_folder
     from bridge.progress import BatchView
     from bridge.projects.open import open_collection
     from bridge.results.schema import RESEARCH_USE_ONLY

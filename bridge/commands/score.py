@@ -14,11 +14,11 @@ from bridge.commands.report import report_line
 from bridge.scoring.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
-    from bridge.batch import BatchOptions, BatchSummary
+    from bridge.batch.executor import Site
+    from bridge.batch.run import BatchOptions, BatchSummary
     from bridge.cluster.connect import ClusterAddress
     from bridge.projects.base import Collection
     from bridge.scoring.job import SlidesElsewhere
-    from bridge.site import Site
     from herohe_model.model.score import CompositeScorer
 
 
@@ -171,7 +171,7 @@ def command(
     """
     import msgspec
 
-    from bridge.batch import BatchOptions
+    from bridge.batch.run import BatchOptions
     from bridge.projects.open import open_collection
 
     if model is None and not servers:
@@ -228,7 +228,7 @@ def command(
 
 def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
     """Print what a run would do."""
-    from bridge.batch import plan_batch
+    from bridge.batch.run import plan_batch
     from herohe_model.model.card import read_card
 
     if model is None:
@@ -261,7 +261,7 @@ def score_collection(
     """Find or start a server, or reach the cluster; run the batch, and say how it ended."""
     from rich.console import Console
 
-    from bridge.batch import run_batch_at
+    from bridge.batch.run import run_batch_at
     from bridge.interrupt import until_interrupted
     from bridge.progress import BatchView
     from bridge.results.schema import RESEARCH_USE_ONLY
@@ -286,7 +286,7 @@ def score_collection(
             )
             view.name_device(site.device, site.precision, site.engine)
         else:
-            from bridge.site import ThreadSite
+            from bridge.batch.executor import ThreadSite
 
             scorer = stack.enter_context(_scorer(model, servers, device, precision, engine, view.say))
             site = stack.enter_context(ThreadSite(view.measure(scorer), options.slides_at_once))

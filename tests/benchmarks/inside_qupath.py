@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from inside_qupath import InsideQuPath, installed_qupath
 from qupath_project import MadeProject
 
-from bridge.batch import BatchOptions
+from bridge.batch.run import BatchOptions
 from bridge.commands.score import score_collection
 from bridge.install.scripts import Remote, ScriptSettings
 from bridge.projects.open import open_collection

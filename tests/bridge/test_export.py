@@ -16,7 +16,7 @@ from rich.console import Console
 from small_world import PATCH_PX, drawn, small_model, small_slide, tissue_picture
 
 from bridge.annotations.geojson import annotations_from_geojson, write_annotations
-from bridge.batch import BatchOptions, run_batch
+from bridge.batch.run import BatchOptions, run_batch
 from bridge.commands.export import command
 from bridge.export import export_geojson, file_stem
 from bridge.export_features import export_features

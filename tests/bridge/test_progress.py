@@ -14,9 +14,9 @@ from rich.console import Console
 from small_world import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
-from bridge.batch import BatchOptions, run_batch
-from bridge.batch_figures import WINDOW_S, Reckoning
-from bridge.measured_scorer import Counts, MeasuredScorer
+from bridge.batch.measured_scorer import Counts, MeasuredScorer
+from bridge.batch.run import BatchOptions, run_batch
+from bridge.batch.stats import WINDOW_S, Reckoning
 from bridge.progress import BatchView, outcome_line, render
 from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult

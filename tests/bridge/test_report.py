@@ -21,7 +21,7 @@ from PIL import Image
 from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
-from bridge.batch import BatchOptions, run_batch
+from bridge.batch.run import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
 from bridge.progress import BatchView
 from bridge.projects.open import open_collection

@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import Annotation
-from bridge.batch import BatchOptions
+from bridge.batch.predict import predict_slides
+from bridge.batch.run import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
-from bridge.predicting import predict_slides
 from bridge.projects.open import open_collection
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions

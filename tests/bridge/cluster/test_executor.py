@@ -18,7 +18,7 @@ from small_world import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import build_regions
-from bridge.batch import BatchOptions, BatchSummary, run_batch, run_batch_at
+from bridge.batch.run import BatchOptions, BatchSummary, run_batch, run_batch_at
 from bridge.cli import cli
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json

@@ -1,7 +1,7 @@
 """Many slides: read, score, keep, write back, one outcome each, whatever happens to the others.
 
 Entries are read and written by the calling thread alone (QuPath's classes live there); slides are read and
-scored at a :class:`~bridge.site.Site`, by threads here or on other machines. A finished result is in the
+scored at a :class:`~bridge.batch.executor.Site`, by threads here or on other machines. A finished result is in the
 manifest before the project is touched, so a run killed at any moment goes on from there.
 """
 
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
+from bridge.batch.executor import Site, ThreadSite
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
@@ -24,7 +25,6 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
-from bridge.site import Site, ThreadSite
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer

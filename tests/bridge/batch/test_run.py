@@ -14,7 +14,7 @@ import pytest
 from small_world import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
-from bridge.batch import BatchOptions, BatchSummary, plan_batch, run_batch
+from bridge.batch.run import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.commands.report import report_line
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json

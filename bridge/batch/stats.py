@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from bridge.measured_scorer import Counts
+from bridge.batch.measured_scorer import Counts
 from bridge.results.schema import SlideResult
 from bridge.scoring.slide import Progress
 
@@ -76,7 +76,7 @@ class _Sample:
 
 
 class Reckoning:
-    """Keeps count of a batch from what a :class:`bridge.batch.Listener` is told.
+    """Keeps count of a batch from what a :class:`bridge.batch.run.Listener` is told.
 
     Parameters
     ----------

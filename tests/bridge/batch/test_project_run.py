@@ -14,7 +14,7 @@ from qupath_project import MadeProject, describe, draw_every_kind, files, ours
 from shapely.geometry.base import BaseGeometry
 from small_world import PATCH_PX, small_model, tissue_picture
 
-from bridge.batch import BatchOptions, BatchSummary, run_batch
+from bridge.batch.run import BatchOptions, BatchSummary, run_batch
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult

@@ -1,0 +1,1 @@
+"""Many slides: run, resume, statistics, and the executor that scores them."""
