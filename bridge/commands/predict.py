@@ -64,8 +64,8 @@ def command(
 
     from bridge.batch.predict import predict_slides, results_folder
     from bridge.batch.run import BatchOptions
-    from bridge.interrupt import until_interrupted
-    from bridge.progress import BatchView
+    from bridge.console.batch_view import BatchView
+    from bridge.console.interrupt import until_interrupted
     from bridge.projects.open import open_collection
     from bridge.results.schema import RESEARCH_USE_ONLY
     from bridge.scoring.options import ScoreOptions

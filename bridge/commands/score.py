@@ -262,8 +262,8 @@ def score_collection(
     from rich.console import Console
 
     from bridge.batch.run import run_batch_at
-    from bridge.interrupt import until_interrupted
-    from bridge.progress import BatchView
+    from bridge.console.batch_view import BatchView
+    from bridge.console.interrupt import until_interrupted
     from bridge.results.schema import RESEARCH_USE_ONLY
 
     view = BatchView(Console(stderr=True), log)

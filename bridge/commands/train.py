@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from bridge.training_view import TrainingView
+    from bridge.console.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
     from herohe_model.training.options import TrainOptions
@@ -209,10 +209,10 @@ def _train(
 ) -> Trained:
     from rich.console import Console
 
-    from bridge.interrupt import until_interrupted
+    from bridge.console.interrupt import until_interrupted
+    from bridge.console.training_view import TrainingView
     from bridge.projects.open import open_collection
     from bridge.projects.training_slides import label_slides
-    from bridge.training_view import TrainingView
     from herohe_model.dataset.matching import match_slides
     from herohe_model.training.cross_validation import train_folds
     from herohe_model.training.foreground_cache import unusable_error

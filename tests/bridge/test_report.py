@@ -23,7 +23,7 @@ from small_world import PATCH_PX, drawn, small_model, small_slide
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.run import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
-from bridge.progress import BatchView
+from bridge.console.batch_view import BatchView
 from bridge.projects.open import open_collection
 from bridge.report import WrittenReport, write_report
 from bridge.report_cohort import Truth

@@ -17,7 +17,7 @@ from bridge.annotations.geojson import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer
 from bridge.batch.run import BatchOptions, run_batch
 from bridge.batch.stats import WINDOW_S, Reckoning
-from bridge.progress import BatchView, outcome_line, render
+from bridge.console.batch_view import BatchView, outcome_line, render
 from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
