@@ -41,8 +41,8 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from bridge.report import write_report
-    from bridge.report_cohort import Truth
+    from bridge.report.cohort import Truth
+    from bridge.report.page import write_report
     from bridge.results.run import find_run
 
     if split is not None and truth is None:

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from bridge.report import PAGE_LIMIT, write_report
-from bridge.report_cohort import Truth
+from bridge.report.cohort import Truth
+from bridge.report.page import PAGE_LIMIT, write_report
 from bridge.results.files import write_json
 from bridge.results.run import find_run
 from bridge.results.schema import (

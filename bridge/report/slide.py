@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge.report_pictures import SlidePictures
+from bridge.report.pictures import SlidePictures
 from bridge.results.schema import (
     Prediction,
     Provenance,

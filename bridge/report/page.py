@@ -20,9 +20,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bridge.report_cohort import Row, Truth, agreement, choices, make_row, summarise
-from bridge.report_detail import positive_step, slide_detail
-from bridge.report_pictures import COMPACT, FINE, PictureSizes, SlidePictures, draw_pictures
+from bridge.report.cohort import Row, Truth, agreement, choices, make_row, summarise
+from bridge.report.pictures import COMPACT, FINE, PictureSizes, SlidePictures, draw_pictures
+from bridge.report.slide import positive_step, slide_detail
 from bridge.results.files import ResultFileError
 from bridge.results.run import ScoredRun
 from bridge.results.schema import SlideResult, tiles

@@ -25,10 +25,10 @@ from bridge.batch.run import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
 from bridge.console.batch_view import BatchView
 from bridge.projects.open import open_collection
-from bridge.report import WrittenReport, write_report
-from bridge.report_cohort import Truth
-from bridge.report_detail import positive_step
-from bridge.report_pictures import FINE, draw_pictures, rank_tiles
+from bridge.report.cohort import Truth
+from bridge.report.page import WrittenReport, write_report
+from bridge.report.pictures import FINE, draw_pictures, rank_tiles
+from bridge.report.slide import positive_step
 from bridge.results.files import ResultFileError, write_json
 from bridge.results.run import find_run
 from bridge.results.schema import Outcome, SlideResult, Tile, tiles
