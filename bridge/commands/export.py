@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bridge.export import Coordinates
+    from bridge.export.geojson import Coordinates
 
 _FORMATS = ("csv", "parquet", "geojson")
 
@@ -57,8 +57,8 @@ def command(
     Tables of slides, regions, composites and patches as CSV or Parquet; a GeoJSON file a slide with its
     sampled patches; a .npz file a slide with features and contributions. Research use only.
     """
-    from bridge.export import export_geojson
-    from bridge.export_tables import export_tables
+    from bridge.export.geojson import export_geojson
+    from bridge.export.tables import export_tables
     from bridge.results.run import find_run
 
     if features and model is None:
@@ -71,7 +71,7 @@ def command(
         elif name in ("csv", "parquet"):
             done.append(export_tables(found, folder, "csv" if name == "csv" else "parquet"))
     if features and model is not None:
-        from bridge.export_features import export_features
+        from bridge.export.features import export_features
 
         done.append(
             export_features(

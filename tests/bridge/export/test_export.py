@@ -19,9 +19,9 @@ from bridge.annotations.geojson import annotations_from_geojson, write_annotatio
 from bridge.batch.run import BatchOptions, run_batch
 from bridge.commands.export import command
 from bridge.console.batch_view import BatchView
-from bridge.export import export_geojson, file_stem
-from bridge.export_features import export_features
-from bridge.export_tables import TABLES, export_tables, table_columns
+from bridge.export.features import export_features
+from bridge.export.geojson import export_geojson, file_stem
+from bridge.export.tables import TABLES, export_tables, table_columns
 from bridge.projects.open import open_collection
 from bridge.results.files import write_json
 from bridge.results.run import ScoredRun, find_run

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bridge.export import Exported, file_stem
+from bridge.export.geojson import Exported, file_stem
 from bridge.results.run import ScoredRun
 from bridge.results.schema import RESEARCH_USE_ONLY, PlacedPatch, RegionResult, SlideResult
 from herohe_model.errors import OptionError, SlideError

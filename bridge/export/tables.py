@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from bridge.export import Exported, step_name
+from bridge.export.geojson import Exported, step_name
 from bridge.results.files import ResultFileError
 from bridge.results.run import ScoredRun
 from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult

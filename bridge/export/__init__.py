@@ -1,0 +1,1 @@
+"""Tables, GeoJSON and features for other tools."""
