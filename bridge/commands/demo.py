@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bridge.demo import DemoSlide
+    from bridge.demo.run import DemoSlide
     from bridge.projects.base import Collection
     from bridge.results.schema import SlideResult
 
@@ -36,7 +36,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
 
     from bridge.batch.run import BatchOptions
     from bridge.commands.score import score_collection
-    from bridge.demo import TUMOUR_CLASS, make_slides, write_truth
+    from bridge.demo.run import TUMOUR_CLASS, make_slides, write_truth
     from bridge.results.files import read_json
 
     if folder.exists() and any(folder.iterdir()):
@@ -74,7 +74,7 @@ def _train(slides: Sequence[DemoSlide], model: Path, steps: int, console: Consol
     """Train with a bar that shows the loss."""
     from rich.progress import Progress
 
-    from bridge.demo import train_for_show
+    from bridge.demo.run import train_for_show
 
     with Progress(console=console) as bar:
         task = bar.add_task("training", total=steps)
@@ -105,8 +105,8 @@ def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, 
 
 def _report(folder: Path, slides: Sequence[DemoSlide], results: dict[str, SlideResult]) -> None:
     """Say how the held-out slides came out, and draw them."""
-    from bridge.demo import f1_score, is_positive
-    from bridge.overview import SheetItem, draw_sheet
+    from bridge.demo.contact_sheet import SheetItem, draw_sheet
+    from bridge.demo.run import f1_score, is_positive
     from herohe_model.grades import Target
 
     truth, called, items = [], [], []
