@@ -48,8 +48,8 @@ class StartReport(msgspec.Struct, frozen=True):
         return error_from(self.code, self.problem, self.remedy)
 
 
-class OwnServer:
-    """A server process of this process. Implements :class:`bridge.client.locate.Whereabouts`.
+class ChildServer:
+    """A server process of this process. Implements :class:`bridge.client.locate.ServerLocator`.
 
     Parameters
     ----------

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from bridge import __version__
 from bridge.client.address import ServerAddress
-from bridge.client.child_server import OwnServer
-from bridge.client.connection import Pending, Talker
-from bridge.client.locate import Fixed, FoundServer, Wanted, Whereabouts, find_server
+from bridge.client.child_server import ChildServer
+from bridge.client.connection import Connection, PendingRequest
+from bridge.client.locate import DiscoveredServer, FixedServer, ServerLocator, ServerRequirements, find_server
 from bridge.protocol.codec import new_id, score_from
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -42,7 +42,7 @@ from bridge.protocol.messages import (
     ScoreComposites,
     ScoreSlide,
 )
-from bridge.transport.loop_calls import Context, Mailbox
+from bridge.transport.loop_calls import Context, LoopCalls
 from bridge.versions import is_older
 from herohe_model.errors import (
     CancelledError,
@@ -106,20 +106,20 @@ class Client:
 
     def __init__(
         self,
-        whereabouts: Whereabouts,
+        locator: ServerLocator,
         *,
         name: str = "python",
         deadline_s: float = 3600.0,
         hello_s: float = 15.0,
     ) -> None:
-        address = whereabouts.find()
+        address = locator.find()
         if address is None:
             raise ServerUnavailableError("The server is not running any more", "Start it again")
         self._deadline_s = deadline_s
         self._context: Context = zmq.Context()
-        self._mailbox = Mailbox(self._context)
-        self._talker = Talker(self._context, self._mailbox, whereabouts, address)
-        self._thread = threading.Thread(target=self._talker.run, name="herohe-client", daemon=True)
+        self._loop_calls = LoopCalls(self._context)
+        self._connection = Connection(self._context, self._loop_calls, locator, address)
+        self._thread = threading.Thread(target=self._connection.run, name="herohe-client", daemon=True)
         self._thread.start()
         self._closed = False
         try:
@@ -134,7 +134,7 @@ class Client:
         self.engine = self.info.engine
         side = self.card.side_px
         window = min(_WINDOW, self.info.limits.in_flight)
-        self._mailbox.post(lambda: self._talker.open(3 * side * side, window))
+        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(3 * side * side, window))
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.
@@ -169,7 +169,7 @@ class Client:
             deadline_s=self._deadline_s,
         )
         future: Future[CompositeScore] = Future()
-        pending = Pending(request, future, _composite_score, pixels=np.ascontiguousarray(pixels))
+        pending = PendingRequest(request, future, _composite_score, pixels=np.ascontiguousarray(pixels))
         self._put(pending)
         return future
 
@@ -201,7 +201,7 @@ class Client:
                 answer = (request.id, reply, read)
                 threading.Thread(target=self._answer_read, args=answer, daemon=True).start()
 
-        self._put(Pending(request, future, _slide_answer, told=told, frames=[regions]))
+        self._put(PendingRequest(request, future, _slide_answer, told=told, frames=[regions]))
         return future
 
     def close(self) -> None:
@@ -209,9 +209,9 @@ class Client:
         if self._closed:
             return
         self._closed = True
-        self._mailbox.post(self._talker.stop)
+        self._loop_calls.call_soon_threadsafe(self._connection.stop)
         self._thread.join()
-        self._mailbox.close()
+        self._loop_calls.close()
         self._context.destroy(linger=0)
 
     def __enter__(self) -> Client:
@@ -222,20 +222,20 @@ class Client:
     ) -> None:
         self.close()
 
-    def _put(self, pending: Pending) -> None:
-        if not self._mailbox.post(lambda: self._talker.accept(pending)):
+    def _put(self, pending: PendingRequest) -> None:
+        if not self._loop_calls.call_soon_threadsafe(lambda: self._connection.accept(pending)):
             raise CancelledError("The connection to the server is closed")
 
         def dropped(future: Future[Any]) -> None:
             if future.cancelled():
-                self._mailbox.post(lambda: self._talker.drop(pending))
+                self._loop_calls.call_soon_threadsafe(lambda: self._connection.drop(pending))
 
         pending.future.add_done_callback(dropped)
 
     def _hello(self, name: str, hello_s: float, address: ServerAddress) -> Info:
         future: Future[Info] = Future()
         hello = Hello(id=new_id(), client=name, version=__version__)
-        self._put(Pending(hello, future, lambda reply, _: reply))
+        self._put(PendingRequest(hello, future, lambda reply, _: reply))
         try:
             info = future.result(timeout=hello_s)
         except FutureTimeoutError as error:
@@ -260,7 +260,9 @@ class Client:
         else:
             shapes = tuple(ImageHeader((box.out_height, box.out_width, 3)) for box in asked.boxes)
             answer = Pixels(id=new_id(), request=request, read=asked.read, images=shapes)
-        self._mailbox.post(lambda: self._talker.send(answer, [image.tobytes() for image in images]))
+        self._loop_calls.call_soon_threadsafe(
+            lambda: self._connection.send(answer, [image.tobytes() for image in images])
+        )
 
 
 def _composite_score(reply: Reply, frames: Sequence[zmq.Frame]) -> CompositeScore:
@@ -309,7 +311,7 @@ def connect_or_start(
     sha256 = read_card(model)[1] if model is not None else ""
     with ExitStack() as stack:
         if server is not None:
-            client = stack.enter_context(Client(Fixed(ServerAddress.named(server))))
+            client = stack.enter_context(Client(FixedServer(ServerAddress.named(server))))
             if sha256 and client.model_sha256 != sha256:
                 raise OptionError(
                     f"The server {server} has the model {client.card.name}, not {model}",
@@ -319,11 +321,11 @@ def connect_or_start(
             return
         if model is None:
             raise OptionError("There is no model", "Name a model file, or a running server")
-        wanted = Wanted(sha256, device, precision, engine)
+        wanted = ServerRequirements(sha256, device, precision, engine)
         found = find_server(wanted)
         if found is not None:
             try:
-                client = stack.enter_context(Client(FoundServer(wanted)))
+                client = stack.enter_context(Client(DiscoveredServer(wanted)))
             except ServerError as error:
                 notice(f"{error} Going on without it.")
             else:
@@ -331,6 +333,6 @@ def connect_or_start(
                 yield client
                 return
         own = stack.enter_context(
-            closing(OwnServer(model, device=device, precision=precision, engine=engine, notice=notice))
+            closing(ChildServer(model, device=device, precision=precision, engine=engine, notice=notice))
         )
         yield stack.enter_context(Client(own))

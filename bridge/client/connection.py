@@ -16,7 +16,7 @@ import zmq
 from numpy.typing import NDArray
 
 from bridge.client.address import ServerAddress
-from bridge.client.locate import Fixed, Whereabouts
+from bridge.client.locate import FixedServer, ServerLocator
 from bridge.protocol.codec import decode_reply, encode, error_from, new_id
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -29,8 +29,8 @@ from bridge.protocol.messages import (
     Request,
     ScoreComposites,
 )
-from bridge.transport.loop_calls import Context, Mailbox
-from bridge.transport.shared_pixels import SlotWriter
+from bridge.transport.loop_calls import Context, LoopCalls
+from bridge.transport.shared_pixels import SharedPixelsWriter
 from herohe_model.errors import (
     CancelledError,
     HeroheError,
@@ -56,7 +56,7 @@ Sendable = bytes | memoryview
 
 
 @dataclass(eq=False)
-class Pending:
+class PendingRequest:
     """A request without an answer.
 
     Attributes
@@ -97,7 +97,7 @@ class Pending:
         return self.future.set_running_or_notify_cancel()
 
 
-class Talker:
+class Connection:
     """What the client's thread does; everything but :meth:`run` is called by it alone, through the mailbox.
 
     Parameters
@@ -107,16 +107,16 @@ class Talker:
     """
 
     def __init__(
-        self, context: Context, mailbox: Mailbox, whereabouts: Whereabouts, address: ServerAddress
+        self, context: Context, loop_calls: LoopCalls, locator: ServerLocator, address: ServerAddress
     ) -> None:
         self._context = context
-        self._mailbox = mailbox
-        self._whereabouts = whereabouts
+        self._loop_calls = loop_calls
+        self._locator = locator
         self._address = address
         self._socket = address.connect(context)
-        self._waiting: deque[Pending] = deque()
-        self._sent: dict[str, Pending] = {}
-        self._slots: SlotWriter | None = None
+        self._waiting: deque[PendingRequest] = deque()
+        self._sent: dict[str, PendingRequest] = {}
+        self._slots: SharedPixelsWriter | None = None
         self._slot_bytes = 0
         self._window = 1
         self._heard = time.monotonic()
@@ -129,10 +129,10 @@ class Talker:
             while not self._stopping:
                 poller = zmq.Poller()
                 poller.register(self._socket, zmq.POLLIN)
-                poller.register(self._mailbox.socket, zmq.POLLIN)
+                poller.register(self._loop_calls.socket, zmq.POLLIN)
                 readable = dict(poller.poll(round(_TICK_S * 1000)))
-                if self._mailbox.socket in readable:
-                    self._mailbox.run()
+                if self._loop_calls.socket in readable:
+                    self._loop_calls.run()
                 if self._socket in readable:
                     self._receive()
                 self._tick(time.monotonic())
@@ -143,7 +143,7 @@ class Talker:
         finally:
             self._lost_since = time.monotonic()
             # What was put in meanwhile must not wait for ever.
-            for call in self._mailbox.close():
+            for call in self._loop_calls.close():
                 call()
             self._fail_all(CancelledError("The connection to the server was closed"))
             if self._slots is not None:
@@ -164,7 +164,7 @@ class Talker:
             self.send(Cancel(id=new_id(), request=id))
         self._stopping = True
 
-    def accept(self, pending: Pending) -> None:
+    def accept(self, pending: PendingRequest) -> None:
         """Send a request as soon as there is room."""
         if not self._sent:
             # Silence counts from now on: before, there was nothing to hear.
@@ -172,7 +172,7 @@ class Talker:
         self._waiting.append(pending)
         self._pump()
 
-    def drop(self, pending: Pending) -> None:
+    def drop(self, pending: PendingRequest) -> None:
         """Tell the server that nobody waits for an answer any more."""
         pending.claim()
         if pending.request.id in self._sent:
@@ -206,7 +206,7 @@ class Talker:
     def _in_flight(self) -> int:
         return sum(pending.pixels is not None for pending in self._sent.values())
 
-    def _send_pending(self, pending: Pending, now: float) -> None:
+    def _send_pending(self, pending: PendingRequest, now: float) -> None:
         request = pending.request
         frames: list[Sendable] = list(pending.frames)
         if isinstance(request, ScoreComposites) and pending.pixels is not None:
@@ -244,7 +244,7 @@ class Talker:
                 self._settle(pending, reply, frames)
         self._pump()
 
-    def _tell(self, pending: Pending, reply: Reply) -> None:
+    def _tell(self, pending: PendingRequest, reply: Reply) -> None:
         if pending.ended:
             return
         try:
@@ -255,13 +255,13 @@ class Talker:
                 pending.future.set_exception(error)
             self.drop(pending)
 
-    def _try_again(self, pending: Pending, error: ErrorReply) -> bool:
+    def _try_again(self, pending: PendingRequest, error: ErrorReply) -> bool:
         """Whether an error is one that the same request may get over."""
         if pending.ended or error.code not in ("busy", "slot", "stopping", "unauthorized"):
             return False
         if error.code in ("stopping", "unauthorized"):
             # It is ending, or was restarted: with luck it can be found anew.
-            if self._whereabouts.is_gone() or isinstance(self._whereabouts, Fixed):
+            if self._locator.is_gone() or isinstance(self._locator, FixedServer):
                 return False
             self._lose()
             return True
@@ -272,7 +272,7 @@ class Talker:
         self._take_back(pending)
         return True
 
-    def _settle(self, pending: Pending, reply: Reply, frames: Sequence[zmq.Frame]) -> None:
+    def _settle(self, pending: PendingRequest, reply: Reply, frames: Sequence[zmq.Frame]) -> None:
         del self._sent[pending.request.id]
         self._release(pending)
         if not pending.claim():
@@ -302,7 +302,7 @@ class Talker:
 
     def _look_around(self, now: float) -> None:
         """Find out what a server's silence means."""
-        address = self._whereabouts.find()
+        address = self._locator.find()
         if address == self._address:
             if now - self._heard > GIVE_UP_S:
                 self._fail_all(self._unavailable("does not answer any more"))
@@ -313,7 +313,7 @@ class Talker:
     def _look_for(self, now: float) -> None:
         """Go to where the server is now, if it is anywhere, and send everything again."""
         assert self._lost_since is not None
-        address = self._whereabouts.find()
+        address = self._locator.find()
         if address is not None and address != self._address:
             self._socket.close(linger=0)
             self._address = address
@@ -321,7 +321,7 @@ class Talker:
             self._share_slots()
             self._lost_since = None
             self._heard = now
-        elif self._whereabouts.is_gone():
+        elif self._locator.is_gone():
             self._fail_all(self._unavailable("has ended"))
         elif now - self._lost_since > GIVE_UP_S:
             self._fail_all(self._unavailable("is gone"))
@@ -333,13 +333,13 @@ class Talker:
         for pending in reversed(list(self._sent.values())):
             self._take_back(pending)
 
-    def _take_back(self, pending: Pending) -> None:
+    def _take_back(self, pending: PendingRequest) -> None:
         del self._sent[pending.request.id]
         self._release(pending)
         if not pending.ended:
             self._waiting.appendleft(pending)
 
-    def _release(self, pending: Pending) -> None:
+    def _release(self, pending: PendingRequest) -> None:
         if pending.slot is not None and self._slots is not None:
             self._slots.release(pending.slot)
         pending.slot = None
@@ -347,7 +347,7 @@ class Talker:
     def _share_slots(self) -> None:
         self._close_slots()
         if self._address.slots and self._slot_bytes:
-            self._slots = SlotWriter(Path(self._address.slots), self._slot_bytes, self._window)
+            self._slots = SharedPixelsWriter(Path(self._address.slots), self._slot_bytes, self._window)
 
     def _close_slots(self) -> None:
         if self._slots is not None:
@@ -359,7 +359,7 @@ class Talker:
             f"The model server {self._address.endpoint} {what}", "Look at its log, and give the command again"
         )
 
-    def _fail(self, pending: Pending) -> None:
+    def _fail(self, pending: PendingRequest) -> None:
         """End a request after its deadline; a slot stays taken until the server has let go of it."""
         if pending.claim():
             pending.future.set_exception(

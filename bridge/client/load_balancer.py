@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bridge.client.address import ServerAddress
 from bridge.client.client import Client
-from bridge.client.locate import Fixed
+from bridge.client.locate import FixedServer
 from herohe_model.errors import HeroheError, OptionError, ProtocolError, ServerUnavailableError
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.score import CompositeScore, CompositeScorer
@@ -202,7 +202,7 @@ def connect_servers(
     with ExitStack() as stack:
         clients: list[tuple[str, CompositeScorer]] = []
         for endpoint in dict.fromkeys(endpoints):
-            client = stack.enter_context(Client(Fixed(ServerAddress.named(endpoint))))
+            client = stack.enter_context(Client(FixedServer(ServerAddress.named(endpoint))))
             if sha256 and client.model_sha256 != sha256:
                 raise OptionError(
                     f"The server {endpoint} has the model {client.card.name}, not {model}",

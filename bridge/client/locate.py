@@ -13,7 +13,7 @@ from herohe_model.engines.names import engine_name
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ServerRequirements:
     """What a server must be to be used without asking.
 
     Attributes
@@ -49,20 +49,20 @@ class Wanted:
         return record.devices_asked == (self.device,) or names == {device}
 
 
-def find_server(wanted: Wanted) -> ServerRecord | None:
+def find_server(wanted: ServerRequirements) -> ServerRecord | None:
     """Return the running server that fits and was started last, or None."""
     fitting = [record for record in running_servers() if wanted.fits(record)]
     return fitting[-1] if fitting else None
 
 
 @dataclass(frozen=True)
-class FoundServer:
+class DiscoveredServer:
     """A server that was found, and will be found again when it was restarted.
 
-    Implements :class:`bridge.client.locate.Whereabouts`.
+    Implements :class:`bridge.client.locate.ServerLocator`.
     """
 
-    wanted: Wanted
+    wanted: ServerRequirements
 
     def find(self) -> ServerAddress | None:
         """Return the address of a server that fits, now."""
@@ -74,7 +74,7 @@ class FoundServer:
         return False
 
 
-class Whereabouts(Protocol):
+class ServerLocator(Protocol):
     """Where a server is to be found, now and after it was restarted."""
 
     def find(self) -> ServerAddress | None:
@@ -87,7 +87,7 @@ class Whereabouts(Protocol):
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedServer:
     """A server that has one address, and comes back there if it comes back."""
 
     address: ServerAddress

@@ -35,15 +35,15 @@ from bridge.protocol.messages import (
     StatusRequest,
     Stop,
 )
-from bridge.server.composites_request import CompositesWork
+from bridge.server.composites_request import CompositesRequest
 from bridge.server.fair_queue import FairQueue
-from bridge.server.frontend import Address, Front, Incoming
-from bridge.server.pool_scorer import QueueScorer
-from bridge.server.reply_cache import KeptReplies
-from bridge.server.slide_request import SlideWork, any_path, paths_below
-from bridge.server.worker_pool import Crew
+from bridge.server.frontend import Address, Frontend, Incoming
+from bridge.server.pool_scorer import PoolScorer
+from bridge.server.reply_cache import ReplyCache
+from bridge.server.slide_request import SlideRequest, any_path, paths_below
+from bridge.server.worker_pool import WorkerPool
 from bridge.transport.discovery import ServerRecord
-from bridge.transport.loop_calls import Mailbox
+from bridge.transport.loop_calls import LoopCalls
 from herohe_model.model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0
@@ -66,7 +66,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class DeskSettings:
+class BrokerSettings:
     """What the answers depend on.
 
     Attributes
@@ -91,33 +91,35 @@ class DeskSettings:
 
 
 @dataclass(eq=False)
-class _Open:
+class OpenRequest:
     """A request that is worked on."""
 
     key: Key
     client: Address
     interim: bool
-    work: CompositesWork | SlideWork
+    work: CompositesRequest | SlideRequest
     pixel_bytes: int = 0
     addresses: dict[Address, None] = field(default_factory=dict)
     spoken: float = 0.0
     gone_since: float | None = None
 
 
-class Desk:
+class Broker:
     """The open requests of one server."""
 
-    def __init__(self, front: Front, crew: Crew, mailbox: Mailbox, settings: DeskSettings) -> None:
-        self._front = front
-        self._crew = crew
-        self._mailbox = mailbox
+    def __init__(
+        self, frontend: Frontend, pool: WorkerPool, loop_calls: LoopCalls, settings: BrokerSettings
+    ) -> None:
+        self._frontend = frontend
+        self._pool = pool
+        self._loop_calls = loop_calls
         self._settings = settings
         self._began = time.monotonic()
         self._probed = self._began
         self._last_used = self._began
-        self._open: dict[Key, _Open] = {}
-        self._kept = KeptReplies()
-        self._slides: FairQueue[_Open] = FairQueue()
+        self._open: dict[Key, OpenRequest] = {}
+        self._kept = ReplyCache()
+        self._slides: FairQueue[OpenRequest] = FairQueue()
         self._slot_files: dict[Address, set[str]] = {}
         self._finishing = False
         self._closed = False
@@ -138,16 +140,16 @@ class Desk:
         try:
             request, frames = decode_request(incoming.body, token=token)
         except Refusal as refusal:
-            self._front.send(incoming.address, refusal.reply)
+            self._frontend.send(incoming.address, refusal.reply)
             return
         try:
             self._act(incoming, request, frames)
         except Refusal as refusal:
-            self._front.send(incoming.address, msgspec.structs.replace(refusal.reply, id=request.id))
+            self._frontend.send(incoming.address, msgspec.structs.replace(refusal.reply, id=request.id))
         except Exception as error:
             _log.exception("%s", type(request).__name__)
             problem = f"The server failed: {type(error).__name__}: {error}"
-            self._front.send(
+            self._frontend.send(
                 incoming.address,
                 ErrorReply(id=request.id, code="internal", problem=problem, remedy="Please report it"),
             )
@@ -161,7 +163,7 @@ class Desk:
             self._probed = now
             # A client that was killed left its shared pixels; only sending shows that it is gone.
             for address in list(self._slot_files):
-                if not self._front.send(address, Heartbeat(id="")):
+                if not self._frontend.send(address, Heartbeat(id="")):
                     self._remove_slots(address)
 
     def close(self, last: ErrorReply) -> None:
@@ -169,7 +171,7 @@ class Desk:
         self._closed = True
         for opened in list(self._open.values()):
             self._end(opened, msgspec.structs.replace(last, id=opened.key[1]), ())
-            if not isinstance(opened.work, CompositesWork):
+            if not isinstance(opened.work, CompositesRequest):
                 opened.work.cancel()
 
     def _act(self, incoming: Incoming, request: Request, frames: Sequence[zmq.Frame]) -> None:
@@ -177,13 +179,13 @@ class Desk:
         if not isinstance(request, StatusRequest):
             self._last_used = time.monotonic()
         if isinstance(request, (Hello, StatusRequest)):
-            self._front.send(address, self._info(request.id, incoming))
+            self._frontend.send(address, self._info(request.id, incoming))
         elif isinstance(request, (ScoreComposites, ScoreSlide)):
             if not self._answered_before(key, address, request):
                 self._begin(key, incoming, request, frames)
         elif isinstance(request, Pixels):
             opened = self._open.get((incoming.who, request.request))
-            if opened is None or isinstance(opened.work, CompositesWork):
+            if opened is None or isinstance(opened.work, CompositesRequest):
                 raise Refusal("unknown_request", f"No slide {request.request} is being scored")
             opened.work.take_pixels(request, list(frames))
         elif isinstance(request, Cancel):
@@ -195,7 +197,7 @@ class Desk:
         """Whether a request is a repeated one, which joins what is open or gets what was kept."""
         kept = self._kept.find(key)
         if kept is not None:
-            self._front.send(address, *kept)
+            self._frontend.send(address, *kept)
             return True
         opened = self._open.get(key)
         if opened is None:
@@ -207,9 +209,9 @@ class Desk:
         while len(opened.addresses) > _MAX_ADDRESSES:
             del opened.addresses[next(iter(opened.addresses))]
         opened.gone_since = None
-        if not isinstance(opened.work, CompositesWork):
+        if not isinstance(opened.work, CompositesRequest):
             for read in opened.work.open_reads():
-                self._front.send(address, read)
+                self._frontend.send(address, read)
         return True
 
     def _begin(
@@ -234,15 +236,15 @@ class Desk:
         opened.addresses[client] = None
         opened.spoken = time.monotonic()
         self._open[key] = opened
-        if isinstance(opened.work, CompositesWork):
-            opened.work.start(self._crew)
+        if isinstance(opened.work, CompositesRequest):
+            opened.work.start(self._pool)
         else:
             self._slides.put(client, opened)
             self._start_slides()
 
     def _open_composites(
         self, key: Key, client: Address, who: str, request: ScoreComposites, frames: Sequence[zmq.Frame]
-    ) -> _Open:
+    ) -> OpenRequest:
         side = self._settings.side_px
         if any(array.shape != (side, side, 3) for array in request.composites):
             raise Refusal(
@@ -253,7 +255,7 @@ class Desk:
         self._check_slots(client, who, request)
         size = sum(frame.buffer.nbytes for frame in frames)
         mine = [o.work for o in self._open.values() if o.client == client]
-        composites = sum(len(w.composites) for w in mine if isinstance(w, CompositesWork))
+        composites = sum(len(w.composites) for w in mine if isinstance(w, CompositesRequest))
         if composites + len(request.composites) > self._settings.in_flight:
             raise Refusal(
                 "busy",
@@ -263,14 +265,14 @@ class Desk:
         if sum(o.pixel_bytes for o in self._open.values()) + size > _MAX_PIXEL_BYTES:
             raise Refusal("busy", "The server's memory for pixels is full", "Wait for answers")
         deadline = time.monotonic() + request.deadline_s if request.deadline_s is not None else None
-        work = CompositesWork(
+        work = CompositesRequest(
             request,
             list(frames),
             client=client,
             deadline=deadline,
             end=lambda reply, frames=(): self._end_by_key(key, reply, frames),
         )
-        return _Open(key, client, request.interim, work, pixel_bytes=size)
+        return OpenRequest(key, client, request.interim, work, pixel_bytes=size)
 
     def _check_slots(self, client: Address, who: str, request: ScoreComposites) -> None:
         files = {array.slot for array in request.composites if array.slot}
@@ -279,39 +281,45 @@ class Desk:
         if files:
             self._slot_files.setdefault(client, set()).update(files)
 
-    def _open_slide(self, key: Key, client: Address, who: str, request: ScoreSlide, regions: bytes) -> _Open:
+    def _open_slide(
+        self, key: Key, client: Address, who: str, request: ScoreSlide, regions: bytes
+    ) -> OpenRequest:
         mine = [o.work for o in self._open.values() if o.client == client]
-        if sum(not isinstance(work, CompositesWork) for work in mine) >= _MAX_SLIDES:
+        if sum(not isinstance(work, CompositesRequest) for work in mine) >= _MAX_SLIDES:
             raise Refusal("busy", f"{_MAX_SLIDES} slides of this client are open", "Wait for answers")
 
         def say(reply: Reply, frames: Sequence[bytes] = ()) -> None:
-            self._mailbox.post(lambda: self._say(key, reply, frames))
+            self._loop_calls.call_soon_threadsafe(lambda: self._say(key, reply, frames))
 
         def end(reply: Reply, frames: Sequence[bytes] = ()) -> None:
-            self._mailbox.post(lambda: self._end_by_key(key, reply, frames))
+            self._loop_calls.call_soon_threadsafe(lambda: self._end_by_key(key, reply, frames))
 
         paths = paths_below(self._settings.slides_roots) if who else any_path
-        return _Open(key, client, request.interim, SlideWork(request, regions, paths=paths, say=say, end=end))
+        return OpenRequest(
+            key, client, request.interim, SlideRequest(request, regions, paths=paths, say=say, end=end)
+        )
 
     def _start_slides(self) -> None:
         """Start waiting slides, one of each client in turn."""
         if self._closed:
             return
-        running = sum(not isinstance(o.work, CompositesWork) and o.work.started for o in self._open.values())
+        running = sum(
+            not isinstance(o.work, CompositesRequest) and o.work.started for o in self._open.values()
+        )
         while running < self._settings.slides_at_once:
             opened = self._slides.take()
             if opened is None:
                 return
-            assert not isinstance(opened.work, CompositesWork)
+            assert not isinstance(opened.work, CompositesRequest)
             opened.work.start(self._scorer(opened.client))
             running += 1
 
-    def _scorer(self, client: Address) -> QueueScorer:
-        ready, record = self._crew.ready, self._settings.record
+    def _scorer(self, client: Address) -> PoolScorer:
+        ready, record = self._pool.ready, self._settings.record
         assert ready is not None
-        return QueueScorer(
-            self._crew,
-            self._mailbox,
+        return PoolScorer(
+            self._pool,
+            self._loop_calls,
             client=client,
             card=msgspec.convert(ready.card, ModelCard),
             model_sha256=record.model_sha256,
@@ -325,11 +333,11 @@ class Desk:
         if opened is None:
             raise Refusal("unknown_request", f"No request {request.request} is open any more")
         self._cancel_work(opened)
-        self._front.send(incoming.address, Result(id=request.id))
+        self._frontend.send(incoming.address, Result(id=request.id))
 
-    def _cancel_work(self, opened: _Open) -> None:
-        if isinstance(opened.work, CompositesWork):
-            opened.work.cancel(self._crew)
+    def _cancel_work(self, opened: OpenRequest) -> None:
+        if isinstance(opened.work, CompositesRequest):
+            opened.work.cancel(self._pool)
             return
         self._slides.remove(lambda other: other is opened)
         opened.work.cancel()
@@ -339,13 +347,13 @@ class Desk:
         self._finishing = True
         if not request.finish:
             self.close(STOPPED)
-        self._front.send(address, Result(id=request.id))
+        self._frontend.send(address, Result(id=request.id))
 
-    def _speak(self, opened: _Open, now: float) -> None:
+    def _speak(self, opened: OpenRequest, now: float) -> None:
         """Say that a request is not forgotten, and notice when nobody hears it."""
         if not opened.interim:
             return
-        slide = None if isinstance(opened.work, CompositesWork) else opened.work
+        slide = None if isinstance(opened.work, CompositesRequest) else opened.work
         if now - opened.spoken >= (PROGRESS_S if slide else HEARTBEAT_S):
             opened.spoken = now
             self._say(opened.key, slide.progress() if slide else Heartbeat(id=opened.key[1]))
@@ -359,7 +367,7 @@ class Desk:
         if opened is None:
             return
         for address in list(opened.addresses):
-            if not self._front.send(address, reply, frames):
+            if not self._frontend.send(address, reply, frames):
                 del opened.addresses[address]
                 self._remove_slots(address)
 
@@ -368,7 +376,7 @@ class Desk:
         if opened is not None:
             self._end(opened, reply, frames)
 
-    def _end(self, opened: _Open, reply: Reply, frames: Sequence[bytes]) -> None:
+    def _end(self, opened: OpenRequest, reply: Reply, frames: Sequence[bytes]) -> None:
         """Give the last answer; results are kept for whoever did not hear it."""
         self._say(opened.key, reply, frames)
         del self._open[opened.key]
@@ -383,7 +391,7 @@ class Desk:
                 (Path(self._settings.record.slots) / name).unlink()
 
     def _info(self, id: str, incoming: Incoming) -> Info:
-        record, ready = self._settings.record, self._crew.ready
+        record, ready = self._settings.record, self._pool.ready
         assert ready is not None
         return Info(
             id=id,
@@ -401,10 +409,10 @@ class Desk:
             load=Load(
                 uptime_s=round(time.monotonic() - self._began, 3),
                 requests=len(self._open),
-                queued=self._crew.queued,
-                in_work=self._crew.in_work,
-                scored=self._crew.scored,
-                slides=sum(not isinstance(o.work, CompositesWork) for o in self._open.values()),
+                queued=self._pool.queued,
+                in_work=self._pool.in_work,
+                scored=self._pool.scored,
+                slides=sum(not isinstance(o.work, CompositesRequest) for o in self._open.values()),
             ),
-            workers=self._crew.workers(),
+            workers=self._pool.workers(),
         )

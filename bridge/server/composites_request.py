@@ -8,8 +8,8 @@ from typing import Protocol
 import zmq
 
 from bridge.protocol.messages import ErrorReply, Reply, Result, ScoreComposites, Scores
-from bridge.server.tasks import Composite, Failure, Score
-from bridge.server.worker_pool import Crew
+from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
+from bridge.server.worker_pool import WorkerPool
 
 
 class End(Protocol):
@@ -20,7 +20,7 @@ class End(Protocol):
         ...
 
 
-class CompositesWork:
+class CompositesRequest:
     """One ``score_composites``; used by the polling thread alone.
 
     Parameters
@@ -42,26 +42,26 @@ class CompositesWork:
     ) -> None:
         self.request = request
         self._end = end
-        self._ends: list[Score | Failure | None] = [None] * len(request.composites)
+        self._ends: list[TaskScore | TaskFailure | None] = [None] * len(request.composites)
         rest = iter(frames)
         self.composites = [
-            Composite(client, array, None if array.slot else next(rest), self._taker(number), deadline)
+            CompositeTask(client, array, None if array.slot else next(rest), self._taker(number), deadline)
             for number, array in enumerate(request.composites)
         ]
 
-    def start(self, crew: Crew) -> None:
+    def start(self, pool: WorkerPool) -> None:
         """Put all composites into the queue."""
         for composite in self.composites:
-            crew.put(composite)
+            pool.put(composite)
 
-    def cancel(self, crew: Crew) -> None:
+    def cancel(self, pool: WorkerPool) -> None:
         """Drop what has not begun; the end comes when the rest is done, so that slots are free then."""
         for composite, end in zip(self.composites, list(self._ends), strict=True):
             if end is None:
-                crew.drop(composite)
+                pool.drop(composite)
 
-    def _taker(self, number: int) -> Callable[[Score | Failure], None]:
-        def take(end: Score | Failure) -> None:
+    def _taker(self, number: int) -> Callable[[TaskScore | TaskFailure], None]:
+        def take(end: TaskScore | TaskFailure) -> None:
             self._ends[number] = end
             self.composites[number].frame = None
             if None not in self._ends:
@@ -70,8 +70,8 @@ class CompositesWork:
         return take
 
     def _finish(self) -> None:
-        scores = [end for end in self._ends if isinstance(end, Score)]
-        failures = [end for end in self._ends if isinstance(end, Failure)]
+        scores = [end for end in self._ends if isinstance(end, TaskScore)]
+        failures = [end for end in self._ends if isinstance(end, TaskFailure)]
         if failures:
             first = failures[0]
             self._end(

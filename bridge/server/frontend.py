@@ -44,7 +44,7 @@ class Incoming:
     body: list[zmq.Frame]
 
 
-class Front:
+class Frontend:
     """The sockets; used by the polling thread alone.
 
     Parameters
@@ -68,7 +68,7 @@ class Front:
         self.local_endpoints = _bind(socket, [*here, "tcp://127.0.0.1:*", *more])
 
     def bind_remote(self, endpoints: Sequence[str], key: KeyPair) -> None:
-        """Listen with CURVE; who is let in is up to the context's :class:`~bridge.transport.curve.ZapDoor`."""
+        """Listen with CURVE; who is let in is up to the context's :class:`~bridge.transport.curve.ZapAuthenticator`."""
         socket = self._socket()
         socket.curve_server = 1
         socket.curve_publickey = key.public.encode()

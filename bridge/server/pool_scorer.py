@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from bridge.protocol.codec import error_from, score_from
 from bridge.protocol.messages import ArrayHeader
-from bridge.server.tasks import Composite, Failure, Score
-from bridge.server.worker_pool import Crew
-from bridge.transport.loop_calls import Mailbox
+from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
+from bridge.server.worker_pool import WorkerPool
+from bridge.transport.loop_calls import LoopCalls
 from herohe_model.errors import ServerUnavailableError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScore
 
 
-class QueueScorer:
+class PoolScorer:
     """The crew as a :class:`herohe_model.model.score.CompositeScorer`, for threads of the server.
 
     Parameters
@@ -30,8 +30,8 @@ class QueueScorer:
 
     def __init__(
         self,
-        crew: Crew,
-        mailbox: Mailbox,
+        pool: WorkerPool,
+        loop_calls: LoopCalls,
         *,
         client: Hashable,
         card: ModelCard,
@@ -40,8 +40,8 @@ class QueueScorer:
         precision: str,
         engine: str,
     ) -> None:
-        self._crew = crew
-        self._mailbox = mailbox
+        self._pool = pool
+        self._loop_calls = loop_calls
         self._client = client
         self.card = card
         self.model_sha256 = model_sha256
@@ -54,7 +54,7 @@ class QueueScorer:
         future: Future[CompositeScore] = Future()
         height, width, channels = pixels.shape
         assert channels == 3
-        composite = Composite(
+        composite = CompositeTask(
             client=self._client,
             array=ArrayHeader((height, width, 3)),
             frame=zmq.Frame(np.ascontiguousarray(pixels), copy=False),
@@ -63,9 +63,9 @@ class QueueScorer:
 
         def dropped(ended: Future[CompositeScore]) -> None:
             if ended.cancelled():
-                self._mailbox.post(lambda: self._crew.drop(composite))
+                self._loop_calls.call_soon_threadsafe(lambda: self._pool.drop(composite))
 
-        if not self._mailbox.post(lambda: self._crew.put(composite)):
+        if not self._loop_calls.call_soon_threadsafe(lambda: self._pool.put(composite)):
             raise ServerUnavailableError("The server is stopping", "Start it again")
         future.add_done_callback(dropped)
         return future
@@ -74,10 +74,10 @@ class QueueScorer:
         """Do nothing: the crew is the server's."""
 
 
-def _settle(future: Future[CompositeScore], end: Score | Failure) -> None:
+def _settle(future: Future[CompositeScore], end: TaskScore | TaskFailure) -> None:
     if not future.set_running_or_notify_cancel():
         return
-    if isinstance(end, Score):
+    if isinstance(end, TaskScore):
         future.set_result(score_from(end.logits, end.contributions, end.cells, end.bits))
     else:
         future.set_exception(error_from(end.code, end.problem, end.remedy))

@@ -12,7 +12,7 @@ MOST: Final = 1024
 MOST_BYTES: Final = 64 << 20
 
 
-class KeptReplies:
+class ReplyCache:
     """The newest replies with their frames, bounded in number and size."""
 
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:

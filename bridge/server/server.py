@@ -31,10 +31,10 @@ from bridge.protocol.messages import (
     PROTOCOL,
     ErrorReply,
 )
-from bridge.server.broker import STOPPED, Desk, DeskSettings
-from bridge.server.frontend import Front, check_binds
-from bridge.server.worker_pool import Crew, CrewSettings
-from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapDoor, allowed_in
+from bridge.server.broker import STOPPED, Broker, BrokerSettings
+from bridge.server.frontend import Frontend, check_binds
+from bridge.server.worker_pool import PoolSettings, WorkerPool
+from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapAuthenticator, allowed_in
 from bridge.transport.discovery import (
     ServerRecord,
     own_start_time,
@@ -44,8 +44,8 @@ from bridge.transport.discovery import (
     write_record,
 )
 from bridge.transport.endpoints import has_ipc
-from bridge.transport.loop_calls import Context, Mailbox
-from bridge.transport.shared_pixels import SlotDirectory
+from bridge.transport.loop_calls import Context, LoopCalls
+from bridge.transport.shared_pixels import SharedPixelsDirectory
 from herohe_model.errors import ModelFileError, OptionError
 
 TICK_S: Final = 0.2
@@ -68,7 +68,7 @@ class ServerSettings:
     slides_roots
         Folders of slides that clients of other machines may name.
     max_batch, max_wait_s
-        See :class:`bridge.server.worker_pool.CrewSettings`.
+        See :class:`bridge.server.worker_pool.PoolSettings`.
     idle_timeout_s
         End after so long without a request; None never.
     in_flight
@@ -78,7 +78,7 @@ class ServerSettings:
     owned
         See :class:`bridge.transport.discovery.ServerRecord`.
     worker_silence_s, worker_arguments, workers_over_tcp
-        See :class:`bridge.server.worker_pool.CrewSettings`.
+        See :class:`bridge.server.worker_pool.PoolSettings`.
     """
 
     model: Path
@@ -128,14 +128,14 @@ class Server:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._context: Context = zmq.Context()
-        self._mailbox = Mailbox(self._context)
+        self._loop_calls = LoopCalls(self._context)
         self._signals = 0
         self._cut_off = threading.Event()
 
     def cut_off(self) -> None:
         """Stop soon, cancelling what runs; may be called from any thread."""
         self._cut_off.set()
-        self._mailbox.post(lambda: None)
+        self._loop_calls.call_soon_threadsafe(lambda: None)
 
     def run(
         self,
@@ -157,12 +157,12 @@ class Server:
             If the model cannot be loaded, an address cannot be had, or no worker is left.
         """
         directory = private_directory()
-        slots = SlotDirectory()
+        slots = SharedPixelsDirectory()
         try:
             with self._signals_handled():
                 self._serve(directory, slots.path, started, notice)
         finally:
-            self._mailbox.close()
+            self._loop_calls.close()
             self._context.destroy(linger=1000)
             remove_private_directory(directory)
             slots.remove()
@@ -175,9 +175,9 @@ class Server:
         notice: Callable[[str], None],
     ) -> None:
         s = self._settings
-        crew = Crew(
+        pool = WorkerPool(
             self._context,
-            CrewSettings(
+            PoolSettings(
                 model=s.model,
                 directory=directory,
                 devices=s.devices,
@@ -191,44 +191,44 @@ class Server:
                 arguments=s.worker_arguments,
                 over_tcp=s.workers_over_tcp or not has_ipc(),
             ),
-            self._mailbox,
+            self._loop_calls,
         )
-        door = ZapDoor(
+        authenticator = ZapAuthenticator(
             self._context,
             {
-                WORKER_DOMAIN: lambda key: key == crew.worker_key,
+                WORKER_DOMAIN: lambda key: key == pool.worker_key,
                 ZAP_DOMAIN: allowed_in(s.allow) if s.allow else lambda _: False,
             },
         )
         try:
-            crew.start()
-            if not self._wait_for(crew, door):
+            pool.start()
+            if not self._wait_for(pool, authenticator):
                 return
-            self._open_to_clients(crew, door, directory, slots, started)
+            self._open_to_clients(pool, authenticator, directory, slots, started)
         finally:
-            crew.close()
-            door.close()
+            pool.close()
+            authenticator.close()
 
-    def _wait_for(self, crew: Crew, door: ZapDoor) -> bool:
+    def _wait_for(self, pool: WorkerPool, authenticator: ZapAuthenticator) -> bool:
         """Wait until every worker is ready; False when the server shall stop before."""
-        poller = _poller(crew, door, self._mailbox)
-        while not crew.complete:
-            self._poll(poller, crew, door)
-            if crew.failure is not None:
-                raise error_from(crew.failure.code, crew.failure.problem, crew.failure.remedy)
+        poller = _poller(pool, authenticator, self._loop_calls)
+        while not pool.complete:
+            self._poll(poller, pool, authenticator)
+            if pool.failure is not None:
+                raise error_from(pool.failure.code, pool.failure.problem, pool.failure.remedy)
             if self._told_to_stop:
                 return False
         return True
 
     def _open_to_clients(
         self,
-        crew: Crew,
-        door: ZapDoor,
+        pool: WorkerPool,
+        authenticator: ZapAuthenticator,
         directory: Path,
         slots: str,
         started: Callable[[ServerRecord], None],
     ) -> None:
-        s, ready = self._settings, crew.ready
+        s, ready = self._settings, pool.ready
         assert ready is not None
         side = int(ready.card["patch_px"]) * int(ready.card["grid"])
         if side > MAX_SIDE_PX:
@@ -237,12 +237,14 @@ class Server:
                 "Use a model with smaller patches",
             )
         # A little more than the largest frame: ZeroMQ counts some overhead.
-        front = Front(self._context, max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20))
+        frontend = Frontend(
+            self._context, max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
+        )
         record = None
         try:
-            front.bind_local(directory, s.binds if s.key is None else ())
+            frontend.bind_local(directory, s.binds if s.key is None else ())
             if s.key is not None:
-                front.bind_remote(s.binds, s.key)
+                frontend.bind_remote(s.binds, s.key)
             record = ServerRecord(
                 instance=secrets.token_hex(16),
                 pid=os.getpid(),
@@ -252,70 +254,78 @@ class Server:
                 model_name=str(ready.card["name"]),
                 model_path=str(s.model.resolve()),
                 model_sha256=ready.model_sha256,
-                device=crew.device,
+                device=pool.device,
                 precision=ready.precision,
                 devices_asked=s.devices,
                 precision_asked=s.precision,
                 engine=ready.engine,
                 engine_asked=s.engine,
-                endpoints=front.local_endpoints,
+                endpoints=frontend.local_endpoints,
                 token=secrets.token_urlsafe(32),
-                remote_endpoints=front.remote_endpoints,
+                remote_endpoints=frontend.remote_endpoints,
                 public_key=s.key.public if s.key else "",
                 directory=str(directory),
                 slots=slots,
                 owned=s.owned,
             )
-            desk = Desk(
-                front,
-                crew,
-                self._mailbox,
-                DeskSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots),
+            broker = Broker(
+                frontend,
+                pool,
+                self._loop_calls,
+                BrokerSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots),
             )
             write_record(record)
             started(record)
             _log.info("%s is ready on %s", record.model_name, record.computes_on)
-            self._loop(crew, door, front, desk)
+            self._loop(pool, authenticator, frontend, broker)
         finally:
             if record is not None:
                 remove_record(record)
-            front.close()
+            frontend.close()
 
-    def _loop(self, crew: Crew, door: ZapDoor, front: Front, desk: Desk) -> None:
-        poller = _poller(crew, door, self._mailbox)
-        for socket in front.sockets:
+    def _loop(
+        self, pool: WorkerPool, authenticator: ZapAuthenticator, frontend: Frontend, broker: Broker
+    ) -> None:
+        poller = _poller(pool, authenticator, self._loop_calls)
+        for socket in frontend.sockets:
             poller.register(socket, zmq.POLLIN)
         idle = self._settings.idle_timeout_s
         while True:
-            readable = self._poll(poller, crew, door)
-            for socket in front.sockets:
+            readable = self._poll(poller, pool, authenticator)
+            for socket in frontend.sockets:
                 if socket in readable:
-                    for incoming in front.receive(socket):
-                        desk.take(incoming)
-            desk.tick()
-            if crew.failure is not None:
-                desk.close(ErrorReply(id="", **vars(crew.failure)))
-                raise error_from(crew.failure.code, crew.failure.problem, crew.failure.remedy)
-            if desk.may_end or self._told_to_stop:
-                desk.close(STOPPED)
+                    for incoming in frontend.receive(socket):
+                        broker.take(incoming)
+            broker.tick()
+            if pool.failure is not None:
+                broker.close(ErrorReply(id="", **vars(pool.failure)))
+                raise error_from(pool.failure.code, pool.failure.problem, pool.failure.remedy)
+            if broker.may_end or self._told_to_stop:
+                broker.close(STOPPED)
                 _log.info("stopped")
                 return
-            if idle is not None and desk.idle_since is not None and time.monotonic() - desk.idle_since > idle:
+            if (
+                idle is not None
+                and broker.idle_since is not None
+                and time.monotonic() - broker.idle_since > idle
+            ):
                 _log.info("nobody asked for %.0f s: stopping", idle)
                 return
 
-    def _poll(self, poller: zmq.Poller, crew: Crew, door: ZapDoor) -> dict[object, int]:
+    def _poll(
+        self, poller: zmq.Poller, pool: WorkerPool, authenticator: ZapAuthenticator
+    ) -> dict[object, int]:
         """Wait for something, and do what all states of the server have in common."""
-        wait_s = min(TICK_S, crew.patience_s or TICK_S)
+        wait_s = min(TICK_S, pool.patience_s or TICK_S)
         # Rounded up: a poll that ends just too early would only be repeated.
         readable: dict[object, int] = dict(poller.poll(math.ceil(wait_s * 1000)))
-        if self._mailbox.socket in readable:
-            self._mailbox.run()
-        if door.socket in readable:
-            door.answer()
-        if crew.socket in readable:
-            crew.receive()
-        crew.tick()
+        if self._loop_calls.socket in readable:
+            self._loop_calls.run()
+        if authenticator.socket in readable:
+            authenticator.answer()
+        if pool.socket in readable:
+            pool.receive()
+        pool.tick()
         return readable
 
     @property
@@ -340,8 +350,8 @@ class Server:
                 signal.signal(number, handler)
 
 
-def _poller(crew: Crew, door: ZapDoor, mailbox: Mailbox) -> zmq.Poller:
+def _poller(pool: WorkerPool, authenticator: ZapAuthenticator, loop_calls: LoopCalls) -> zmq.Poller:
     poller = zmq.Poller()
-    for socket in (crew.socket, door.socket, mailbox.socket):
+    for socket in (pool.socket, authenticator.socket, loop_calls.socket):
         poller.register(socket, zmq.POLLIN)
     return poller

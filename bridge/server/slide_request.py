@@ -70,7 +70,7 @@ class _Question:
     answer: Future[tuple[Pixels, list[zmq.Frame]]] = field(default_factory=Future)
 
 
-class SlideWork:
+class SlideRequest:
     """One ``score_slide``. Made and used by the polling thread, except where it says otherwise.
 
     Parameters

@@ -11,7 +11,7 @@ from bridge.protocol.messages import ArrayHeader
 
 
 @dataclass(frozen=True)
-class Score:
+class TaskScore:
     """A composite's score as it travels: float32, little-endian; see :class:`bridge.protocol.messages.Scores`."""
 
     cells: int
@@ -21,7 +21,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Failure:
+class TaskFailure:
     """Why a composite has none; see :class:`bridge.protocol.messages.ErrorReply`."""
 
     code: str
@@ -30,7 +30,7 @@ class Failure:
 
 
 @dataclass(eq=False)
-class Composite:
+class CompositeTask:
     """A composite on its way through the server.
 
     Attributes
@@ -48,7 +48,7 @@ class Composite:
     client: Hashable
     array: ArrayHeader
     frame: zmq.Frame | None
-    done: Callable[[Score | Failure], None]
+    done: Callable[[TaskScore | TaskFailure], None]
     deadline: float | None = None
     number: int = -1
     queued: float = 0.0

@@ -33,8 +33,8 @@ from bridge.protocol.worker_messages import (
     encode_worker,
 )
 from bridge.transport.child_process import read_settings, watch_lifeline
-from bridge.transport.loop_calls import Mailbox, Socket
-from bridge.transport.shared_pixels import SlotReader
+from bridge.transport.loop_calls import LoopCalls, Socket
+from bridge.transport.shared_pixels import SharedPixelsReader
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class _Worker:
         self._context = context
         self._socket = socket
         self._scorer = scorer
-        self._slots = SlotReader(settings.slots)
-        self._mailbox = Mailbox(context)
+        self._slots = SharedPixelsReader(settings.slots)
+        self._loop_calls = LoopCalls(context)
         self._jobs: dict[int, Future[CompositeScore]] = {}
 
     def run(self) -> NoReturn:
@@ -110,12 +110,12 @@ class _Worker:
         )
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._mailbox.socket, zmq.POLLIN)
+        poller.register(self._loop_calls.socket, zmq.POLLIN)
         beat = time.monotonic()
         while True:
             readable = dict(poller.poll(round(BEAT_S * 1000)))
-            if self._mailbox.socket in readable:
-                self._mailbox.run()
+            if self._loop_calls.socket in readable:
+                self._loop_calls.run()
             if self._socket in readable:
                 self._obey()
             if time.monotonic() - beat >= BEAT_S:
@@ -153,7 +153,7 @@ class _Worker:
 
     def _done(self, number: int, future: Future[CompositeScore]) -> None:
         """Take over from the scorer's thread, or from this one when a job is dropped."""
-        self._mailbox.post(lambda: self._answer(number, future))
+        self._loop_calls.call_soon_threadsafe(lambda: self._answer(number, future))
 
     def _answer(self, number: int, future: Future[CompositeScore]) -> None:
         del self._jobs[number]

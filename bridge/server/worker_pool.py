@@ -35,11 +35,11 @@ from bridge.protocol.worker_messages import (
     encode_worker,
 )
 from bridge.server.fair_queue import FairQueue
-from bridge.server.tasks import Composite, Failure, Score
+from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
 from bridge.transport.child_process import end_child, start_child
 from bridge.transport.curve import WORKER_DOMAIN, KeyPair
 from bridge.transport.endpoints import has_ipc, ipc_endpoint
-from bridge.transport.loop_calls import Context, Mailbox, Socket
+from bridge.transport.loop_calls import Context, LoopCalls, Socket
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""
@@ -51,7 +51,7 @@ _SMALLER: Final = "Look at the server's log; if memory ran out, use another --de
 
 
 @dataclass(frozen=True)
-class CrewSettings:
+class PoolSettings:
     """What the workers are, and how they are given work.
 
     Attributes
@@ -89,7 +89,7 @@ class CrewSettings:
 
 
 @dataclass(eq=False)
-class _Seat:
+class _WorkerSlot:
     """The place of one worker, on one device; ``name`` is that of the worker that has it now."""
 
     index: int
@@ -98,13 +98,13 @@ class _Seat:
     child: subprocess.Popen[bytes] | None = None
     state: Literal["loading", "ready", "failed"] = "loading"
     heard: float = 0.0
-    in_work: dict[int, Composite] = field(default_factory=dict)
+    in_work: dict[int, CompositeTask] = field(default_factory=dict)
     scored: int = 0
     restarts: int = -1
     failures: int = 0
 
 
-class Crew:
+class WorkerPool:
     """The workers of one server. Not thread-safe: everything is called by the polling thread.
 
     Parameters
@@ -122,16 +122,16 @@ class Crew:
         Why no worker is left; None while there is one.
     """
 
-    def __init__(self, context: Context, settings: CrewSettings, mailbox: Mailbox) -> None:
+    def __init__(self, context: Context, settings: PoolSettings, loop_calls: LoopCalls) -> None:
         self._settings = settings
-        self._mailbox = mailbox
-        self._queue: FairQueue[Composite] = FairQueue()
-        self._seats = [_Seat(number, device) for number, device in enumerate(settings.devices)]
+        self._loop_calls = loop_calls
+        self._queue: FairQueue[CompositeTask] = FairQueue()
+        self._slots = [_WorkerSlot(number, device) for number, device in enumerate(settings.devices)]
         self._numbers = 0
         self._closed = False
         self._complete = False
         self.ready: Ready | None = None
-        self.failure: Failure | None = None
+        self.failure: TaskFailure | None = None
         self.socket: Socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
         self.socket.router_mandatory = 1
@@ -167,38 +167,38 @@ class Crew:
     @property
     def in_work(self) -> int:
         """Composites in the workers' hands."""
-        return sum(len(seat.in_work) for seat in self._seats)
+        return sum(len(slot.in_work) for slot in self._slots)
 
     @property
     def scored(self) -> int:
         """Composites scored so far."""
-        return sum(seat.scored for seat in self._seats)
+        return sum(slot.scored for slot in self._slots)
 
     @property
     def device(self) -> str:
         """The devices' names as they stand in results."""
-        return ", ".join(dict.fromkeys(seat.device for seat in self._seats))
+        return ", ".join(dict.fromkeys(slot.device for slot in self._slots))
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Describe every worker."""
         return tuple(
             WorkerInfo(
-                device=seat.device,
-                state=seat.state,
-                pid=seat.child.pid if seat.child else 0,
-                in_work=len(seat.in_work),
-                scored=seat.scored,
-                restarts=max(0, seat.restarts),
+                device=slot.device,
+                state=slot.state,
+                pid=slot.child.pid if slot.child else 0,
+                in_work=len(slot.in_work),
+                scored=slot.scored,
+                restarts=max(0, slot.restarts),
             )
-            for seat in self._seats
+            for slot in self._slots
         )
 
     def start(self) -> None:
         """Start a worker on every device."""
-        for seat in self._seats:
-            self._fill(seat)
+        for slot in self._slots:
+            self._fill(slot)
 
-    def put(self, composite: Composite) -> None:
+    def put(self, composite: CompositeTask) -> None:
         """Have a composite scored."""
         if self.failure is not None:
             composite.done(self.failure)
@@ -209,15 +209,15 @@ class Crew:
         self._queue.put(composite.client, composite)
         self.give_out()
 
-    def drop(self, composite: Composite) -> None:
+    def drop(self, composite: CompositeTask) -> None:
         """Do not begin a composite that has not been begun; what it was is answered as cancelled."""
         composite.dropped = True
         if self._queue.remove(lambda other: other is composite):
             composite.done(_CANCELLED)
             return
-        for seat in self._seats:
-            if composite.number in seat.in_work:
-                self._send(seat, Drop((composite.number,)))
+        for slot in self._slots:
+            if composite.number in slot.in_work:
+                self._send(slot, Drop((composite.number,)))
 
     def receive(self) -> None:
         """Take in what workers sent."""
@@ -226,10 +226,10 @@ class Crew:
                 name, header, *frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            seat = next((seat for seat in self._seats if seat.name == name), None)
-            if seat is not None:
-                seat.heard = time.monotonic()
-                self._take(seat, decode_from_worker(header), frames)
+            slot = next((slot for slot in self._slots if slot.name == name), None)
+            if slot is not None:
+                slot.heard = time.monotonic()
+                self._take(slot, decode_from_worker(header), frames)
         self.give_out()
 
     @property
@@ -245,18 +245,18 @@ class Crew:
         now = time.monotonic()
         for composite in self._queue.remove(lambda c: c.deadline is not None and c.deadline <= now):
             composite.done(
-                Failure("deadline", "The deadline passed before a worker was free", "Try again later")
+                TaskFailure("deadline", "The deadline passed before a worker was free", "Try again later")
             )
-        for seat in self._seats:
-            silent = seat.state == "ready" and now - seat.heard > self._settings.silence_s
-            if silent and seat.child is not None:
-                seat.child.kill()
+        for slot in self._slots:
+            silent = slot.state == "ready" and now - slot.heard > self._settings.silence_s
+            if silent and slot.child is not None:
+                slot.child.kill()
         self.give_out()
 
     def close(self) -> None:
         """End all workers, whatever they are doing; may be called twice."""
         self._closed = True
-        children = [seat.child for seat in self._seats if seat.child is not None]
+        children = [slot.child for slot in self._slots if slot.child is not None]
         for child in children:
             _let_go(child)
         for child in children:
@@ -266,88 +266,88 @@ class Crew:
     def give_out(self) -> None:
         """Give waiting composites to workers that have room."""
         while (first := self._queue.first()) is not None:
-            seat = min(
-                (s for s in self._seats if self._has_room(s, first)),
+            slot = min(
+                (s for s in self._slots if self._has_room(s, first)),
                 key=lambda s: len(s.in_work),
                 default=None,
             )
-            if seat is None or self._should_wait(seat, first):
+            if slot is None or self._should_wait(slot, first):
                 return
-            ready = sum(s.state == "ready" for s in self._seats)
-            room = self._settings.max_batch - len(seat.in_work)
+            ready = sum(s.state == "ready" for s in self._slots)
+            room = self._settings.max_batch - len(slot.in_work)
             share = 1 if first.deaths else min(room, -(-len(self._queue) // ready))
-            batch: list[Composite] = []
+            batch: list[CompositeTask] = []
             while len(batch) < share and (following := self._queue.first()) is not None:
                 if following.deaths and batch:
                     break
                 batch.append(following)
                 self._queue.take()
-            self._hand_over(seat, batch)
+            self._hand_over(slot, batch)
 
-    def _has_room(self, seat: _Seat, composite: Composite) -> bool:
-        if seat.state != "ready" or any(other.deaths for other in seat.in_work.values()):
+    def _has_room(self, slot: _WorkerSlot, composite: CompositeTask) -> bool:
+        if slot.state != "ready" or any(other.deaths for other in slot.in_work.values()):
             return False
-        return not seat.in_work if composite.deaths else len(seat.in_work) < self._settings.max_batch
+        return not slot.in_work if composite.deaths else len(slot.in_work) < self._settings.max_batch
 
-    def _should_wait(self, seat: _Seat, first: Composite) -> bool:
+    def _should_wait(self, slot: _WorkerSlot, first: CompositeTask) -> bool:
         """Whether an idle worker's first composite should wait for company; :meth:`tick` looks again."""
-        if seat.in_work or first.deaths or len(self._queue) >= self._settings.max_batch:
+        if slot.in_work or first.deaths or len(self._queue) >= self._settings.max_batch:
             return False
         return time.monotonic() - min(c.queued for c in self._queue) < self._settings.max_wait_s
 
-    def _hand_over(self, seat: _Seat, batch: list[Composite]) -> None:
-        seat.in_work.update((composite.number, composite) for composite in batch)
+    def _hand_over(self, slot: _WorkerSlot, batch: list[CompositeTask]) -> None:
+        slot.in_work.update((composite.number, composite) for composite in batch)
         jobs = tuple(Job(composite.number, composite.array) for composite in batch)
-        self._send(seat, Work(jobs), [c.frame for c in batch if c.frame is not None])
+        self._send(slot, Work(jobs), [c.frame for c in batch if c.frame is not None])
 
-    def _send(self, seat: _Seat, message: ToWorker, frames: list[zmq.Frame] | None = None) -> None:
+    def _send(self, slot: _WorkerSlot, message: ToWorker, frames: list[zmq.Frame] | None = None) -> None:
         try:
             # Without copying: frames go on as they came.
             self.socket.send_multipart(
-                [seat.name, encode_worker(message), *(frames or [])], zmq.NOBLOCK, copy=False
+                [slot.name, encode_worker(message), *(frames or [])], zmq.NOBLOCK, copy=False
             )
         except zmq.ZMQError:
             # It is gone; its end is noticed, and what it had is given to another.
             return
 
-    def _take(self, seat: _Seat, message: object, frames: list[bytes]) -> None:
+    def _take(self, slot: _WorkerSlot, message: object, frames: list[bytes]) -> None:
         if isinstance(message, Ready):
-            self._welcome(seat, message)
+            self._welcome(slot, message)
         elif isinstance(message, Note):
             self._settings.notice(message.text)
         elif isinstance(message, Failed):
-            self._give_up(seat, Failure(message.code, message.problem, message.remedy))
+            self._give_up(slot, TaskFailure(message.code, message.problem, message.remedy))
         elif isinstance(message, Scored):
-            composite = seat.in_work.pop(message.job)
-            seat.scored += 1
-            seat.failures = 0
-            composite.done(Score(message.cells, message.bits, *frames))
+            composite = slot.in_work.pop(message.job)
+            slot.scored += 1
+            slot.failures = 0
+            composite.done(TaskScore(message.cells, message.bits, *frames))
         elif isinstance(message, JobFailed):
-            composite = seat.in_work.pop(message.job)
-            composite.done(Failure(message.code, message.problem, message.remedy))
+            composite = slot.in_work.pop(message.job)
+            composite.done(TaskFailure(message.code, message.problem, message.remedy))
 
-    def _welcome(self, seat: _Seat, ready: Ready) -> None:
+    def _welcome(self, slot: _WorkerSlot, ready: Ready) -> None:
         if self.ready is None:
             self.ready = ready
         elif ready.model_sha256 != self.ready.model_sha256:
             changed = f"The model file {self._settings.model} has changed since the server was started"
-            self._give_up(seat, Failure("model_file", changed, "Restart the server"))
+            self._give_up(slot, TaskFailure("model_file", changed, "Restart the server"))
             return
-        seat.device = ready.device
-        seat.state = "ready"
-        self._complete = self._complete or all(other.state == "ready" for other in self._seats)
+        slot.device = ready.device
+        slot.state = "ready"
+        self._complete = self._complete or all(other.state == "ready" for other in self._slots)
 
-    def _fill(self, seat: _Seat) -> None:
+    def _fill(self, slot: _WorkerSlot) -> None:
         """Start a worker for a seat that has none."""
-        seat.restarts += 1
-        seat.state = "loading"
-        seat.name = f"{seat.index}.{seat.restarts}".encode()
+        slot.restarts += 1
+        slot.state = "loading"
+        slot.name = f"{seat.index}.{seat.restarts}".encode()
         settings = WorkerSettings(
             endpoint=self._endpoint,
-            name=seat.name.decode(),
+            name=slot.name.decode(),
             model=str(self._settings.model),
             # The device's full name is that of a result; what torch takes is its first word.
-            device=seat.device.split()[0],
+            device=slot.device.split()[0],
             precision=self._settings.precision,
             engine=self._settings.engine,
             slots=self._settings.slots,
@@ -358,57 +358,57 @@ class Crew:
         child = start_child(
             self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
         )
-        seat.child = child
-        name = seat.name
+        slot.child = child
+        name = slot.name
 
         def watch() -> None:
             child.wait()
-            self._mailbox.post(lambda: self._ended(seat, name))
+            self._loop_calls.call_soon_threadsafe(lambda: self._ended(slot, name))
 
         threading.Thread(target=watch, name=f"worker {name.decode()}", daemon=True).start()
 
-    def _ended(self, seat: _Seat, name: bytes) -> None:
+    def _ended(self, slot: _WorkerSlot, name: bytes) -> None:
         """Replace a worker that has ended, and give its composites to others."""
-        if self._closed or seat.name != name or seat.state == "failed":
+        if self._closed or slot.name != name or slot.state == "failed":
             return
-        seat.state = "loading"
+        slot.state = "loading"
         # Its last answers may still be waiting to be read.
         self.receive()
-        assert seat.child is not None
-        code = seat.child.returncode
-        _let_go(seat.child)
+        assert slot.child is not None
+        code = slot.child.returncode
+        _let_go(slot.child)
         if not self._complete:
             ended = f"The worker on {seat.device} ended with exit code {code} while it loaded the model"
-            self._give_up(seat, Failure("no_worker", ended, _SMALLER))
+            self._give_up(slot, TaskFailure("no_worker", ended, _SMALLER))
             return
-        seat.failures += 1
-        lost = list(seat.in_work.values())
-        seat.in_work.clear()
+        slot.failures += 1
+        lost = list(slot.in_work.values())
+        slot.in_work.clear()
         for composite in reversed(lost):
             composite.deaths += 1
             if composite.dropped:
                 composite.done(_CANCELLED)
             elif composite.deaths >= MAX_DEATHS:
                 # That explains the death; the device is not to blame.
-                seat.failures = 0
+                slot.failures = 0
                 died = f"{MAX_DEATHS} workers ended while they scored a composite (exit code {code})"
-                composite.done(Failure("worker_died", died, _SMALLER))
+                composite.done(TaskFailure("worker_died", died, _SMALLER))
             else:
                 self._queue.put_back(composite.client, composite)
-        if seat.failures >= _MAX_FAILURES:
+        if slot.failures >= _MAX_FAILURES:
             often = f"The worker on {seat.device} ended {seat.failures} times in a row (exit code {code})"
-            self._give_up(seat, Failure("no_worker", often, _SMALLER))
+            self._give_up(slot, TaskFailure("no_worker", often, _SMALLER))
             return
-        self._fill(seat)
+        self._fill(slot)
         self.give_out()
 
-    def _give_up(self, seat: _Seat, why: Failure) -> None:
+    def _give_up(self, slot: _WorkerSlot, why: TaskFailure) -> None:
         """Leave a seat empty; with the last, everything ends."""
-        seat.state = "failed"
-        if seat.child is not None:
-            _let_go(seat.child)
+        slot.state = "failed"
+        if slot.child is not None:
+            _let_go(slot.child)
         # At the start every failure counts: a device that was asked for must work.
-        if self._complete and any(other.state != "failed" for other in self._seats):
+        if self._complete and any(other.state != "failed" for other in self._slots):
             return
         self.failure = why
         for composite in self._queue.remove(lambda _: True):
@@ -422,4 +422,4 @@ def _let_go(child: subprocess.Popen[bytes]) -> None:
             child.stdin.close()
 
 
-_CANCELLED: Final = Failure("cancelled", "The composite was dropped")
+_CANCELLED: Final = TaskFailure("cancelled", "The composite was dropped")

@@ -162,7 +162,7 @@ def allowed_in(directory: Path) -> Callable[[str], bool]:
     return allowed
 
 
-class ZapDoor:
+class ZapAuthenticator:
     """Answers libzmq's questions whether a CURVE key may come in (ZeroMQ RFC 27, ZAP).
 
     Without it, libzmq lets everybody in. It must exist before the sockets that it guards, one a context.

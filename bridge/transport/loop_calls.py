@@ -12,7 +12,7 @@ Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 
 
-class Mailbox:
+class LoopCalls:
     """A queue of calls with a socket that becomes readable when one waits.
 
     Parameters
@@ -37,7 +37,7 @@ class Mailbox:
         self._rung = False
         self._open = True
 
-    def post(self, call: Callable[[], None]) -> bool:
+    def call_soon_threadsafe(self, call: Callable[[], None]) -> bool:
         """Have `call` called by the polling thread; False when the mailbox is closed."""
         with self._lock:
             if not self._open:

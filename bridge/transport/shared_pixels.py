@@ -37,7 +37,7 @@ _PREFIX: Final = f"{PRIVATE_PREFIX}slots-"
 _LOCK: Final = "lock"
 
 
-class SlotDirectory:
+class SharedPixelsDirectory:
     """A server's directory for them, in memory where there is a file system in memory.
 
     A lock tells whether its server is alive: unlike a process id, it means the same in every container that
@@ -81,7 +81,7 @@ def _remove_if_abandoned(directory: Path) -> None:
             os.close(lock)
 
 
-class SlotWriter:
+class SharedPixelsWriter:
     """A client's files, each for one composite at a time. Not thread-safe.
 
     Parameters
@@ -155,7 +155,7 @@ class _Mapped:
     memory: mmap.mmap
 
 
-class SlotReader:
+class SharedPixelsReader:
     """The files of all clients, as a worker reads them. Not thread-safe.
 
     Parameters

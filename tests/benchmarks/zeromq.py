@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from bridge.client.address import ServerAddress
 from bridge.client.child_server import StartReport
 from bridge.client.client import Client
-from bridge.client.locate import Fixed
+from bridge.client.locate import FixedServer
 from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server.server import Server, ServerSettings
 from bridge.server.worker import run_worker
@@ -126,7 +126,7 @@ def throughput(model: Path, pictures: list[NDArray[np.uint8]], count: int, round
     theirs: list[float] = []
     with (
         serving(model) as record,
-        Client(Fixed(ServerAddress.of(record))) as client,
+        Client(FixedServer(ServerAddress.of(record))) as client,
         Scorer.load(model, "cpu", threads=threads) as scorer,
     ):
         for submit in (client.submit, scorer.submit):
@@ -158,7 +158,7 @@ def overhead(model: Path, home: Path, pictures: list[NDArray[np.uint8]], count: 
             "tcp, CURVE": remote,
         }
         for name, address in ways.items():
-            with Client(Fixed(address)) as client:
+            with Client(FixedServer(address)) as client:
                 for submit in (client.submit, local.submit):
                     seconds_each(submit, pictures, 8)
                 for label, ahead in (("one at a time", 1), ("four under way", 4)):

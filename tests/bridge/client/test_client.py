@@ -24,9 +24,9 @@ from small_world import small_model
 import bridge.client.client
 import bridge.client.connection
 from bridge.client.address import ServerAddress
-from bridge.client.child_server import OwnServer
+from bridge.client.child_server import ChildServer
 from bridge.client.client import Client, connect_or_start
-from bridge.client.locate import Fixed, FoundServer, Wanted, find_server
+from bridge.client.locate import DiscoveredServer, FixedServer, ServerRequirements, find_server
 from bridge.server.server import ServerSettings
 from bridge.transport.discovery import running_servers
 from herohe_model.engines.scorer import Scorer
@@ -87,7 +87,7 @@ def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
     real: Running, model: Path, slots: bool
 ) -> None:
     address = real.address if slots else replace(real.address, slots="")
-    with Client(Fixed(address)) as client, Scorer.load(model, "cpu") as scorer:
+    with Client(FixedServer(address)) as client, Scorer.load(model, "cpu") as scorer:
         assert (client.card, client.model_sha256) == (scorer.card, scorer.model_sha256)
         mine, here = ((s.device, s.precision, s.engine) for s in (client, scorer))
         assert mine == here
@@ -99,7 +99,7 @@ def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
 
 
 def test_a_worker_killed_in_mid_work_changes_no_score(real: Running, model: Path) -> None:
-    with Client(Fixed(real.address)) as client, Scorer.load(model, "cpu") as scorer:
+    with Client(FixedServer(real.address)) as client, Scorer.load(model, "cpu") as scorer:
         futures = [client.submit(p) for p in pictures(40)]
         futures[3].result(PATIENCE_S)
         for worker in real.workers():
@@ -110,7 +110,7 @@ def test_a_worker_killed_in_mid_work_changes_no_score(real: Running, model: Path
 def test_many_threads_share_a_client(gated: Running) -> None:
     gated.open_gate()
     found: dict[int, float] = {}
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
 
         def work(number: int) -> None:
             for name in range(number, number + 10):
@@ -125,7 +125,7 @@ def test_many_threads_share_a_client(gated: Running) -> None:
 
 
 def test_more_than_fit_into_the_window_wait_in_the_client(gated: Running) -> None:
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(60)]
         wait_until(lambda: len(gated.begun()) == 1)
         assert gated.info().load.requests <= 8
@@ -134,7 +134,7 @@ def test_more_than_fit_into_the_window_wait_in_the_client(gated: Running) -> Non
 
 
 def test_a_composite_of_another_shape_is_refused_at_once(gated: Running) -> None:
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         for wrong in (np.zeros((SIDE_PX, SIDE_PX), np.uint8), np.zeros((SIDE_PX, SIDE_PX, 3), np.float32)):
             with pytest.raises(OptionError, match=str(SIDE_PX)):
                 client.submit(wrong)  # type: ignore[arg-type]
@@ -143,12 +143,12 @@ def test_a_composite_of_another_shape_is_refused_at_once(gated: Running) -> None
 def test_a_view_into_a_larger_picture_is_scored_as_its_copy(gated: Running) -> None:
     large = np.zeros((SIDE_PX * 2, SIDE_PX * 2, 3), np.uint8)
     large[::2, ::2] = composite(name=12)
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         assert client.submit(large[::2, ::2]).result(PATIENCE_S).logits[0] == 12
 
 
 def test_a_cancelled_future_cancels_the_work_in_the_server(gated: Running) -> None:
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
         wait_until(lambda: gated.begun() == [0])
         for future in futures[1:3]:
@@ -162,7 +162,7 @@ def test_a_cancelled_future_cancels_the_work_in_the_server(gated: Running) -> No
 
 
 def test_the_deadline_ends_the_wait(gated: Running) -> None:
-    with Client(Fixed(gated.address), deadline_s=0.5) as client:
+    with Client(FixedServer(gated.address), deadline_s=0.5) as client:
         future = client.submit(composite(WAIT_FOR_GATE))
         with pytest.raises(ServerBusyError, match="deadline"):
             future.result(PATIENCE_S)
@@ -172,7 +172,7 @@ def test_the_deadline_ends_the_wait(gated: Running) -> None:
 
 
 def test_closing_a_client_ends_what_it_waits_for(gated: Running) -> None:
-    client = Client(Fixed(gated.address))
+    client = Client(FixedServer(gated.address))
     futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(12)]
     wait_until(lambda: gated.begun() == [0])
     client.close()
@@ -192,14 +192,14 @@ def test_where_no_memory_can_be_shared_pixels_are_sent(gated: Running, tmp_path:
     elsewhere.mkdir()
     # A directory that the client can write and the server does not know, as in a container.
     for slots in (str(elsewhere), str(tmp_path / "absent")):
-        with Client(Fixed(replace(gated.address, slots=slots))) as client:
+        with Client(FixedServer(replace(gated.address, slots=slots))) as client:
             assert client.submit(composite(name=7)).result(PATIENCE_S).logits[0] == 7
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
-    with serving(scripted(tmp_path, in_flight=2)) as running, Client(Fixed(running.address)) as client:
+    with serving(scripted(tmp_path, in_flight=2)) as running, Client(FixedServer(running.address)) as client:
         # As if another of this client's requests were open already.
-        client._talker._window = 4
+        client._connection._window = 4
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
         wait_until(lambda: len(running.begun()) == 1)
         running.open_gate()
@@ -209,25 +209,25 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
 def test_a_lost_request_is_sent_again(gated: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge.client.connection, "REPEAT_S", 0.3)
     gated.open_gate()
-    with Client(Fixed(gated.address)) as client:
-        send, lost = client._talker.send, []
+    with Client(FixedServer(gated.address)) as client:
+        send, lost = client._connection.send, []
 
         def lose_the_first(*message: object) -> None:
             if lost:
                 send(*message)  # type: ignore[arg-type]
             lost.append(message)
 
-        monkeypatch.setattr(client._talker, "send", lose_the_first)
+        monkeypatch.setattr(client._connection, "send", lose_the_first)
         assert client.submit(composite(name=4)).result(PATIENCE_S).logits[0] == 4
 
 
 def test_a_server_that_was_restarted_is_found_again(tmp_path: Path) -> None:
-    wanted = Wanted("0" * 64)
+    wanted = ServerRequirements("0" * 64)
     settings = scripted(tmp_path)
     settings = replace(settings, devices=("auto",))
     with serving(settings) as first:
         assert find_server(wanted) == first.record
-        client = Client(FoundServer(wanted))
+        client = Client(DiscoveredServer(wanted))
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(3)]
         wait_until(lambda: len(first.begun()) == 1)
     with serving(settings) as second:
@@ -242,7 +242,7 @@ def test_without_a_server_every_request_ends_in_bounded_time(
     monkeypatch.setattr(bridge.client.connection, "SILENT_S", 0.5)
     monkeypatch.setattr(bridge.client.connection, "GIVE_UP_S", 1.5)
     with serving(scripted(tmp_path)) as running:
-        client = Client(Fixed(running.address))
+        client = Client(FixedServer(running.address))
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(12)]
         wait_until(lambda: len(running.begun()) == 1)
     began = time.monotonic()
@@ -255,7 +255,7 @@ def test_without_a_server_every_request_ends_in_bounded_time(
 
 def test_nobody_there_is_an_error_that_names_the_address() -> None:
     with pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:9"):
-        Client(Fixed(ServerAddress("tcp://127.0.0.1:9")), hello_s=0.5)
+        Client(FixedServer(ServerAddress("tcp://127.0.0.1:9")), hello_s=0.5)
 
 
 def test_another_version_is_refused_with_the_side_to_update(
@@ -264,15 +264,15 @@ def test_another_version_is_refused_with_the_side_to_update(
     for version, older in (("0.0.9", "this client"), ("99.0.0", "the server")):
         monkeypatch.setattr(bridge.client.client, "__version__", version)
         with pytest.raises(ProtocolError, match=f"Update {older}"):
-            Client(Fixed(gated.address))
+            Client(FixedServer(gated.address))
 
 
 def test_only_a_server_that_fits_is_used(gated: Running) -> None:
     record = gated.record
-    fitting = Wanted(record.model_sha256, "cpu", "auto")
+    fitting = ServerRequirements(record.model_sha256, "cpu", "auto")
     assert fitting.fits(record)
-    assert Wanted(record.model_sha256, "cpu", "fp32").fits(record)
-    assert Wanted(record.model_sha256, "cpu", "fp32", "scripted").fits(record)
+    assert ServerRequirements(record.model_sha256, "cpu", "fp32").fits(record)
+    assert ServerRequirements(record.model_sha256, "cpu", "fp32", "scripted").fits(record)
     for other in (
         replace(fitting, model_sha256="1" * 64),
         replace(fitting, device="cuda"),
@@ -286,9 +286,9 @@ def test_only_a_server_that_fits_is_used(gated: Running) -> None:
 
         assert not fitting.fits(changed(record, **changes))
     gpu = changed(record, device="cuda:0 NVIDIA H200", devices_asked=("auto",))
-    assert Wanted(record.model_sha256, "cuda").fits(gpu)
-    assert Wanted(record.model_sha256, "auto").fits(gpu)
-    assert not Wanted(record.model_sha256, "cuda:1").fits(gpu)
+    assert ServerRequirements(record.model_sha256, "cuda").fits(gpu)
+    assert ServerRequirements(record.model_sha256, "auto").fits(gpu)
+    assert not ServerRequirements(record.model_sha256, "cuda:1").fits(gpu)
 
 
 def test_a_running_server_is_used_and_left_running(real: Running, model: Path) -> None:
@@ -324,7 +324,7 @@ def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> N
         (record,) = [record for record in running_servers() if record.owned]
         processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
         assert len(processes) >= 2
-        assert find_server(Wanted(client.model_sha256, "cpu", "bf16")) is None
+        assert find_server(ServerRequirements(client.model_sha256, "cpu", "bf16")) is None
         assert client.submit(pictures(1)[0]).result(PATIENCE_S).logits.shape == (3,)
     assert all_gone(processes)
     assert record not in list(running_servers())
@@ -354,7 +354,7 @@ def test_an_own_server_passes_on_what_its_worker_says_and_scores_as_others_do(
 
 
 def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:
-    own = OwnServer(model, device="cpu", precision="auto", notice=lambda _: None)
+    own = ChildServer(model, device="cpu", precision="auto", notice=lambda _: None)
     server = psutil.Process(own.record.pid)
     processes = [server, *server.children(recursive=True)]
     client = Client(own)

@@ -6,8 +6,8 @@ import zmq
 
 from bridge.protocol.messages import Heartbeat
 from bridge.server.fair_queue import FairQueue
-from bridge.server.reply_cache import KeptReplies
-from bridge.transport.loop_calls import Mailbox
+from bridge.server.reply_cache import ReplyCache
+from bridge.transport.loop_calls import LoopCalls
 
 
 def taken(queue: FairQueue[str]) -> list[str]:
@@ -56,7 +56,7 @@ def test_removed_items_are_gone_and_the_others_keep_their_order() -> None:
 
 
 def test_kept_replies_are_bounded_in_number_and_size() -> None:
-    kept = KeptReplies(most=3, most_bytes=100)
+    kept = ReplyCache(most=3, most_bytes=100)
     for number in range(5):
         kept.keep(number, Heartbeat(id=str(number)), [bytes(10)])
     assert [number for number in range(5) if kept.find(number)] == [2, 3, 4]
@@ -68,24 +68,24 @@ def test_kept_replies_are_bounded_in_number_and_size() -> None:
 
 def test_calls_from_many_threads_are_made_each_once_and_in_order() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    mailbox = Mailbox(context)
+    loop_calls = LoopCalls(context)
     seen: list[tuple[int, int]] = []
 
-    def post(thread: int) -> None:
+    def call_soon_threadsafe(thread: int) -> None:
         for number in range(200):
-            assert mailbox.post(lambda number=number: seen.append((thread, number)))  # type: ignore[misc]
+            assert loop_calls.call_soon_threadsafe(lambda number=number: seen.append((thread, number)))  # type: ignore[misc]
 
     threads = [threading.Thread(target=post, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     while len(seen) < 800:
-        assert mailbox.socket.poll(10_000)
-        mailbox.run()
+        assert loop_calls.socket.poll(10_000)
+        loop_calls.run()
     for thread in threads:
         thread.join()
     for thread_number in range(4):
         assert [n for t, n in seen if t == thread_number] == list(range(200))
-    assert not mailbox.socket.poll(0)
-    mailbox.close()
-    assert not mailbox.post(lambda: None)
+    assert not loop_calls.socket.poll(0)
+    loop_calls.close()
+    assert not loop_calls.call_soon_threadsafe(lambda: None)
     context.term()

@@ -33,7 +33,7 @@ from scripted_worker import FAIL, KILL, WAIT_FOR_GATE
 from bridge import __version__
 from bridge.client.address import ServerAddress
 from bridge.client.client import Client
-from bridge.client.locate import Fixed
+from bridge.client.locate import FixedServer
 from bridge.protocol.codec import encode
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -231,7 +231,7 @@ def test_another_model_is_refused(server: Running) -> None:
 
 
 def test_an_error_of_one_composite_is_that_messages_alone(server: Running) -> None:
-    with Client(Fixed(server.address)) as client:
+    with Client(FixedServer(server.address)) as client:
         futures = [client.submit(composite(FAIL if name == 2 else 0, name)) for name in range(5)]
         for name, future in enumerate(futures):
             if name == 2:
@@ -334,7 +334,7 @@ def test_the_work_of_a_client_that_is_gone_is_dropped(
 
 
 def test_a_killed_worker_is_replaced_and_its_work_done_by_another(gated: Running) -> None:
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(6)]
         wait_until(lambda: len(gated.begun()) == 1)
         (worker,) = gated.workers()
@@ -350,7 +350,7 @@ def test_a_killed_worker_is_replaced_and_its_work_done_by_another(gated: Running
 def test_a_worker_that_says_nothing_any_more_is_replaced(tmp_path: Path) -> None:
     with (
         serving(scripted(tmp_path, worker_silence_s=2.5)) as running,
-        Client(Fixed(running.address)) as client,
+        Client(FixedServer(running.address)) as client,
     ):
         (worker,) = running.workers()
         os.kill(worker.pid, signal.SIGSTOP)
@@ -358,7 +358,7 @@ def test_a_worker_that_says_nothing_any_more_is_replaced(tmp_path: Path) -> None
 
 
 def test_a_composite_that_workers_die_of_gets_an_error_and_its_neighbours_scores(tmp_path: Path) -> None:
-    with serving(scripted(tmp_path)) as running, Client(Fixed(running.address)) as client:
+    with serving(scripted(tmp_path)) as running, Client(FixedServer(running.address)) as client:
         futures = [client.submit(composite(KILL if name == 1 else 0, name)) for name in range(5)]
         with pytest.raises(RemoteError, match="2 workers ended") as caught:
             futures[1].result(PATIENCE_S)
@@ -370,7 +370,7 @@ def test_a_composite_that_workers_die_of_gets_an_error_and_its_neighbours_scores
 
 def test_workers_on_two_devices_share_the_work(tmp_path: Path) -> None:
     with serving(replace(scripted(tmp_path), devices=("cpu", "cpu"))) as running:
-        with Client(Fixed(running.address)) as client:
+        with Client(FixedServer(running.address)) as client:
             futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
             # One alone would begin but one while the gate is closed.
             wait_until(lambda: len(running.begun()) == 2)
@@ -460,7 +460,7 @@ def test_over_curve_only_allowed_keys_come_in(tmp_path: Path) -> None:
         (endpoint,) = running.record.remote_endpoints
 
         def connect(key: KeyPair, server: str, hello_s: float = PATIENCE_S) -> Client:
-            return Client(Fixed(ServerAddress(endpoint, server_key=server, key=key)), hello_s=hello_s)
+            return Client(FixedServer(ServerAddress(endpoint, server_key=server, key=key)), hello_s=hello_s)
 
         with connect(mine, server_key.public) as client:
             assert client.submit(composite(name=6)).result(PATIENCE_S).logits[0] == 6
@@ -503,6 +503,9 @@ def test_clients_over_curve_share_no_memory_and_no_requests_with_local_ones(tmp_
 
 
 def test_an_idle_worker_waits_for_a_batch_no_longer_than_it_may(tmp_path: Path) -> None:
-    with serving(scripted(tmp_path, max_wait_s=0.05)) as running, Client(Fixed(running.address)) as client:
+    with (
+        serving(scripted(tmp_path, max_wait_s=0.05)) as running,
+        Client(FixedServer(running.address)) as client,
+    ):
         futures = [client.submit(composite(name=name)) for name in range(6)]
         assert [future.result(PATIENCE_S).logits[0] for future in futures] == list(range(6))

@@ -20,7 +20,7 @@ from bridge.annotations.geojson import annotations_from_geojson, write_annotatio
 from bridge.annotations.regions import build_regions
 from bridge.client.address import ServerAddress
 from bridge.client.client import Client, SlideAnswer
-from bridge.client.locate import Fixed
+from bridge.client.locate import FixedServer
 from bridge.protocol.codec import new_id
 from bridge.protocol.messages import (
     ErrorReply,
@@ -149,7 +149,7 @@ def test_a_slide_scores_byte_for_byte_as_in_process(
         ScoreSlide,
     )
     request = msgspec.structs.replace(request, options=OPTIONS)
-    with Client(Fixed(real.address)) as client:
+    with Client(FixedServer(real.address)) as client:
         answer = client.score_slide(request, regions_of(mirax)).result(PATIENCE_S)
     expected = in_process(mirax, model, request)
     assert expected.outcome is Outcome.SCORED
@@ -160,7 +160,7 @@ def test_a_slide_scores_byte_for_byte_as_in_process(
 def test_progress_is_told_from_the_beginning_to_the_end(real: Running, mirax: Path) -> None:
     heard: list[ProgressReply] = []
     request = ScoreSlide(id=new_id(), slide="s", path=str(mirax), options=ScoreOptions(composites=60))
-    with Client(Fixed(real.address)) as client:
+    with Client(FixedServer(real.address)) as client:
         client.score_slide(request, regions_of(mirax), progress=heard.append).result(PATIENCE_S)
     assert all(0 <= p.done <= p.total for p in heard)
     assert {p.stage for p in heard} <= {"waiting", "foreground", "composites"}
@@ -181,7 +181,7 @@ def test_progress_is_told_at_least_twice_a_second(gated: Running, tmp_path: Path
 
 
 def test_with_pixels_from_the_client_everything_is_the_same(real: Running, model: Path, mirax: Path) -> None:
-    with Slide(mirax) as slide, Client(Fixed(real.address)) as client:
+    with Slide(mirax) as slide, Client(FixedServer(real.address)) as client:
         request = ScoreSlide(
             id=new_id(),
             slide=mirax.name,
@@ -200,7 +200,7 @@ def test_a_file_that_holds_another_image_than_the_client_shows_is_not_read(
     real: Running, mirax: Path, tmp_path: Path
 ) -> None:
     other = small_slide(tmp_path / "other.tif", side=384)
-    with Slide(mirax) as slide, Client(Fixed(real.address)) as client:
+    with Slide(mirax) as slide, Client(FixedServer(real.address)) as client:
         request = ScoreSlide(
             id=new_id(),
             slide="s",
@@ -216,7 +216,7 @@ def test_a_file_that_holds_another_image_than_the_client_shows_is_not_read(
 
 
 def test_what_the_script_has_to_write_comes_with_the_result(real: Running, mirax: Path) -> None:
-    with Slide(mirax) as slide, Client(Fixed(real.address)) as client:
+    with Slide(mirax) as slide, Client(FixedServer(real.address)) as client:
         request = ScoreSlide(
             id=new_id(), slide="s", path=str(mirax), source=source_of(slide), write=WriteOptions()
         )
@@ -229,14 +229,14 @@ def test_what_the_script_has_to_write_comes_with_the_result(real: Running, mirax
 def test_without_tissue_the_outcome_says_so(gated: Running, tmp_path: Path) -> None:
     write_tiff(tmp_path / "glass.tif", np.full((400, 400, 3), 245, dtype=np.uint8), mpp=MPP)
     request = ScoreSlide(id=new_id(), slide="s", path=str(tmp_path / "glass.tif"), sample="slide")
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         found = result_of(client.score_slide(request, b"").result(PATIENCE_S))
     assert found.outcome is Outcome.INSUFFICIENT_TISSUE
 
 
 def test_errors_are_those_of_the_command_line(gated: Running, tmp_path: Path) -> None:
     slide = small_slide(tmp_path / "s.tif")
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         absent = ScoreSlide(id=new_id(), slide="s", path=str(tmp_path / "absent.svs"))
         with pytest.raises(SlideNotFoundError, match=r"absent\.svs"):
             client.score_slide(absent, b"").result(PATIENCE_S)
@@ -250,7 +250,7 @@ def test_a_client_that_cannot_read_its_image_is_told_what_it_said(gated: Running
     def fail(_: ReadBox) -> NDArray[np.uint8]:
         raise OSError("the OMERO session has expired")
 
-    with Slide(small_slide(tmp_path / "s.tif")) as slide, Client(Fixed(gated.address)) as client:
+    with Slide(small_slide(tmp_path / "s.tif")) as slide, Client(FixedServer(gated.address)) as client:
         request = ScoreSlide(id=new_id(), slide="s", source=source_of(slide), sample="slide")
         with pytest.raises(SlideUnreadableError, match="OMERO session"):
             client.score_slide(request, b"", read=fail).result(PATIENCE_S)
@@ -266,7 +266,7 @@ def slow_slide(path: Path) -> Path:
 
 def test_cancel_stops_a_slide_and_leaves_nothing_behind(gated: Running, tmp_path: Path) -> None:
     slide = slow_slide(tmp_path / "slow.tif")
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         first, second = (
             client.score_slide(ScoreSlide(id=new_id(), slide="s", path=str(slide), sample="slide"), b"")
             for _ in range(2)
@@ -286,7 +286,7 @@ def test_cancel_stops_a_slide_and_leaves_nothing_behind(gated: Running, tmp_path
 def test_slides_of_several_clients_are_scored_in_turn(gated: Running, tmp_path: Path) -> None:
     slow, quick = slow_slide(tmp_path / "slow.tif"), small_slide(tmp_path / "quick.tif")
     ended: list[str] = []
-    with Client(Fixed(gated.address)) as flood, Client(Fixed(gated.address)) as modest:
+    with Client(FixedServer(gated.address)) as flood, Client(FixedServer(gated.address)) as modest:
         futures = []
         for client, path, name in (
             (flood, slow, "f0"),
@@ -374,7 +374,7 @@ def test_clients_of_other_machines_may_name_only_slides_that_are_shared(tmp_path
     )
     with serving(settings) as running:
         address = ServerAddress(running.record.remote_endpoints[0], server_key=server_key.public, key=mine)
-        with Client(Fixed(address)) as client:
+        with Client(FixedServer(address)) as client:
             assert client.info.paths
             for path, allowed in (
                 (shared, True),
@@ -404,7 +404,7 @@ def test_an_error_of_the_callers_own_ends_the_callers_request_alone(gated: Runni
         raise ValueError("the window was closed")
 
     path = slow_slide(tmp_path / "slow.tif")
-    with Client(Fixed(gated.address)) as client:
+    with Client(FixedServer(gated.address)) as client:
         request = ScoreSlide(id=new_id(), slide="s", path=str(path), sample="slide")
         with pytest.raises(ValueError, match="window"):
             client.score_slide(request, b"", progress=listener).result(PATIENCE_S)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bridge.protocol.messages import ArrayHeader
-from bridge.transport.shared_pixels import SlotDirectory, SlotReader, SlotWriter
+from bridge.transport.shared_pixels import SharedPixelsDirectory, SharedPixelsReader, SharedPixelsWriter
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no slots on Windows")
 
@@ -26,7 +26,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pixels_are_read_as_they_were_put(tmp_path: Path) -> None:
-    writer, reader = SlotWriter(tmp_path, 105, 2), SlotReader(str(tmp_path))
+    writer, reader = SharedPixelsWriter(tmp_path, 105, 2), SharedPixelsReader(str(tmp_path))
     names = [writer.put(pixels(seed)) for seed in range(2)]
     for seed, name in enumerate(names):
         read = reader.read(ArrayHeader(SHAPE, slot=name))
@@ -38,7 +38,7 @@ def test_pixels_are_read_as_they_were_put(tmp_path: Path) -> None:
 
 
 def test_a_slot_is_used_again_only_after_it_was_released(tmp_path: Path) -> None:
-    writer = SlotWriter(tmp_path, 105, 1)
+    writer = SharedPixelsWriter(tmp_path, 105, 1)
     name = writer.put(pixels())
     assert name is not None
     assert writer.put(pixels()) is None
@@ -50,16 +50,16 @@ def test_a_slot_is_used_again_only_after_it_was_released(tmp_path: Path) -> None
 
 
 def test_without_room_there_is_no_slot(tmp_path: Path) -> None:
-    writer = SlotWriter(tmp_path / "absent", 105, 2)
+    writer = SharedPixelsWriter(tmp_path / "absent", 105, 2)
     assert writer.put(pixels()) is None
     writer.close()
-    writer = SlotWriter(tmp_path, 1, 2)
+    writer = SharedPixelsWriter(tmp_path, 1, 2)
     assert writer.put(pixels()) is None
     writer.close()
 
 
 def test_what_lies_in_no_slot_is_not_read(tmp_path: Path) -> None:
-    reader = SlotReader(str(tmp_path))
+    reader = SharedPixelsReader(str(tmp_path))
     (tmp_path / ("a" * 32)).write_bytes(bytes(104))
     (tmp_path / ("b" * 32)).write_bytes(b"")
     (tmp_path / ("c" * 32)).symlink_to("/dev/zero")
@@ -67,12 +67,12 @@ def test_what_lies_in_no_slot_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(OSError):
             reader.read(ArrayHeader(SHAPE, slot=name * 32))
     with pytest.raises(OSError):
-        SlotReader("").read(ArrayHeader(SHAPE, slot="a" * 32))
+        SharedPixelsReader("").read(ArrayHeader(SHAPE, slot="a" * 32))
     reader.close()
 
 
 def test_a_file_that_was_cut_short_is_not_read_beyond_its_end(tmp_path: Path) -> None:
-    writer, reader = SlotWriter(tmp_path, 105, 1), SlotReader(str(tmp_path))
+    writer, reader = SharedPixelsWriter(tmp_path, 105, 1), SharedPixelsReader(str(tmp_path))
     name = writer.put(pixels())
     reader.read(ArrayHeader(SHAPE, slot=name))
     os.truncate(tmp_path / str(name), 10)
@@ -83,7 +83,7 @@ def test_a_file_that_was_cut_short_is_not_read_beyond_its_end(tmp_path: Path) ->
 
 
 def test_memory_of_removed_files_is_given_back(tmp_path: Path) -> None:
-    writer, reader = SlotWriter(tmp_path, 105, 1), SlotReader(str(tmp_path))
+    writer, reader = SharedPixelsWriter(tmp_path, 105, 1), SharedPixelsReader(str(tmp_path))
     name = writer.put(pixels())
     reader.read(ArrayHeader(SHAPE, slot=name))
     reader.forget_removed()
@@ -95,7 +95,7 @@ def test_memory_of_removed_files_is_given_back(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_server_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path: Path) -> None:
-    living = SlotDirectory()
+    living = SharedPixelsDirectory()
     killed = subprocess.run(
         [sys.executable, "-c", "import os; from bridge.transport.shared_pixels import SlotDirectory; d = SlotDirectory();"
          "print(d.path, flush=True); os._exit(9)"],
@@ -103,7 +103,7 @@ def test_what_a_killed_server_left_is_removed_by_the_next_and_a_living_ones_is_n
     )  # fmt: skip
     left = Path(killed.stdout.strip())
     assert left.is_dir()
-    following = SlotDirectory()
+    following = SharedPixelsDirectory()
     assert not left.exists()
     assert Path(living.path).is_dir()
     for directory in (living, following):
