@@ -14,7 +14,7 @@ from bridge.scoring.slide import Progress
 from herohe_model.model.score import CompositeScorer
 
 
-class Site(Protocol):
+class SlideExecutor(Protocol):
     """Scores slides somewhere. Used by one thread, the batch's.
 
     Every job that was submitted comes back by :meth:`finished`, once, whatever becomes of it.
@@ -66,8 +66,8 @@ class Site(Protocol):
         ...
 
 
-class ThreadSite:
-    """Implements :class:`Site` by threads of this process that share a scorer. A context manager.
+class ThreadExecutor:
+    """Implements :class:`SlideExecutor` by threads of this process that share a scorer. A context manager.
 
     While one slide is scored, the next is being read.
 
@@ -87,7 +87,7 @@ class ThreadSite:
         self._running: set[Future[SlideResult]] = set()
         self._progress: dict[str, tuple[str, Progress]] = {}
 
-    def __enter__(self) -> ThreadSite:
+    def __enter__(self) -> ThreadExecutor:
         return self
 
     def __exit__(

@@ -1,7 +1,7 @@
 """Many slides: read, score, keep, write back, one outcome each, whatever happens to the others.
 
 Entries are read and written by the calling thread alone (QuPath's classes live there); slides are read and
-scored at a :class:`~bridge.batch.executor.Site`, by threads here or on other machines. A finished result is in the
+scored at a :class:`~bridge.batch.executor.SlideExecutor`, by threads here or on other machines. A finished result is in the
 manifest before the project is touched, so a run killed at any moment goes on from there.
 """
 
@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
-from bridge.batch.executor import Site, ThreadSite
+from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
@@ -108,15 +108,21 @@ def run_batch(
     restart: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
-    """Score every slide of a collection in this process; as :func:`run_batch_at` otherwise."""
-    with ThreadSite(scorer, options.slides_at_once) as site:
-        return run_batch_at(
-            site, collection, options, output=output, listener=listener, restart=restart, cancelled=cancelled
+    """Score every slide of a collection in this process; as :func:`run_batch_on` otherwise."""
+    with ThreadExecutor(scorer, options.slides_at_once) as executor:
+        return run_batch_on(
+            executor,
+            collection,
+            options,
+            output=output,
+            listener=listener,
+            restart=restart,
+            cancelled=cancelled,
         )
 
 
-def run_batch_at(
-    site: Site,
+def run_batch_on(
+    executor: SlideExecutor,
     collection: Collection,
     options: BatchOptions,
     *,
@@ -147,15 +153,15 @@ def run_batch_at(
     output.mkdir(parents=True, exist_ok=True)
     with Manifest(output / MANIFEST_NAME) as manifest:
         manifest.begin_run(restart=restart)
-        return _Batch(site, collection, options, output, manifest, listener, cancelled).run()
+        return _Batch(executor, collection, options, output, manifest, listener, cancelled).run()
 
 
 class _Batch:
-    """The state of one run of :func:`run_batch_at`."""
+    """The state of one run of :func:`run_batch_on`."""
 
     def __init__(
         self,
-        site: Site,
+        executor: SlideExecutor,
         collection: Collection,
         options: BatchOptions,
         output: Path,
@@ -163,7 +169,7 @@ class _Batch:
         listener: Listener,
         cancelled: Callable[[], bool],
     ) -> None:
-        self._site = site
+        self._executor = executor
         self._collection = collection
         self._options = options
         self._output = output
@@ -182,21 +188,21 @@ class _Batch:
         try:
             while queue or self._running:
                 if self._cancelled():
-                    self._site.cancel()
+                    self._executor.cancel()
                 hindrance = self._hindrance() if queue else None
                 if hindrance is not None:
                     left = [(position, _failed(hindrance, entry)) for position, entry in queue]
                     queue.clear()
                     self._close_slides(*left)
-                room = len(self._running) < self._site.capacity
+                room = len(self._running) < self._executor.capacity
                 if queue and room:
                     self._prepare(*queue.popleft())
                 # While there is room, the next entry is read rather than waited.
-                for result in self._site.finished(0.0 if queue and room else _POLL_S):
+                for result in self._executor.finished(0.0 if queue and room else _POLL_S):
                     self._finish(self._running.pop(result.entry), result)
-                self._listener.running(self._site.progress())
+                self._listener.running(self._executor.progress())
         except BaseException:
-            self._site.cancel()
+            self._executor.cancel()
             raise
         finally:
             try:
@@ -210,7 +216,7 @@ class _Batch:
         if self._cancelled():
             return CancelledError("Not begun: the run was cancelled", "Give the same command again")
         try:
-            self._site.check()
+            self._executor.check()
         except HeroheError as error:
             return error
         return None
@@ -232,10 +238,10 @@ class _Batch:
                 "warnings": content.warnings,
                 "mpp": content.mpp,
                 "regions": regions.digest(),
-                "model": self._site.model_sha256,
-                "device": self._site.device,
-                "precision": self._site.precision,
-                "engine": self._site.engine,
+                "model": self._executor.model_sha256,
+                "device": self._executor.device,
+                "precision": self._executor.precision,
+                "engine": self._executor.engine,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )
@@ -246,7 +252,7 @@ class _Batch:
             self._close_slides((position, self._write_back(job, known)), reused=True)
             return
         self._running[entry.id] = job
-        self._site.submit(
+        self._executor.submit(
             SlideJob(
                 entry=entry.id,
                 slide=entry.name,

@@ -27,7 +27,7 @@ class RunningSlide(msgspec.Struct, frozen=True):
     total: int
 
 
-class Figures(msgspec.Struct, frozen=True):
+class BatchStatistics(msgspec.Struct, frozen=True):
     """How a batch goes.
 
     Attributes
@@ -75,7 +75,7 @@ class _Sample:
     counts: Counts
 
 
-class Reckoning:
+class BatchProgress:
     """Keeps count of a batch from what a :class:`bridge.batch.run.Listener` is told.
 
     Parameters
@@ -125,7 +125,7 @@ class Reckoning:
         # Its composites must not count twice until the next report of what runs.
         self._running = tuple(slide for slide in self._running if slide.slide != result.slide)
 
-    def figures(self) -> Figures:
+    def figures(self) -> BatchStatistics:
         """Return how the batch goes now."""
         now = self._sample()
         before = self._samples[0] if self._samples else now
@@ -136,7 +136,7 @@ class Reckoning:
             return round(max(0.0, count) / seconds, 3) if seconds > 0 else 0.0
 
         measured = self.counts is not None
-        return Figures(
+        return BatchStatistics(
             elapsed_s=round(elapsed, 3),
             slides_total=self._total,
             slides_done=self._done,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from bridge.cluster.messages import Facts, Misfit, Ready, Terms, decode_answer, encode
+from bridge.cluster.messages import Environment, Ready, Rejected, RunSpec, decode_answer, encode
 from herohe_model.engines.names import engine_name
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 
@@ -142,11 +142,11 @@ def _check_certificates(address: ClusterAddress) -> None:
 
 def gather_workers(
     client: Client,
-    terms: Terms,
+    spec: RunSpec,
     *,
     notice: Callable[[str], None],
     cancelled: Callable[[], bool],
-) -> tuple[Terms, Facts]:
+) -> tuple[RunSpec, Environment]:
     """Wait for a worker, let it decide what was left open, and have all others load the model like it.
 
     Returns
@@ -161,14 +161,14 @@ def gather_workers(
     CancelledError
         When `cancelled` said so.
     """
-    first = _wait_for_one(client, terms, notice, cancelled)
+    first = _wait_for_one(client, spec, notice, cancelled)
     notice("Loading the model on the workers")
-    one = _prepare(client, terms, [first]).get(first)
+    one = _prepare(client, spec, [first]).get(first)
     if one is None:
         raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
     facts = one.facts
     settled = msgspec.structs.replace(
-        terms, precision=facts.precision, engine=engine_name(facts.engine), facts=facts
+        spec, precision=facts.precision, engine=engine_name(facts.engine), facts=facts
     )
     ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
@@ -182,18 +182,18 @@ def gather_workers(
     return settled, facts
 
 
-def _prepare(client: Client, terms: Terms, workers: list[str] | None) -> dict[str, Ready]:
+def _prepare(client: Client, spec: RunSpec, workers: list[str] | None) -> dict[str, Ready]:
     """Have workers, or all, load the model, and send it to those that cannot read its file."""
     from bridge.cluster.worker import prepare
 
     ready: dict[str, Ready] = {}
     for attempt in range(2):
         needing: list[str] = []
-        for worker, data in _run(client, prepare, encode(terms), workers=workers).items():
+        for worker, data in _run(client, prepare, encode(spec), workers=workers).items():
             answer = decode_answer(data)
             if isinstance(answer, Ready):
                 ready[worker] = answer
-            elif isinstance(answer, Misfit):
+            elif isinstance(answer, Rejected):
                 raise ClusterError(
                     f"The worker {worker} on {answer.host} cannot take part: {answer.problem}", answer.remedy
                 )
@@ -202,7 +202,7 @@ def _prepare(client: Client, terms: Terms, workers: list[str] | None) -> dict[st
         if not needing:
             return ready
         if attempt == 0:
-            send_model(client, Path(terms.model), terms.model_sha256, needing)
+            send_model(client, Path(spec.model), spec.model_sha256, needing)
         workers = needing
     raise ClusterError(
         f"The worker {needing[0]} cannot read the model that it was sent", "Look at its local directory"
@@ -255,7 +255,7 @@ def _run(
 
 
 def _wait_for_one(
-    client: Client, terms: Terms, notice: Callable[[str], None], cancelled: Callable[[], bool]
+    client: Client, spec: RunSpec, notice: Callable[[str], None], cancelled: Callable[[], bool]
 ) -> str:
     """Wait until a worker has done a task, which also wakes clusters that grow with their tasks.
 

@@ -25,15 +25,15 @@ from bridge import __version__
 from bridge.cluster.connect import ClusterAddress, ClusterError, connect, gather_workers
 from bridge.cluster.messages import (
     TOPIC,
-    Misfit,
-    NeedsModel,
+    ModelMissing,
+    Rejected,
+    RunSpec,
     Scored,
-    Terms,
     decode_answer,
     decode_step,
     encode,
 )
-from bridge.cluster.registry import Roster
+from bridge.cluster.registry import WorkerRegistry
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
 from bridge.scoring.slide import Progress, failed_result
@@ -63,7 +63,7 @@ class WorkerDiedError(ClusterError):
 
 
 @dataclass(eq=False)
-class _Flight:
+class _Task:
     """A slide that is not finished.
 
     Attributes
@@ -88,8 +88,8 @@ class _Flight:
     suspect: bool = False
 
 
-class ClusterSite:
-    """Implements :class:`bridge.batch.executor.Site` by the workers of a dask cluster. A context manager.
+class DaskExecutor:
+    """Implements :class:`bridge.batch.executor.SlideExecutor` by the workers of a dask cluster. A context manager.
 
     All workers must be alike in what results depend on. They score with as many threads as this machine
     would, so that the cluster and this machine give the same results.
@@ -131,11 +131,11 @@ class ClusterSite:
         self.model_sha256 = read_card(model)[1]
         self._slides = slides
         self._notice = notice
-        self._flights: dict[str, _Flight] = {}
-        self._homeless: deque[_Flight] = deque()
-        self._suspects: deque[_Flight] = deque()
-        self._on_trial: _Flight | None = None
-        self._ended: queue.SimpleQueue[tuple[_Flight, Future[bytes]]] = queue.SimpleQueue()
+        self._tasks: dict[str, _Task] = {}
+        self._unplaced: deque[_Task] = deque()
+        self._suspects: deque[_Task] = deque()
+        self._on_trial: _Task | None = None
+        self._ended: queue.SimpleQueue[tuple[_Task, Future[bytes]]] = queue.SimpleQueue()
         self._results: list[SlideResult] = []
         self._progress: dict[str, tuple[str, Progress]] = {}
         self._submitted = 0
@@ -149,7 +149,7 @@ class ClusterSite:
                 f"{self._endpoint} is not encrypted: whoever reaches it can run anything there. "
                 "docs/cluster.md says how to use TLS."
             )
-        terms = Terms(
+        spec = RunSpec(
             run=uuid.uuid4().hex,
             version=__version__,
             model=str(model.absolute()),
@@ -161,16 +161,16 @@ class ClusterSite:
         )
         self._client = connect(address, timeout_s=timeout_s)
         try:
-            self._terms, facts = gather_workers(self._client, terms, notice=notice, cancelled=cancelled)
-            self._roster = Roster(self._client, model, self.model_sha256, notice)
+            self._spec, facts = gather_workers(self._client, spec, notice=notice, cancelled=cancelled)
+            self._registry = WorkerRegistry(self._client, model, self.model_sha256, notice)
             self._client.subscribe_topic(TOPIC, self._hear)
         except BaseException:
             self._client.close()
             raise
         self.device, self.precision, self.engine = facts.device, facts.precision, facts.engine
-        self._encoded_terms = encode(self._terms)
+        self._encoded_terms = encode(self._spec)
 
-    def __enter__(self) -> ClusterSite:
+    def __enter__(self) -> DaskExecutor:
         return self
 
     def __exit__(
@@ -181,7 +181,7 @@ class ClusterSite:
     @property
     def capacity(self) -> int:
         """As many slides as keep every thread busy while results are written."""
-        return max(_AHEAD, _AHEAD * self._roster.threads)
+        return max(_AHEAD, _AHEAD * self._registry.threads)
 
     def check(self) -> None:
         """Raise a ClusterError if the scheduler is gone."""
@@ -191,10 +191,10 @@ class ClusterSite:
     def submit(self, job: SlideJob) -> None:
         """Give a slide to dask."""
         file = self._slides.map(job.file) if self._slides else job.file
-        flight = _Flight(job, encode_job(msgspec.structs.replace(job, file=file)))
-        self._flights[job.entry] = flight
-        self._again(flight)
-        self._place_homeless()
+        task = _Task(job, encode_job(msgspec.structs.replace(job, file=file)))
+        self._tasks[job.entry] = task
+        self._again(task)
+        self._place_unplaced()
 
     def finished(self, timeout_s: float) -> list[SlideResult]:
         """Fetch what has ended; slides that go on elsewhere are not among it."""
@@ -205,23 +205,23 @@ class ClusterSite:
                 self._settle(*self._ended.get(timeout=0.0))
         except queue.Empty:
             pass
-        self._place_homeless()
+        self._place_unplaced()
         results, self._results = self._results, []
         return results
 
     def progress(self) -> Sequence[tuple[str, Progress]]:
         """How far those slides are that workers have spoken of."""
-        return [now for entry, now in list(self._progress.items()) if entry in self._flights]
+        return [now for entry, now in list(self._progress.items()) if entry in self._tasks]
 
     def cancel(self) -> None:
         """Give up everything that has not ended; workers stop within one composite."""
         if self._cancelled:
             return
         self._cancelled = True
-        given_up = [f for f in self._flights.values() if f.future is None or f.future.status != "finished"]
-        futures = [flight.future for flight in given_up if flight.future is not None]
-        for flight in given_up:
-            self._again(flight)
+        given_up = [f for f in self._tasks.values() if f.future is None or f.future.status != "finished"]
+        futures = [task.future for task in given_up if task.future is not None]
+        for task in given_up:
+            self._again(task)
         # A client that has lost its scheduler has no futures to cancel.
         if futures and self._client.status == "running":
             self._client.cancel(futures)
@@ -243,17 +243,17 @@ class ClusterSite:
         except (msgspec.MsgspecError, TypeError):
             # Of a driver of another version.
             return
-        flight = self._flights.get(step.entry)
-        if step.run == self._terms.run and flight is not None:
-            self._progress[step.entry] = (flight.job.slide, Progress(step.stage, step.done, step.total))
+        task = self._tasks.get(step.entry)
+        if step.run == self._spec.run and task is not None:
+            self._progress[step.entry] = (task.job.slide, Progress(step.stage, step.done, step.total))
 
     def _look(self) -> None:
         """Look after the cluster: which workers there are, and who has to be placed anew."""
         while self._on_trial is None and self._suspects:
             suspect = self._suspects.popleft()
-            if self._flights.get(suspect.job.entry) is suspect:
+            if self._tasks.get(suspect.job.entry) is suspect:
                 self._on_trial = suspect
-                self._homeless.append(suspect)
+                self._unplaced.append(suspect)
         if time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
@@ -262,12 +262,12 @@ class ClusterSite:
         elif self._client.status != "running":
             self._say(f"The dask scheduler {self._endpoint} does not answer; waiting for it")
         else:
-            self._roster.look()
-            usable = self._roster.usable
+            self._registry.look()
+            usable = self._registry.usable
             self._say("" if usable else "No worker that could take part is there; waiting for one")
-            for flight in list(self._flights.values()):
-                if flight.workers is not None and not flight.workers & usable:
-                    self._again(flight)
+            for task in list(self._tasks.values()):
+                if task.workers is not None and not task.workers & usable:
+                    self._again(task)
 
     def _say(self, message: str) -> None:
         """Tell what is waited for, once."""
@@ -283,26 +283,26 @@ class ClusterSite:
             f"The dask scheduler {self._endpoint} is gone",
             "Start it and its workers again, and give the same command: finished slides are kept",
         )
-        for flight in list(self._flights.values()):
-            self._fail(flight, self._problem)
+        for task in list(self._tasks.values()):
+            self._fail(task, self._problem)
 
-    def _place_homeless(self) -> None:
+    def _place_unplaced(self) -> None:
         """Give dask what waits, as far as there is a scheduler and a worker that may do it."""
-        for _ in range(len(self._homeless)):
-            flight = self._homeless.popleft()
-            if self._flights.get(flight.job.entry) is not flight:
+        for _ in range(len(self._unplaced)):
+            task = self._unplaced.popleft()
+            if self._tasks.get(task.job.entry) is not task:
                 continue
-            usable, everybody = self._roster.usable, self._roster.is_whole
-            candidates = usable - flight.failures.keys()
+            usable, everybody = self._registry.usable, self._registry.is_whole
+            candidates = usable - task.failures.keys()
             if self._client.status != "running" or not (usable or everybody):
-                self._homeless.append(flight)
+                self._unplaced.append(task)
             elif usable and not candidates:
-                self._give_up(flight)
+                self._give_up(task)
             else:
-                anywhere = everybody and not flight.failures
-                self._place(flight, None if anywhere else candidates)
+                anywhere = everybody and not task.failures
+                self._place(task, None if anywhere else candidates)
 
-    def _place(self, flight: _Flight, workers: frozenset[str] | None) -> None:
+    def _place(self, task: _Task, workers: frozenset[str] | None) -> None:
         from bridge.cluster.worker import score
 
         self._submitted += 1
@@ -310,7 +310,7 @@ class ClusterSite:
             future = self._client.submit(
                 score,
                 self._encoded_terms,
-                flight.data,
+                task.data,
                 key=f"herohe-{self._terms.run}-{self._submitted}",
                 pure=False,
                 retries=_RETRIES,
@@ -320,64 +320,64 @@ class ClusterSite:
             if self._client.status == "running":
                 raise
             # The scheduler was lost at this very moment.
-            self._homeless.append(flight)
+            self._unplaced.append(task)
             return
-        flight.future, flight.workers = future, workers
-        future.add_done_callback(lambda ended: self._ended.put((flight, ended)))
+        task.future, task.workers = future, workers
+        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
 
-    def _again(self, flight: _Flight) -> None:
+    def _again(self, task: _Task) -> None:
         """Have a slide placed anew, whatever dask is doing with it."""
-        old, flight.future, flight.workers = flight.future, None, None
-        self._progress.pop(flight.job.entry, None)
+        old, task.future, task.workers = task.future, None, None
+        self._progress.pop(task.job.entry, None)
         if old is not None and not self._cancelled and self._client.status == "running":
             old.cancel()
         if self._problem is not None:
-            self._fail(flight, self._problem)
+            self._fail(task, self._problem)
         elif self._cancelled:
-            self._fail(flight, CancelledError(f"Scoring of {flight.job.slide} was cancelled"))
+            self._fail(task, CancelledError(f"Scoring of {flight.job.slide} was cancelled"))
         else:
-            self._homeless.append(flight)
+            self._unplaced.append(task)
 
-    def _settle(self, flight: _Flight, future: Future[bytes]) -> None:
+    def _settle(self, task: _Task, future: Future[bytes]) -> None:
         """Find out how a slide's task ended, and what that means for the slide."""
-        if flight.future is not future:
+        if task.future is not future:
             # It was placed anew meanwhile.
             return
         if future.status == "error":
-            self._blame(flight, future.exception())
+            self._blame(task, future.exception())
             return
         try:
             data = future.result(timeout=_FETCH_S)
         except Exception:
             # The scheduler was lost, or the worker died with the result.
-            self._again(flight)
+            self._again(task)
             return
         answer = decode_answer(data)
         if isinstance(answer, Scored):
-            self._take(flight, answer)
+            self._take(task, answer)
             return
-        if isinstance(answer, NeedsModel):
-            again = flight.workers == frozenset({answer.worker})
-            if self._roster.supply(answer, again=again) and not self._cancelled:
+        if isinstance(answer, ModelMissing):
+            again = task.workers == frozenset({answer.worker})
+            if self._registry.supply(answer, again=again) and not self._cancelled:
                 # Back to where the model is now; if that dies, anywhere.
-                self._place(flight, frozenset({answer.worker}))
+                self._place(task, frozenset({answer.worker}))
                 return
-        elif isinstance(answer, Misfit):
-            self._roster.leave_out(answer)
-        self._again(flight)
+        elif isinstance(answer, Rejected):
+            self._registry.leave_out(answer)
+        self._again(task)
 
-    def _take(self, flight: _Flight, scored: Scored) -> None:
+    def _take(self, task: _Task, scored: Scored) -> None:
         """Take a result; where one worker fails, such as by its disk or its GPU, another may not."""
         if scored.result.outcome not in (Outcome.UNREADABLE, Outcome.FAILED):
-            self._finish(flight, scored.result)
+            self._finish(task, scored.result)
             return
-        flight.failures[scored.worker] = scored.result
-        if len(flight.failures) < _TRIES:
-            self._again(flight)
+        task.failures[scored.worker] = scored.result
+        if len(task.failures) < _TRIES:
+            self._again(task)
         else:
-            self._give_up(flight)
+            self._give_up(task)
 
-    def _blame(self, flight: _Flight, error: BaseException | None) -> None:
+    def _blame(self, task: _Task, error: BaseException | None) -> None:
         """Find out whether a slide kills workers, or was only there when they died.
 
         Dask counts a worker's death against all slides that were in its hands. Those of which it has had
@@ -385,48 +385,48 @@ class ClusterSite:
         """
         from distributed import KilledWorker
 
-        slide = flight.job.slide
+        slide = task.job.slide
         if not isinstance(error, KilledWorker):
             problem = ClusterError(f"{slide}: dask could not have it scored ({error!r})", "See its logs")
-            self._fail(flight, problem)
-        elif flight.suspect:
+            self._fail(task, problem)
+        elif task.suspect:
             deaths = 2 * (error.allowed_failures + 1)
             self._fail(
-                flight,
+                task,
                 WorkerDiedError(
                     f"{slide}: {deaths} times a worker ended that had it, by turns with others and without",
                     "See the workers' logs; if memory ran out, give them more, or fewer threads",
                 ),
             )
         else:
-            flight.suspect, flight.future, flight.workers = True, None, None
-            self._suspects.append(flight)
+            task.suspect, task.future, task.workers = True, None, None
+            self._suspects.append(task)
 
-    def _give_up(self, flight: _Flight) -> None:
+    def _give_up(self, task: _Task) -> None:
         """End a slide that no worker could score."""
-        result = list(flight.failures.values())[-1]
-        if result.error_code == SlideNotFoundError.code and Path(flight.job.file).exists():
-            file, workers = flight.job.file, ", ".join(sorted(flight.failures))
+        result = list(task.failures.values())[-1]
+        if result.error_code == SlideNotFoundError.code and Path(task.job.file).exists():
+            file, workers = task.job.file, ", ".join(sorted(task.failures))
             there = self._slides.map(file) if self._slides else file
             self._fail(
-                flight,
+                task,
                 SlideNotFoundError(
                     f"{file} is here, but the workers {workers} do not find {there}",
                     "Mount the slides there at the same place, or say with --dask-slides where they are",
                 ),
             )
         else:
-            self._finish(flight, result)
+            self._finish(task, result)
 
-    def _fail(self, flight: _Flight, error: HeroheError) -> None:
-        job = flight.job
-        self._finish(flight, failed_result(error, entry=job.entry, slide=job.slide, path=job.path))
+    def _fail(self, task: _Task, error: HeroheError) -> None:
+        job = task.job
+        self._finish(task, failed_result(error, entry=job.entry, slide=job.slide, path=job.path))
 
-    def _finish(self, flight: _Flight, result: SlideResult) -> None:
+    def _finish(self, task: _Task, result: SlideResult) -> None:
         """Take a slide out of everything; its result is returned next."""
-        del self._flights[flight.job.entry]
-        self._progress.pop(flight.job.entry, None)
-        flight.future = None
-        if flight is self._on_trial:
+        del self._tasks[task.job.entry]
+        self._progress.pop(task.job.entry, None)
+        task.future = None
+        if task is self._on_trial:
             self._on_trial = None
         self._results.append(result)

@@ -14,7 +14,7 @@ from bridge.results.schema import SlideResult
 from bridge.versions import is_older
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Environment(msgspec.Struct, frozen=True):
     """What must be alike on all workers of a run, because results depend on it.
 
     Attributes
@@ -34,7 +34,7 @@ class Facts(msgspec.Struct, frozen=True):
     threads: int
     packages: dict[str, str]
 
-    def difference(self, other: Facts) -> tuple[str, str, str]:
+    def difference(self, other: Environment) -> tuple[str, str, str]:
         """Return the first thing that differs, as its name, this value and the other; "" if none does."""
         for name in ("version", "device", "precision", "engine", "threads"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -46,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True):
         return "", "", ""
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker must hold and be to take part in a run.
 
     Attributes
@@ -69,25 +69,25 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     engine: str
     threads: int
-    facts: Facts | None = None
+    facts: Environment | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker holds the model. ``cpus`` is how many logical CPUs it may use."""
 
     host: str
-    facts: Facts
+    facts: Environment
     cpus: int
 
 
-class NeedsModel(msgspec.Struct, frozen=True, tag="needs_model"):
+class ModelMissing(msgspec.Struct, frozen=True, tag="needs_model"):
     """The worker of this address cannot read the model's file, and wants it sent."""
 
     worker: str
     host: str
 
 
-class Misfit(msgspec.Struct, frozen=True, tag="misfit"):
+class Rejected(msgspec.Struct, frozen=True, tag="misfit"):
     """The worker of this address cannot take part in the run."""
 
     worker: str
@@ -117,19 +117,19 @@ class Step(msgspec.Struct, frozen=True):
     total: int
 
 
-Answer = Ready | NeedsModel | Misfit | Scored | Abandoned
+Answer = Ready | ModelMissing | Rejected | Scored | Abandoned
 
 TOPIC: Final = "herohe-bridge"
 """Dask's topic that workers report their steps to."""
 
 encode: Final = msgspec.msgpack.Encoder().encode
-decode_terms: Final = msgspec.msgpack.Decoder(Terms).decode
+decode_terms: Final = msgspec.msgpack.Decoder(RunSpec).decode
 decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
 decode_step: Final = msgspec.msgpack.Decoder(Step).decode
 
 
 def unlike(name: str, here: str, there: str) -> tuple[str, str]:
-    """Return problem and remedy for a worker that differs from the others; see :meth:`Facts.difference`."""
+    """Return problem and remedy for a worker that differs from the others; see :meth:`Environment.difference`."""
     if name in ("device", "precision", "engine"):
         remedy = f"Give --{name}, or start workers on machines that are alike"
     elif is_older(here, there):

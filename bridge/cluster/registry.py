@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridge.cluster.connect import ClusterError, send_model
-from bridge.cluster.messages import Misfit, NeedsModel
+from bridge.cluster.messages import ModelMissing, Rejected
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-class Roster:
+class WorkerRegistry:
     """The workers of a run, as they come and go. Used by the batch's thread.
 
     Parameters
@@ -54,15 +54,15 @@ class Roster:
         with suppress(OSError):
             self._there = self._client.nthreads()
 
-    def leave_out(self, misfit: Misfit) -> None:
+    def leave_out(self, rejected: Rejected) -> None:
         """Give a worker no more slides, and say so once."""
-        if misfit.worker not in self._left_out:
-            self._left_out.add(misfit.worker)
+        if rejected.worker not in self._left_out:
+            self._left_out.add(rejected.worker)
             self._notice(
                 f"The worker {misfit.worker} on {misfit.host} is left out: {misfit.problem}. {misfit.remedy}."
             )
 
-    def supply(self, asked: NeedsModel, *, again: bool) -> bool:
+    def supply(self, asked: ModelMissing, *, again: bool) -> bool:
         """Send the model to a worker that wants it, once; whether it can now be given slides.
 
         Parameters
@@ -76,8 +76,8 @@ class Roster:
             try:
                 send_model(self._client, self._model, self._model_sha256, [worker])
             except ClusterError as error:
-                self.leave_out(Misfit(worker, asked.host, error.problem, error.remedy))
+                self.leave_out(Rejected(worker, asked.host, error.problem, error.remedy))
         elif again:
             problem = "it cannot read the model that it was sent"
-            self.leave_out(Misfit(worker, asked.host, problem, "See its log"))
+            self.leave_out(Rejected(worker, asked.host, problem, "See its log"))
         return worker not in self._left_out

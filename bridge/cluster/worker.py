@@ -24,13 +24,13 @@ from bridge.cluster.messages import (
     TOPIC,
     Abandoned,
     Answer,
-    Facts,
-    Misfit,
-    NeedsModel,
+    Environment,
+    ModelMissing,
     Ready,
+    Rejected,
+    RunSpec,
     Scored,
     Step,
-    Terms,
     decode_terms,
     encode,
     unlike,
@@ -62,9 +62,9 @@ def be_there() -> str:
     return str(get_worker().address)
 
 
-async def prepare(terms: bytes, dask_worker: Worker) -> bytes:
+async def prepare(spec: bytes, dask_worker: Worker) -> bytes:
     """Load the model and say what the worker is; outside of dask's threads for tasks."""
-    return encode(await asyncio.to_thread(_prepare, decode_terms(terms), dask_worker))
+    return encode(await asyncio.to_thread(_prepare, decode_terms(spec), dask_worker))
 
 
 async def take_model(sha256: str, offset: int, part: bytes, last: bool, dask_worker: Worker) -> bytes:
@@ -78,25 +78,25 @@ async def take_model(sha256: str, offset: int, part: bytes, last: bool, dask_wor
     return await asyncio.to_thread(_take, _directory(dask_worker), sha256, offset, part, last)
 
 
-async def let_go(terms: bytes) -> bytes:
+async def let_go(spec: bytes) -> bytes:
     """Forget a run's model; tasks that still use it keep it to their end."""
 
     def forget() -> None:
         with _lock:
-            _pop(decode_terms(terms))
+            _pop(decode_terms(spec))
 
     await asyncio.to_thread(forget)
     return b""
 
 
-def score(terms: bytes, job: bytes) -> bytes:
+def score(spec: bytes, job: bytes) -> bytes:
     """Score a slide, as a task."""
     worker = get_worker()
-    return encode(_score(decode_terms(terms), job, worker))
+    return encode(_score(decode_terms(spec), job, worker))
 
 
-def _score(terms: Terms, data: bytes, worker: Worker) -> Answer:
-    scorer = _join(terms, worker)
+def _score(spec: RunSpec, data: bytes, worker: Worker) -> Answer:
+    scorer = _join(spec, worker)
     if not isinstance(scorer, Scorer):
         return scorer
     job = decode_job(data)
@@ -106,7 +106,7 @@ def _score(terms: Terms, data: bytes, worker: Worker) -> Answer:
         nonlocal told
         if time.monotonic() - told >= _STEP_S:
             told = time.monotonic()
-            worker.log_event(TOPIC, encode(Step(terms.run, job.entry, now.stage, now.done, now.total)))
+            worker.log_event(TOPIC, encode(Step(spec.run, job.entry, now.stage, now.done, now.total)))
 
     unwanted = _unwanted(worker)
     result = score_job(job, scorer, progress=progress, cancelled=unwanted)
@@ -126,38 +126,38 @@ def _unwanted(worker: Worker) -> Callable[[], bool]:
     return cancelled
 
 
-def _prepare(terms: Terms, worker: Worker) -> Ready | NeedsModel | Misfit:
-    scorer = _join(terms, worker)
+def _prepare(spec: RunSpec, worker: Worker) -> Ready | ModelMissing | Rejected:
+    scorer = _join(spec, worker)
     if not isinstance(scorer, Scorer):
         return scorer
-    return Ready(socket.gethostname(), _facts(scorer), _cpus())
+    return Ready(socket.gethostname(), _environment(scorer), _cpus())
 
 
-def _join(terms: Terms, worker: Worker) -> Scorer | NeedsModel | Misfit:
+def _join(spec: RunSpec, worker: Worker) -> Scorer | ModelMissing | Rejected:
     """Return the model that a run wants, or why this worker cannot take part in it."""
     host = socket.gethostname()
-    if terms.version != __version__:
-        where = f"the worker on {host}" if is_older(__version__, terms.version) else "the driver"
+    if spec.version != __version__:
+        where = f"the worker on {host}" if is_older(__version__, spec.version) else "the driver"
         problem = f"it has herohe-bridge {__version__}, the driver {terms.version}"
-        return Misfit(worker.address, host, problem, f"Update {where}")
+        return Rejected(worker.address, host, problem, f"Update {where}")
     try:
-        scorer = _scorer(terms, _directory(worker))
+        scorer = _scorer(spec, _directory(worker))
     except HeroheError as error:
-        return Misfit(worker.address, host, error.problem, error.remedy)
+        return Rejected(worker.address, host, error.problem, error.remedy)
     except Exception as error:
         # Such as a GPU that is full: with an exception, every slide would come here to fail.
         problem = f"it cannot load the model ({type(error).__name__}: {error})"
-        return Misfit(worker.address, host, problem, "Look at its log")
+        return Rejected(worker.address, host, problem, "Look at its log")
     if scorer is None:
-        return NeedsModel(worker.address, host)
-    name, here, there = _facts(scorer).difference(terms.facts) if terms.facts else ("", "", "")
+        return ModelMissing(worker.address, host)
+    name, here, there = _environment(scorer).difference(spec.facts) if spec.facts else ("", "", "")
     if name:
-        return Misfit(worker.address, host, *unlike(name, here, there))
+        return Rejected(worker.address, host, *unlike(name, here, there))
     return scorer
 
 
-def _facts(scorer: Scorer) -> Facts:
-    return Facts(
+def _environment(scorer: Scorer) -> Environment:
+    return Environment(
         version=__version__,
         device=scorer.device,
         precision=scorer.precision,
@@ -167,38 +167,38 @@ def _facts(scorer: Scorer) -> Facts:
     )
 
 
-def _scorer(terms: Terms, directory: Path) -> Scorer | None:
+def _scorer(spec: RunSpec, directory: Path) -> Scorer | None:
     """Return the model that a run wants, loaded once a process; None when its file is not here."""
     with _lock:
-        scorer = _pop(terms) or _load(terms, directory)
+        scorer = _pop(spec) or _load(spec, directory)
         if scorer is not None:
-            _held.append((_key(terms), scorer))
+            _held.append((_key(spec), scorer))
             # Not closed: a task may be using one, and ends it by letting go.
             del _held[:-_HELD_MODELS]
         return scorer
 
 
-def _pop(terms: Terms) -> Scorer | None:
+def _pop(spec: RunSpec) -> Scorer | None:
     """Take the model of a run out of those that are held."""
     for index, (key, scorer) in enumerate(_held):
-        engine_fits = terms.engine in ("auto", engine_name(scorer.engine))
-        fits = terms.precision in ("auto", scorer.precision) and engine_fits
-        if key == _key(terms) and fits:
+        engine_fits = spec.engine in ("auto", engine_name(scorer.engine))
+        fits = spec.precision in ("auto", scorer.precision) and engine_fits
+        if key == _key(spec) and fits:
             del _held[index]
             return scorer
     return None
 
 
-def _load(terms: Terms, directory: Path) -> Scorer | None:
-    for path in (Path(terms.model), directory / _name(terms.model_sha256)):
+def _load(spec: RunSpec, directory: Path) -> Scorer | None:
+    for path in (Path(spec.model), directory / _name(spec.model_sha256)):
         with contextlib.suppress(ModelFileError):
-            if read_card(path)[1] == terms.model_sha256:
-                return Scorer.load(path, terms.device, terms.precision, terms.threads, engine=terms.engine)
+            if read_card(path)[1] == spec.model_sha256:
+                return Scorer.load(path, spec.device, spec.precision, spec.threads, engine=spec.engine)
     return None
 
 
-def _key(terms: Terms) -> tuple[str, str, int]:
-    return terms.model_sha256, terms.device, terms.threads
+def _key(spec: RunSpec) -> tuple[str, str, int]:
+    return spec.model_sha256, spec.device, spec.threads
 
 
 def _take(directory: Path, sha256: str, offset: int, part: bytes, last: bool) -> bytes:

@@ -14,7 +14,7 @@ from bridge.commands.report import report_line
 from bridge.scoring.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
-    from bridge.batch.executor import Site
+    from bridge.batch.executor import SlideExecutor
     from bridge.batch.run import BatchOptions, BatchSummary
     from bridge.cluster.connect import ClusterAddress
     from bridge.projects.base import Collection
@@ -261,19 +261,19 @@ def score_collection(
     """Find or start a server, or reach the cluster; run the batch, and say how it ended."""
     from rich.console import Console
 
-    from bridge.batch.run import run_batch_at
+    from bridge.batch.run import run_batch_on
     from bridge.console.batch_view import BatchView
     from bridge.console.interrupt import until_interrupted
     from bridge.results.schema import RESEARCH_USE_ONLY
 
     view = BatchView(Console(stderr=True), log)
     with until_interrupted() as interrupted, ExitStack() as stack:
-        site: Site
+        executor: SlideExecutor
         if cluster is not None and model is not None:
-            from bridge.cluster.executor import ClusterSite
+            from bridge.cluster.executor import DaskExecutor
 
-            site = stack.enter_context(
-                ClusterSite(
+            executor = stack.enter_context(
+                DaskExecutor(
                     cluster,
                     model,
                     device=device,
@@ -284,15 +284,15 @@ def score_collection(
                     cancelled=interrupted,
                 )
             )
-            view.name_device(site.device, site.precision, site.engine)
+            view.name_device(executor.device, executor.precision, executor.engine)
         else:
-            from bridge.batch.executor import ThreadSite
+            from bridge.batch.executor import ThreadExecutor
 
             scorer = stack.enter_context(_scorer(model, servers, device, precision, engine, view.say))
-            site = stack.enter_context(ThreadSite(view.measure(scorer), options.slides_at_once))
+            executor = stack.enter_context(ThreadExecutor(view.measure(scorer), options.slides_at_once))
         stack.enter_context(view)
-        summary = run_batch_at(
-            site,
+        summary = run_batch_on(
+            executor,
             collection,
             options,
             output=output,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge.batch.measured_scorer import MeasuredScorer
-from bridge.batch.stats import Figures, Reckoning, RunningSlide
+from bridge.batch.stats import BatchProgress, BatchStatistics, RunningSlide
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.slide import Progress as SlideProgress
 from herohe_model.model.score import CompositeScorer
@@ -46,7 +46,7 @@ class BatchView:
         self._console = console
         self._log = log
         self._clock = clock
-        self._reckoning = Reckoning(clock=clock)
+        self._progress = BatchProgress(clock=clock)
         self._device = ""
         self._lined = self._logged = clock()
         self._live = Live(
@@ -60,12 +60,12 @@ class BatchView:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-        self._write("ended", self._reckoning.figures())
+        self._write("ended", self._progress.figures())
 
     def measure(self, scorer: CompositeScorer) -> CompositeScorer:
         """Return the scorer to run the batch with, so that reading, queue and device can be shown."""
         measured = MeasuredScorer(scorer, self._clock)
-        self._reckoning.counts = measured.counts
+        self._progress.counts = measured.counts
         self.name_device(scorer.device, scorer.precision, scorer.engine)
         return measured
 
@@ -79,26 +79,26 @@ class BatchView:
 
     def started(self, total: int) -> None:
         """Show how many slides there are."""
-        self._reckoning.started(total)
+        self._progress.started(total)
         self._lined = self._logged = self._clock()
-        self._write("started", self._reckoning.figures(), device=self._device)
+        self._write("started", self._progress.figures(), device=self._device)
 
     def running(self, slides: Sequence[tuple[str, SlideProgress]]) -> None:
         """Show how far the running slides are."""
-        self._reckoning.running(slides)
+        self._progress.running(slides)
         now = self._clock()
         if self._log is not None and now - self._logged >= _LOG_EVERY_S:
             self._logged = now
-            self._write("progress", self._reckoning.figures())
+            self._write("progress", self._progress.figures())
         if not self._console.is_terminal and slides and now - self._lined >= _LINE_EVERY_S:
             self._lined = now
-            self.say(progress_line(self._reckoning.figures()))
+            self.say(progress_line(self._progress.figures()))
 
     def finished(self, result: SlideResult, *, reused: bool) -> None:
         """Print one line for the slide; none for one that was cancelled, as thousands may be at once."""
-        self._reckoning.finished(result, reused=reused)
+        self._progress.finished(result, reused=reused)
         self._lined = self._clock()
-        figures = self._reckoning.figures()
+        figures = self._progress.figures()
         if result.outcome is not Outcome.CANCELLED:
             known = " (known from an earlier run)" if reused else ""
             rate = "" if self._console.is_terminal else f" ({pace(figures)})"
@@ -119,7 +119,7 @@ class BatchView:
             p_positive=prediction.p_positive if prediction else None,
         )
 
-    def _write(self, event: str, figures: Figures, **more: object) -> None:
+    def _write(self, event: str, figures: BatchStatistics, **more: object) -> None:
         if self._log is None:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -133,10 +133,10 @@ class BatchView:
             self.say(f"The JSON log cannot be written any more ({error}); scoring goes on without it.")
 
     def _render(self) -> Group:
-        return render(self._reckoning.figures(), self._device)
+        return render(self._progress.figures(), self._device)
 
 
-def render(figures: Figures, device: str) -> Group:
+def render(figures: BatchStatistics, device: str) -> Group:
     """Return the live view of a batch."""
     slides = Table.grid(padding=(0, 1))
     slides.add_column(max_width=_NAME_COLUMNS, no_wrap=True, overflow="ellipsis")
@@ -161,7 +161,7 @@ def render(figures: Figures, device: str) -> Group:
     return Group(slides, whole, *(Text(line) for line in lines if line))
 
 
-def progress_line(figures: Figures) -> str:
+def progress_line(figures: BatchStatistics) -> str:
     """Return the figures as one plain line."""
     names = ", ".join(f"{slide.slide} {_stage(slide)}" for slide in figures.running)
     parts = [f"{figures.slides_done}/{figures.slides_total} slides", names, _flow(figures), pace(figures)]
@@ -178,7 +178,7 @@ def outcome_line(result: SlideResult) -> str:
     return f"{line}. {result.message}" if result.message else line
 
 
-def pace(figures: Figures) -> str:
+def pace(figures: BatchStatistics) -> str:
     """Return slides a minute and the time left, in words."""
     if figures.left_s is None:
         return "time left unknown"
@@ -188,7 +188,7 @@ def pace(figures: Figures) -> str:
     return f"{rate}{hours}:{minutes:02d}:{seconds:02d} left"
 
 
-def _flow(figures: Figures) -> str:
+def _flow(figures: BatchStatistics) -> str:
     """Return rates and queues in words."""
     parts = []
     if figures.read_per_s is not None:
@@ -199,11 +199,11 @@ def _flow(figures: Figures) -> str:
     return f"composites: {', '.join(parts)}; {figures.slides_waiting} slides waiting"
 
 
-def _busy(figures: Figures) -> str:
+def _busy(figures: BatchStatistics) -> str:
     return "" if figures.device_busy is None else f", has work {figures.device_busy:.0%} of the time"
 
 
-def _outcomes(figures: Figures) -> str:
+def _outcomes(figures: BatchStatistics) -> str:
     counts = [f"{count} {outcome}" for outcome, count in figures.outcomes.items()]
     if figures.slides_reused:
         counts.append(f"{figures.slides_reused} of them known before")

@@ -18,7 +18,7 @@ from small_world import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import build_regions
-from bridge.batch.run import BatchOptions, BatchSummary, run_batch, run_batch_at
+from bridge.batch.run import BatchOptions, BatchSummary, run_batch, run_batch_on
 from bridge.cli import cli
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json
@@ -36,8 +36,8 @@ from distributed import Client
 from running_dask import Dask, dask_cluster
 
 from bridge.cluster.connect import ClusterAddress, ClusterError
-from bridge.cluster.executor import ClusterSite
-from bridge.cluster.messages import Facts, unlike
+from bridge.cluster.executor import DaskExecutor
+from bridge.cluster.messages import Environment, unlike
 from bridge.scoring.job import SlideJob, SlidesElsewhere, decode_job, encode_job
 from bridge.versions import is_older
 
@@ -96,16 +96,16 @@ def a_folder(home: Path, names: Sequence[str]) -> Path:
     return home
 
 
-def site(dask: Dask, model: Path, **more: object) -> ClusterSite:
+def executor(dask: Dask, model: Path, **more: object) -> DaskExecutor:
     address = ClusterAddress(dask.address)
-    return ClusterSite(address, model, device="cpu", precision="fp32", timeout_s=10, **more)  # type: ignore[arg-type]
+    return DaskExecutor(address, model, device="cpu", precision="fp32", timeout_s=10, **more)  # type: ignore[arg-type]
 
 
 def run_there(
-    where: ClusterSite, folder: Path, ear: Ear, cancelled: Callable[[], bool] = lambda: False
+    where: DaskExecutor, folder: Path, ear: Ear, cancelled: Callable[[], bool] = lambda: False
 ) -> BatchSummary:
     out = folder / "out"
-    return run_batch_at(
+    return run_batch_on(
         where, open_collection(folder), OPTIONS, output=out, listener=ear, cancelled=cancelled
     )
 
@@ -136,7 +136,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine(dask: Dask, model: Path, tmp_p
     (folder / "text.svs").write_text("no slide")
     glass = small_slide(folder / "glass.tif")
     write_annotations(glass, [drawn(0, 0, 512, 32)])
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         assert where.capacity == 4
         ear = Ear()
         run_there(where, folder, ear)
@@ -151,7 +151,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine(dask: Dask, model: Path, tmp_p
 def test_what_is_known_here_is_known_there(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", ["s0", "s1"])
     here = run_here(model, folder)
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         summary = run_there(where, folder, Ear())
     assert summary.reused == 2 and summary.written == 0
     assert files(folder) == here
@@ -168,7 +168,7 @@ def test_a_killed_workers_slide_is_scored_elsewhere(dask: Dask, model: Path, tmp
             dask.open_gate()
 
     ear = Ear(kill)
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         run_there(where, folder, ear)
     assert set(ear.outcomes().values()) == {Outcome.SCORED} and victim.process.returncode
     there = files(folder)
@@ -179,7 +179,7 @@ def test_a_killed_workers_slide_is_scored_elsewhere(dask: Dask, model: Path, tmp
 def test_a_slide_that_kills_its_workers_fails_alone(model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", ["deadly", "s0", "s1", "s2", "s3"])
     ear = Ear()
-    with dask_cluster(tmp_path / "dask", 3, allowed_failures=0) as dask, site(dask, model) as where:
+    with dask_cluster(tmp_path / "dask", 3, allowed_failures=0) as dask, executor(dask, model) as where:
         summary = run_there(where, folder, ear)
         assert sorted(worker.process.poll() or 0 for worker in dask.workers) == [0, 1, 1]
     assert summary.outcomes == {Outcome.SCORED: 4, Outcome.FAILED: 1}
@@ -200,7 +200,7 @@ def test_a_worker_that_fails_at_everything_fails_no_slide(dask: Dask, model: Pat
     assert broken.address
     dask.open_gate()
     ear = Ear()
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         run_there(where, folder, ear)
     assert dask.has_begun(broken)
     assert set(ear.outcomes().values()) == {Outcome.SCORED}
@@ -211,12 +211,12 @@ def test_a_worker_that_fails_at_everything_fails_no_slide(dask: Dask, model: Pat
 def test_cancelling_ends_soon_and_the_next_run_goes_on(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", ["a0", "gate1", "gate2", "gate3"])
     ear = Ear()
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         summary = run_there(where, folder, ear, cancelled=lambda: "a0.tif" in ear.results)
     assert ear.outcomes()["a0.tif"] is Outcome.SCORED
     assert summary.outcomes == {Outcome.SCORED: 1, Outcome.CANCELLED: 3}
     dask.open_gate()
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         summary = run_there(where, folder, Ear())
     assert summary.reused == 1 and summary.exit_code == 0
     there = files(folder)
@@ -226,7 +226,7 @@ def test_cancelling_ends_soon_and_the_next_run_goes_on(dask: Dask, model: Path, 
 
 def test_a_wait_for_workers_can_be_cancelled(tmp_path: Path, model: Path) -> None:
     with dask_cluster(tmp_path, 0) as empty, pytest.raises(CancelledError):
-        site(empty, model, cancelled=lambda: True)
+        executor(empty, model, cancelled=lambda: True)
 
 
 def test_slides_may_lie_elsewhere_on_the_workers(dask: Dask, model: Path, tmp_path: Path) -> None:
@@ -234,7 +234,9 @@ def test_slides_may_lie_elsewhere_on_the_workers(dask: Dask, model: Path, tmp_pa
     here = run_here(model, folder)
     shutil.rmtree(folder / "out")
     shutil.copytree(folder, tmp_path / "there" / "q")
-    with site(dask, model, slides=SlidesElsewhere(tmp_path / "p", str(tmp_path / "there" / "q"))) as where:
+    with executor(
+        dask, model, slides=SlidesElsewhere(tmp_path / "p", str(tmp_path / "there" / "q"))
+    ) as where:
         run_there(where, folder, Ear())
     assert files(folder) == here
 
@@ -242,16 +244,16 @@ def test_slides_may_lie_elsewhere_on_the_workers(dask: Dask, model: Path, tmp_pa
 def test_slides_that_workers_do_not_find_say_so(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", ["s0"])
     ear = Ear()
-    with site(dask, model, slides=SlidesElsewhere(tmp_path, str(tmp_path / "nowhere"))) as where:
+    with executor(dask, model, slides=SlidesElsewhere(tmp_path, str(tmp_path / "nowhere"))) as where:
         run_there(where, folder, ear)
     result = ear.results["s0.tif"]
     assert result.outcome is Outcome.UNREADABLE and "--dask-slides" in result.message
-    assert all(worker in result.message for worker in where._roster.usable)
+    assert all(worker in result.message for worker in where._registry.usable)
 
 
 def test_the_model_is_sent_to_workers_that_cannot_read_it(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", [f"gate{number}" for number in range(6)])
-    with site(dask, model) as where:
+    with executor(dask, model) as where:
         later = dask.add_worker(hidden=str(model.parent))
         assert later.address
         wait_until(lambda: where.finished(0.0) == [] and where.capacity == 6)
@@ -259,7 +261,7 @@ def test_the_model_is_sent_to_workers_that_cannot_read_it(dask: Dask, model: Pat
         run_there(where, folder, ear)
     assert set(ear.outcomes().values()) == {Outcome.SCORED}
     another = small_model(model.parent / "another.safetensors", seed=1)
-    with site(dask, another):
+    with executor(dask, another):
         place = dask.folder / f"worker-{later.process.pid}"
         sent = {sha256_of(path) for path in place.rglob("herohe-*.safetensors")}
         assert sent == {sha256_of(model), sha256_of(another)}
@@ -270,7 +272,7 @@ def test_the_model_is_sent_to_workers_that_cannot_read_it(dask: Dask, model: Pat
 def test_a_worker_of_another_version_is_left_out_or_refused(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", [f"gate{number}" for number in range(6)])
     notices: list[str] = []
-    with site(dask, model, notice=notices.append) as where:
+    with executor(dask, model, notice=notices.append) as where:
         odd = dask.add_worker(version="0.0.1")
         assert odd.address
         wait_until(lambda: where.finished(0.0) == [] and where.capacity == 6)
@@ -284,13 +286,13 @@ def test_a_worker_of_another_version_is_left_out_or_refused(dask: Dask, model: P
     assert set(ear.outcomes().values()) == {Outcome.SCORED}
     assert sum("left out" in notice for notice in notices) == 1
     with pytest.raises(ClusterError, match=r"has herohe-bridge 0\.0\.1.*Update the worker on"):
-        site(dask, model)
+        executor(dask, model)
     odd.kill()
     settled(dask)
 
 
 def test_what_differs_says_what_to_update() -> None:
-    facts = Facts("1.0", "cpu", "fp32", "torch 2.10", 4, {"torch": "2.10"})
+    facts = Environment("1.0", "cpu", "fp32", "torch 2.10", 4, {"torch": "2.10"})
     assert facts.difference(facts) == ("", "", "")
     for name, other in (
         ("herohe-bridge", replace(facts, version="1.1")),
@@ -344,7 +346,7 @@ def test_a_lost_scheduler_fails_what_is_left_and_the_next_run_goes_on(model: Pat
 
         ear = Ear(lose)
         address = ClusterAddress(dask.address)
-        with ClusterSite(address, model, device="cpu", precision="fp32", timeout_s=1) as where:
+        with DaskExecutor(address, model, device="cpu", precision="fp32", timeout_s=1) as where:
             summary = run_there(where, folder, ear)
         assert summary.outcomes == {Outcome.SCORED: 1, Outcome.FAILED: 4}
         assert all(
@@ -356,13 +358,13 @@ def test_a_lost_scheduler_fails_what_is_left_and_the_next_run_goes_on(model: Pat
 
 def test_nobody_there_is_an_error_that_names_the_address(model: Path) -> None:
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9"):
-        ClusterSite(ClusterAddress("tcp://127.0.0.1:9"), model, timeout_s=0.5)
+        DaskExecutor(ClusterAddress("tcp://127.0.0.1:9"), model, timeout_s=0.5)
 
 
 def test_without_dask_the_extra_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(OptionError, match=r"herohe-bridge\[cluster\]"):
-        ClusterSite(ClusterAddress("tcp://127.0.0.1:9"), model)
+        DaskExecutor(ClusterAddress("tcp://127.0.0.1:9"), model)
 
 
 def test_a_scheduler_file_names_the_scheduler(tmp_path: Path) -> None:
@@ -393,7 +395,7 @@ def test_half_of_what_tls_needs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--dask-tls-cert"):
         ClusterAddress("tls://h:1", ca=tmp_path / "ca.pem")
     with pytest.raises(OptionError, match="cannot be used"):
-        ClusterSite(
+        DaskExecutor(
             ClusterAddress("tls://h:1", ca=tmp_path / "no.pem", certificate=tmp_path / "no.pem"),
             small_model(tmp_path / "m.safetensors"),
         )
@@ -411,11 +413,11 @@ def test_a_cluster_with_tls_takes_nobody_without(model: Path, tmp_path: Path) ->
     with dask_cluster(tmp_path / "dask", 0, tls=tls) as dask:
         assert dask.address.startswith("tls://")
         with pytest.raises(ClusterError, match="--dask-tls-ca"):
-            ClusterSite(ClusterAddress(dask.address), model, timeout_s=10)
+            DaskExecutor(ClusterAddress(dask.address), model, timeout_s=10)
         # It has no worker: who gets so far as to wait for one was let in.
         address = ClusterAddress(dask.address, certificate, certificate, key)
         with pytest.raises(CancelledError):
-            ClusterSite(address, model, timeout_s=10, cancelled=lambda: True)
+            DaskExecutor(address, model, timeout_s=10, cancelled=lambda: True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from small_world import drawn, small_model, small_slide
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer
 from bridge.batch.run import BatchOptions, run_batch
-from bridge.batch.stats import WINDOW_S, Reckoning
+from bridge.batch.stats import WINDOW_S, BatchProgress
 from bridge.console.batch_view import BatchView, outcome_line, render
 from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult
@@ -75,17 +75,17 @@ def a_view(*, terminal: bool = False, log: io.StringIO | None = None) -> tuple[B
 def test_rates_are_those_of_the_last_seconds_and_the_time_left_that_of_the_whole_run() -> None:
     clock = Clock()
     counts = [Counts()]
-    reckoning = Reckoning(lambda: counts[0], clock)
-    reckoning.started(10)
+    progress = BatchProgress(lambda: counts[0], clock)
+    progress.started(10)
     for second in range(1, 101):
         clock.now = 100.0 + second
         # Two composites a second, and none any more after half of the time.
         done = min(second, 50) * 2
         counts[0] = Counts(read=done + 3, scored=done, busy_s=min(second, 50) * 0.5)
-        reckoning.running([("a", Progress("composites", done, 200))])
+        progress.running([("a", Progress("composites", done, 200))])
         if second == 40:
-            early = reckoning.figures()
-    late = reckoning.figures()
+            early = progress.figures()
+    late = progress.figures()
     assert early.composites_per_s == early.read_per_s == pytest.approx(2.0)
     assert early.device_busy == pytest.approx(0.5) and early.composites_queued == 3
     assert early.left_s == pytest.approx(40 / 0.4 * (10 - 0.4), abs=0.1)
@@ -95,26 +95,26 @@ def test_rates_are_those_of_the_last_seconds_and_the_time_left_that_of_the_whole
 
 def test_slides_known_before_say_nothing_of_the_pace() -> None:
     clock = Clock()
-    reckoning = Reckoning(clock=clock)
-    reckoning.started(4)
+    progress = BatchProgress(clock=clock)
+    progress.started(4)
     clock.now += 10
-    reckoning.finished(made_result("1"), reused=True)
-    assert reckoning.figures().left_s is None
+    progress.finished(made_result("1"), reused=True)
+    assert progress.figures().left_s is None
     clock.now += 10
-    reckoning.finished(made_result("2"), reused=False)
-    figures = reckoning.figures()
+    progress.finished(made_result("2"), reused=False)
+    figures = progress.figures()
     assert figures.left_s == pytest.approx(40.0) and figures.slides_per_min == pytest.approx(3.0)
     assert figures.composites_scored == 2 and figures.outcomes == {"scored": 2}
     assert figures.read_per_s is figures.device_busy is None
 
 
 def test_a_finished_slides_composites_count_once() -> None:
-    reckoning = Reckoning(clock=Clock())
-    reckoning.started(2)
-    reckoning.running([("slide-1.tif", Progress("composites", 2, 2))])
-    assert reckoning.figures().composites_scored == 2
-    reckoning.finished(made_result("1"), reused=False)
-    figures = reckoning.figures()
+    progress = BatchProgress(clock=Clock())
+    progress.started(2)
+    progress.running([("slide-1.tif", Progress("composites", 2, 2))])
+    assert progress.figures().composites_scored == 2
+    progress.finished(made_result("1"), reused=False)
+    figures = progress.figures()
     assert figures.composites_scored == 2 and figures.running == () and figures.slides_waiting == 1
 
 
@@ -165,7 +165,7 @@ def test_a_terminal_shows_slides_rates_queue_device_outcomes_and_time_left() -> 
     clock.now += 10
     view.running([("slide-1.tif", Progress("composites", 1, 4))])
     sheet = Console(file=io.StringIO(), width=120, record=True)
-    sheet.print(render(view._reckoning.figures(), "cpu, fp32"))
+    sheet.print(render(view._progress.figures(), "cpu, fp32"))
     text = sheet.export_text()
     for part in (
         "slide-1.tif",
