@@ -17,7 +17,7 @@ QuarterTurns = Literal[0, 1, 2, 3]
 
 
 @dataclass(frozen=True)
-class Frame:
+class SlideTransform:
     """The map from QuPath's pixels to level-0 pixels of the slide as OpenSlide counts them.
 
     ``x_slide = xx * x + xy * y + x0`` and ``y_slide = yx * x + yy * y + y0``, where one of ``xx`` and ``xy``
@@ -39,31 +39,31 @@ class Frame:
     y0: int = 0
 
     @classmethod
-    def at(cls, x: int, y: int, width: int, height: int) -> Frame:
+    def at(cls, x: int, y: int, width: int, height: int) -> SlideTransform:
         """Make the frame of an upright image whose (0, 0) lies at (x, y) of the slide, level-0 px."""
         return cls(width, height, x0=x, y0=y)
 
-    def turned(self, turns: QuarterTurns) -> Frame:
+    def turned(self, turns: QuarterTurns) -> SlideTransform:
         """Return the frame of the same image after clockwise quarter turns."""
-        frame = self
+        transform = self
         for _ in range(turns):
             # A point (x, y) of the turned image is the point (y, height - x) of the image before.
-            frame = Frame(
-                width=frame.height,
-                height=frame.width,
-                xx=-frame.xy,
-                xy=frame.xx,
-                yx=-frame.yy,
-                yy=frame.yx,
-                x0=frame.x0 + frame.xy * frame.height,
-                y0=frame.y0 + frame.yy * frame.height,
+            transform = SlideTransform(
+                width=transform.height,
+                height=transform.width,
+                xx=-transform.xy,
+                xy=transform.xx,
+                yx=-transform.yy,
+                yy=transform.yx,
+                x0=transform.x0 + transform.xy * transform.height,
+                y0=transform.y0 + transform.yy * transform.height,
             )
-        return frame
+        return transform
 
-    def cropped(self, x: int, y: int, width: int, height: int) -> Frame:
+    def cropped(self, x: int, y: int, width: int, height: int) -> SlideTransform:
         """Return the frame of the part of this image with its upper left at (x, y), px of this image."""
         left, top = self._point(x, y)
-        return Frame(width, height, self.xx, self.xy, self.yx, self.yy, left, top)
+        return SlideTransform(width, height, self.xx, self.xy, self.yx, self.yy, left, top)
 
     def to_slide(self, geometry: BaseGeometry) -> BaseGeometry:
         """Bring a geometry from QuPath's pixels to level-0 pixels of the slide."""

@@ -11,7 +11,7 @@ from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.predictions import read_predictions
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import OwnWork
+from bridge.writing.plan import WrittenObjects
 from herohe_model.dataset.cases import case_id
 from herohe_model.dataset.predictions import Predictions, some
 from herohe_model.dataset.submission import HardSpelling, Submission, write_submission
@@ -100,8 +100,8 @@ class _ReadOnly:
     def write(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
         pass
 
-    def own_work(self, entry: Entry) -> OwnWork:
-        return self._of.own_work(entry)
+    def written_objects(self, entry: Entry) -> WrittenObjects:
+        return self._of.written_objects(entry)
 
     def clear(self, entry: Entry) -> bool:
         return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bridge.writing.plan import OwnWork
+    from bridge.writing.plan import WrittenObjects
 
 
 @click.command("clear")
@@ -27,7 +27,7 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
     touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups.
     """
     from bridge.projects.open import open_collection
-    from bridge.writing.plan import OwnWork
+    from bridge.writing.plan import WrittenObjects
     from herohe_model.errors import HeroheError
 
     collection = open_collection(project, output=output)
@@ -36,9 +36,9 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
     cleared = failed = 0
     for entry in collection.entries():
         try:
-            found = collection.own_work(entry)
+            found = collection.written_objects(entry)
             if not dry_run and collection.clear(entry):
-                found = found or OwnWork(metadata=True)
+                found = found or WrittenObjects(metadata=True)
         except HeroheError as error:
             failed += 1
             click.echo(f"{entry.name}: {error}", err=True)
@@ -55,7 +55,7 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
         ctx.exit(1)
 
 
-def _describe(found: OwnWork) -> str:
+def _describe(found: WrittenObjects) -> str:
     """Say how much of ours was found."""
     parts = [
         (found.tiles, "tile", "tiles"),

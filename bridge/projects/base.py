@@ -10,7 +10,7 @@ from typing import Protocol
 from bridge.annotations.regions import Annotation
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import OwnWork
+from bridge.writing.plan import WrittenObjects
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Collection(Protocol):
         """
         ...
 
-    def own_work(self, entry: Entry) -> OwnWork:
+    def written_objects(self, entry: Entry) -> WrittenObjects:
         """Count what is ours in an entry; changes nothing, and needs no slide."""
         ...
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridge.annotations.geojson import collection_text, feature
 from bridge.annotations.regions import Annotation
-from bridge.annotations.transform import Frame
+from bridge.annotations.transform import SlideTransform
 from bridge.qupath.jvm import start_qupath
 from herohe_model.errors import ProjectError
 from herohe_model.slides.slide import Slide
@@ -47,14 +47,14 @@ def create_project(folder: Path, images: Sequence[NewImage]) -> None:
         for image in images:
             with Slide(image.slide_path) as slide:
                 box = slide.bounds
-            frame = Frame.at(box.x, box.y, box.width, box.height)
+            transform = SlideTransform.at(box.x, box.y, box.width, box.height)
             entry = project.add_image(image.slide_path, image_type=qupath.brightfield_he)
             entry.image_name = image.name
             features = [
                 feature(
                     id=annotation.id,
                     object_type="annotation",
-                    geometry=frame.from_slide(annotation.geometry),
+                    geometry=transform.from_slide(annotation.geometry),
                     name=annotation.name,
                     class_name=annotation.class_name,
                 )

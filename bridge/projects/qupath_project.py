@@ -19,7 +19,7 @@ import msgspec
 
 from bridge.annotations.geojson import read_features
 from bridge.annotations.regions import Annotation, area_of
-from bridge.annotations.transform import Frame
+from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
 from bridge.projects.new_qupath_project import NewImage, create_project
 from bridge.qupath.image_data import DATA_NAME, ImageData
@@ -43,7 +43,7 @@ from bridge.qupath.safe_replace import Backups, changed_error
 from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import OwnWork, WrittenMark, plan_markup
+from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.slides.slide import Slide
 
@@ -130,10 +130,10 @@ class QuPathProject:
         """
         source, slide_path = self._locate(entry)
         with Slide(slide_path) as slide:
-            frame = frame_of(source, slide, entry.name)
+            transform = frame_of(source, slide, entry.name)
             mpp = users_mpp(source, slide)
         data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
-        annotations = _annotations(data, frame, entry)
+        annotations = _annotations(data, transform, entry)
         self._seen[entry.id] = _Seen(
             data.sha256 if data is not None else None, tuple(annotation.id for annotation in annotations)
         )
@@ -168,7 +168,7 @@ class QuPathProject:
         if time.monotonic() >= self._next_flush:
             self.flush()
 
-    def own_work(self, entry: Entry) -> OwnWork:
+    def written_objects(self, entry: Entry) -> WrittenObjects:
         """Count what is ours in an image.
 
         Raises
@@ -177,7 +177,7 @@ class QuPathProject:
             If its data cannot be read.
         """
         data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
-        found = data.own_work() if data is not None else OwnWork()
+        found = data.written_objects() if data is not None else WrittenObjects()
         return replace(found, metadata=self._has_metadata(entry))
 
     def clear(self, entry: Entry) -> bool:
@@ -192,7 +192,7 @@ class QuPathProject:
         """
         path = self._data_path(entry)
         data = ImageData.read(self._qupath, path, entry.name)
-        found = data is not None and (bool(data.own_work()) or data.has_mark())
+        found = data is not None and (bool(data.written_objects()) or data.has_mark())
         if data is not None and found:
             before = data.user_digest()
             data.clear()
@@ -241,25 +241,25 @@ class QuPathProject:
             data.keep_ids(seen.ids)
         source, slide_path = self._locate(entry)
         with Slide(slide_path) as slide:
-            frame = frame_of(source, slide, entry.name)
-        annotations = _annotations(data, frame, entry)
+            transform = frame_of(source, slide, entry.name)
+        annotations = _annotations(data, transform, entry)
         areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}
         sampled = result.union.annotations if result.union is not None else ()
         if not areas.keys() >= set(sampled):
             raise EntryChangedError(
                 f"{entry.name} no longer has all the annotations that were scored", "Run again"
             )
-        markup = plan_markup(result, options, areas)
+        plan = plan_writing(result, options, areas)
         if data is None:
-            if not markup:
+            if not plan:
                 return  # nothing to be kept but the outcome, which is metadata
             data = self._blank(entry, source, slide_path)
-        elif not markup and not data.own_work() and not data.has_mark():
+        elif not plan and not data.written_objects() and not data.has_mark():
             return
         before = data.user_digest()
         data.clear()
         run = result.provenance.run if result.provenance is not None else ""
-        self._classes |= data.apply(markup, frame, run=run, options=msgspec.to_builtins(options))
+        self._classes |= data.apply(plan, transform, run=run, options=msgspec.to_builtins(options))
         self._backups.keep(path)
         data.save(path, user_digest=before)
         self._seen[entry.id] = _Seen(data.sha256, tuple(a.id for a in annotations))
@@ -294,7 +294,7 @@ class QuPathProject:
         """Return the run whose result is completely here, and the options it was written with."""
         metadata = self._metadata.get(entry.id, {})
         run = metadata.get(_RUN_KEY)
-        mark: WrittenMark | None = data.complete_mark() if data is not None else None
+        mark: RunMarker | None = data.complete_mark() if data is not None else None
         if not run or entry.id in self._pending:
             return None, None
         if mark is not None and mark.run == run:
@@ -302,7 +302,7 @@ class QuPathProject:
                 return run, msgspec.convert(mark.options, WriteOptions)
             except msgspec.ValidationError:
                 return None, None  # another version's options
-        bare = data is None or (not data.own_work() and not data.has_mark())
+        bare = data is None or (not data.written_objects() and not data.has_mark())
         if bare and metadata.get(_OUTCOME_KEY) in _WITHOUT_OBJECTS:
             return run, None
         return None, None
@@ -329,13 +329,13 @@ _WITHOUT_OBJECTS: Final = (Outcome.NO_MATCHING_ANNOTATION.value, Outcome.INSUFFI
 _REPORT: Final = "It is as it was. Please report it"
 
 
-def _annotations(data: ImageData | None, frame: Frame, entry: Entry) -> tuple[Annotation, ...]:
+def _annotations(data: ImageData | None, transform: SlideTransform, entry: Entry) -> tuple[Annotation, ...]:
     """All annotations of the user's, level-0 px of the slide."""
     if data is None:
         return ()
     source = f"The annotations of {entry.name}"
     found = read_features(data.annotations_geojson(), (0, 0), source=source, own=True)
-    return tuple(replace(drawn, geometry=frame.to_slide(drawn.geometry)) for drawn, _ in found)
+    return tuple(replace(drawn, geometry=transform.to_slide(drawn.geometry)) for drawn, _ in found)
 
 
 def _open(qupath: QuPath, path: Path) -> list[Any]:

@@ -36,12 +36,12 @@ from bridge.annotations.geojson import (
     read_text,
 )
 from bridge.annotations.regions import Annotation, area_of
-from bridge.annotations.transform import Frame
+from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
 from bridge.qupath.safe_replace import changed_error, replace_file
 from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import AnnotationMarkup, OwnWork, plan_markup
+from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
 from herohe_model.slides.slide import Slide
 from herohe_model.whole_file import sha256_of
@@ -168,15 +168,15 @@ class SlideFolder:
         slide_path = self._slides[entry.id]
         drawn = {annotation.id: (annotation, item) for annotation, item in self._features(slide_path, source)}
         areas = {id: area for id, (a, _) in drawn.items() if (area := area_of(a, [])) is not None}
-        markup = plan_markup(result, options, areas)
-        frame = _frame(slide_path)
+        plan = plan_writing(result, options, areas)
+        transform = _transform(slide_path)
         run = result.provenance.run if result.provenance else ""
         features = [
-            _annotated(drawn[annotation.id][1], annotation, markup.steps, frame, run)
-            for annotation in markup.annotations
+            _annotated(drawn[annotation.id][1], annotation, plan.steps, transform, run)
+            for annotation in plan.annotations
         ]
-        if markup.whole_image is not None:
-            features.append(_whole_image(markup.whole_image, markup.steps, frame, run))
+        if plan.whole_image is not None:
+            features.append(_whole_image(plan.whole_image, plan.steps, transform, run))
         written = _Written(run, options, image_metadata(result))
         text = collection_text(features, **{_MEMBER: msgspec.to_builtins(written)})
         path = self._result_file(entry)
@@ -194,13 +194,13 @@ class SlideFolder:
             what=str(path),
         )
 
-    def own_work(self, entry: Entry) -> OwnWork:
+    def written_objects(self, entry: Entry) -> WrittenObjects:
         """Count what is in the result file of a slide."""
         if self._written(entry) is None:
-            return OwnWork()
+            return WrittenObjects()
         document = msgspec.json.decode(read_text(self._result_file(entry)))
         whole = [item for item in document["features"] if MARK in item["properties"].get("metadata", {})]
-        return OwnWork(
+        return WrittenObjects(
             tiles=sum(len(item["properties"].get("childObjects", ())) for item in document["features"]),
             annotations=len(document["features"]) - len(whole),
             whole_image=len(whole),
@@ -236,8 +236,8 @@ class SlideFolder:
         """Return a slide's annotations, level-0 px of the slide, each with its GeoJSON."""
         if source is None:
             return []
-        frame = _frame(slide_path)
-        return read_features(read_text(source), (frame.x0, frame.y0), source=str(source))
+        transform = _transform(slide_path)
+        return read_features(read_text(source), (transform.x0, transform.y0), source=str(source))
 
     def _result_file(self, entry: Entry) -> Path:
         return self._results / f"{self._slides[entry.id].name}{RESULT_SUFFIX}"
@@ -256,13 +256,17 @@ def _candidates(slide: Path) -> tuple[Path, Path]:
     return slide.with_name(slide.name + _ANNOTATION_SUFFIX), slide.with_suffix(_ANNOTATION_SUFFIX)
 
 
-def _frame(slide_path: Path) -> Frame:
+def _transform(slide_path: Path) -> SlideTransform:
     with Slide(slide_path) as slide:
-        return Frame.at(slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height)
+        return SlideTransform.at(slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height)
 
 
 def _annotated(
-    item: Mapping[str, Any], annotation: AnnotationMarkup, steps: Sequence[str], frame: Frame, run: str
+    item: Mapping[str, Any],
+    annotation: AnnotationPlan,
+    steps: Sequence[str],
+    transform: SlideTransform,
+    run: str,
 ) -> dict[str, Any]:
     """Return a user's feature with our measurements, class and tiles; its other children are left out."""
     properties = dict(item.get("properties") or {})
@@ -273,7 +277,7 @@ def _annotated(
     elif theirs != class_name_of(properties):
         properties["classification"] = classification(theirs) if theirs else None
     properties["measurements"] = {**_measurements(properties), **annotation.measurements}
-    properties["childObjects"] = _tiles(annotation, steps, frame, run)
+    properties["childObjects"] = _tiles(annotation, steps, transform, run)
     return {**item, "id": annotation.id, "properties": properties}
 
 
@@ -292,13 +296,13 @@ def _measurements(properties: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _whole_image(
-    annotation: AnnotationMarkup, steps: Sequence[str], frame: Frame, run: str
+    annotation: AnnotationPlan, steps: Sequence[str], transform: SlideTransform, run: str
 ) -> dict[str, Any]:
     """Return the annotation over the whole image; locked, because it lies over everything."""
     made = feature(
         id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{MARK} {run}")),
         object_type="annotation",
-        geometry=shapely.box(0, 0, frame.width, frame.height),
+        geometry=shapely.box(0, 0, transform.width, transform.height),
         name=WHOLE_IMAGE_NAME,
         class_name=grade_component(annotation.grade) if annotation.grade is not None else "",
         locked=True,
@@ -306,18 +310,18 @@ def _whole_image(
         metadata={MARK: run},
     )
     made["properties"]["childObjects"] = _tiles(
-        AnnotationMarkup(made["id"], {}, None, annotation.tiles), steps, frame, run
+        AnnotationPlan(made["id"], {}, None, annotation.tiles), steps, transform, run
     )
     return made
 
 
 def _tiles(
-    annotation: AnnotationMarkup, steps: Sequence[str], frame: Frame, run: str
+    annotation: AnnotationPlan, steps: Sequence[str], transform: SlideTransform, run: str
 ) -> list[dict[str, Any]]:
     namespace = uuid.UUID(annotation.id)
     made = []
     for tile in annotation.tiles:
-        x, y = frame.square_from_slide(tile.x, tile.y, tile.size)
+        x, y = transform.square_from_slide(tile.x, tile.y, tile.size)
         made.append(
             feature(
                 id=str(uuid.uuid5(namespace, f"{run} {tile.x} {tile.y}")),

@@ -27,11 +27,11 @@ from bridge.annotations.classes import (
     WHOLE_IMAGE_NAME,
     grade_component,
 )
-from bridge.annotations.transform import Frame
+from bridge.annotations.transform import SlideTransform
 from bridge.qupath.jvm import QuPath
 from bridge.qupath.safe_replace import replace_file
 from bridge.results.schema import tile_measurements
-from bridge.writing.plan import AnnotationMarkup, Markup, OwnWork, WrittenMark
+from bridge.writing.plan import AnnotationPlan, RunMarker, WritePlan, WrittenObjects
 from herohe_model.errors import EntryDamagedError, WriteBackError
 from herohe_model.whole_file import sha256_of
 
@@ -117,10 +117,10 @@ class ImageData:
         """All annotations of the user's as GeoJSON, parents before children, in QuPath's px."""
         return str(self._data.geoJson(self._annotations()))
 
-    def own_work(self) -> OwnWork:
+    def written_objects(self) -> WrittenObjects:
         """Count what is ours among the objects."""
         marked = sum(bool(self._values(o) or str(self._data.ownComponent(o))) for o in self._annotations())
-        return OwnWork(
+        return WrittenObjects(
             int(self._data.ownTiles(self._root).size()),
             marked,
             int(self._data.ownAnnotations(self._root).size()),
@@ -160,8 +160,8 @@ class ImageData:
 
     def apply(
         self,
-        markup: Markup,
-        frame: Frame,
+        plan: WritePlan,
+        transform: SlideTransform,
         *,
         run: str,
         options: Mapping[str, Any],
@@ -175,26 +175,26 @@ class ImageData:
         frame
             Where QuPath's pixels lie on the slide.
         run, options
-            What wrote it, for :class:`WrittenMark`.
+            What wrote it, for :class:`RunMarker`.
         """
         objects: dict[str, list[Any]] = {}
         for item in self._annotations():
             objects.setdefault(str(item.getID()), []).append(item)
         used: set[str] = set()
-        for annotation in markup.annotations:
+        for annotation in plan.annotations:
             item = objects[annotation.id].pop(0)
             used |= self._mark(item, annotation)
-            used |= self._add_tiles(item, annotation, markup.steps, frame, run)
-        whole = markup.whole_image
+            used |= self._add_tiles(item, annotation, plan.steps, transform, run)
+        whole = plan.whole_image
         if whole is not None:
-            item = self._whole_image_annotation(frame, run)
+            item = self._whole_image_annotation(transform, run)
             used |= self._mark(item, whole)
-            used |= self._add_tiles(item, whole, markup.steps, frame, run)
-        if markup:
-            marked = tuple(annotation.id for annotation in markup.annotations)
-            mark = WrittenMark(
+            used |= self._add_tiles(item, whole, plan.steps, transform, run)
+        if plan:
+            marked = tuple(annotation.id for annotation in plan.annotations)
+            mark = RunMarker(
                 run=run,
-                tiles=markup.tile_count,
+                tiles=plan.tile_count,
                 annotations=marked,
                 whole_image=whole is not None,
                 state=self._own_state(marked),
@@ -203,14 +203,14 @@ class ImageData:
             self._put_property(MARK, msgspec.json.encode(mark).decode())
         return used
 
-    def complete_mark(self) -> WrittenMark | None:
+    def complete_mark(self) -> RunMarker | None:
         """Return the mark of the run whose result is here completely, None when there is none."""
         properties = self._properties()
         text = properties.get(MARK) if properties is not None else None
         if text is None:
             return None
         try:
-            mark = msgspec.json.decode(str(text), type=WrittenMark)
+            mark = msgspec.json.decode(str(text), type=RunMarker)
         except msgspec.MsgspecError:
             return None
         complete = (
@@ -237,7 +237,7 @@ class ImageData:
             raise WriteBackError(
                 f"Writing to {self._name} would have changed objects of yours", "Please report it"
             )
-        count, own = self.object_count(), self.own_work()
+        count, own = self.object_count(), self.written_objects()
         not_whole = WriteBackError(
             f"What was written for {self._name} did not read back whole; its data are as they were",
             "Please report it",
@@ -261,7 +261,7 @@ class ImageData:
             if (
                 again is None
                 or again.user_digest() != user_digest
-                or again.own_work() != own
+                or again.written_objects() != own
                 or (self.has_mark() and again.complete_mark() is None)
                 or not again.object_count() == _count(theirs.getRootObject()) == count
             ):
@@ -289,7 +289,7 @@ class ImageData:
         )
         return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
 
-    def _mark(self, item: Any, annotation: AnnotationMarkup) -> set[str]:
+    def _mark(self, item: Any, annotation: AnnotationPlan) -> set[str]:
         values = item.getMeasurementList()
         for name, value in annotation.measurements.items():
             values.put(name, value)
@@ -300,7 +300,7 @@ class ImageData:
         return {str(self._data.derive(item, grade_component(annotation.grade), colour))}
 
     def _add_tiles(
-        self, item: Any, annotation: AnnotationMarkup, steps: Sequence[str], frame: Frame, run: str
+        self, item: Any, annotation: AnnotationPlan, steps: Sequence[str], transform: SlideTransform, run: str
     ) -> set[str]:
         if not annotation.tiles:
             return set()
@@ -309,7 +309,7 @@ class ImageData:
         names = list(dict.fromkeys(name for row in rows for name in row))
         # A patch that no composite drew has no contributions: not a number is not written.
         values = np.array([[row.get(name, math.nan) for name in names] for row in rows])
-        squares = [(*frame.square_from_slide(t.x, t.y, t.size), t.size) for t in annotation.tiles]
+        squares = [(*transform.square_from_slide(t.x, t.y, t.size), t.size) for t in annotation.tiles]
         made = self._data.tiles(
             qupath.strings([str(uuid.uuid5(namespace, f"{run} {t.x} {t.y}")) for t in annotation.tiles]),
             qupath.doubles(np.array(squares, dtype=np.float64)),
@@ -320,11 +320,11 @@ class ImageData:
         item.addChildObjects(made)
         return {TILE_CLASS}
 
-    def _whole_image_annotation(self, frame: Frame, run: str) -> Any:
+    def _whole_image_annotation(self, transform: SlideTransform, run: str) -> Any:
         java = self._qupath.java
         plane = java("qupath.lib.regions.ImagePlane").getDefaultPlane()
         roi = java("qupath.lib.roi.ROIs").createRectangleROI(
-            0.0, 0.0, float(frame.width), float(frame.height), plane
+            0.0, 0.0, float(transform.width), float(transform.height), plane
         )
         item = java("qupath.lib.objects.PathObjects").createAnnotationObject(roi)
         item.setID(self._uuid(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{MARK} {run}"))))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from bridge.annotations.transform import Frame, QuarterTurns
+from bridge.annotations.transform import QuarterTurns, SlideTransform
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideScaleError
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import PLAUSIBLE_MPP
@@ -108,7 +108,7 @@ def parse_builder(builder: Mapping[str, Any], name: str) -> ImageSource:
     )
 
 
-def frame_of(source: ImageSource, slide: Slide, name: str) -> Frame:
+def frame_of(source: ImageSource, slide: Slide, name: str) -> SlideTransform:
     """Return where QuPath's pixels lie on the slide.
 
     Raises
@@ -120,19 +120,21 @@ def frame_of(source: ImageSource, slide: Slide, name: str) -> Frame:
     cropped = "openslide" in source.provider.lower() and "--no-crop" not in source.arguments
     if "openslide" not in source.provider.lower():
         _refuse_series(source, name)
-    frame = Frame.at(box.x, box.y, box.width, box.height) if cropped else Frame.at(0, 0, *size)
+    transform = (
+        SlideTransform.at(box.x, box.y, box.width, box.height) if cropped else SlideTransform.at(0, 0, *size)
+    )
     for step in source.steps:
         if isinstance(step, Turn):
-            frame = frame.turned(step.quarter_turns)
+            transform = transform.turned(step.quarter_turns)
         else:
-            frame = frame.cropped(step.x, step.y, step.width, step.height)
-    if source.size is not None and source.size != (frame.width, frame.height):
+            transform = transform.cropped(step.x, step.y, step.width, step.height)
+    if source.size is not None and source.size != (transform.width, transform.height):
         raise SlideError(
             f"QuPath shows {name} with {source.size[0]} x {source.size[1]} px, but by {slide.path} it has "
             f"{frame.width} x {frame.height} px, so its annotations cannot be placed",
             f"Look whether it is the right file. {_FROM_QUPATH}",
         )
-    return frame
+    return transform
 
 
 def users_mpp(source: ImageSource, slide: Slide) -> float | None:

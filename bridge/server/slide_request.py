@@ -37,7 +37,7 @@ from bridge.protocol.messages import (
 )
 from bridge.scoring.slide import Progress, score_slide
 from bridge.server.remote_slide import RemoteSlide, decode_image
-from bridge.writing.for_script import script_markup
+from bridge.writing.for_script import plan_for_script
 from herohe_model.errors import (
     CancelledError,
     HeroheError,
@@ -180,7 +180,7 @@ class SlideRequest:
         frames = [msgspec.json.encode(result)]
         if request.write is not None and request.source is not None:
             size = {"width": request.source.width, "height": request.source.height}
-            frames.append(script_markup(result, request.write, drawn, origin=origin, **size))
+            frames.append(plan_for_script(result, request.write, drawn, origin=origin, **size))
         return Result(id=request.id, slide=SlideOrigin(*origin)), frames
 
     def _note(self, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """What QuPath's script has to write, worked out here so that it is what :mod:`bridge.projects.qupath_project` would write.
 
 The script only puts names and numbers onto objects: which annotation gets which values, where each tile goes
-and what everything is called is decided by :func:`bridge.writing.plan.plan_markup` for every way in.
+and what everything is called is decided by :func:`bridge.writing.plan.plan_writing` for every way in.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from bridge.annotations.classes import (
     grade_component,
 )
 from bridge.annotations.regions import Annotation, area_of
-from bridge.annotations.transform import Frame
+from bridge.annotations.transform import SlideTransform
 from bridge.results.schema import SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import AnnotationMarkup, Markup, WrittenMark, plan_markup
+from bridge.writing.plan import AnnotationPlan, RunMarker, WritePlan, plan_writing
 
 
-def script_markup(
+def plan_for_script(
     result: SlideResult,
     options: WriteOptions,
     annotations: Iterable[Annotation],
@@ -56,20 +56,20 @@ def script_markup(
         of its derived class (or null), and ``tiles``: ``ids``, ``squares`` as (x, y, size) in QuPath's px,
         ``names`` of measurements and ``values``, a row a tile, null where a tile has no such measurement.
     """
-    frame = Frame.at(*origin, width, height)
+    transform = SlideTransform.at(*origin, width, height)
     geometries = {}
     for annotation in annotations:
         area = area_of(annotation, [])
         if area is not None:
             geometries[annotation.id] = area
-    markup = plan_markup(result, options, geometries)
+    plan = plan_writing(result, options, geometries)
     run = result.provenance.run if result.provenance is not None else ""
-    planned = [_annotation(item, item.id, markup.steps, frame, run) for item in markup.annotations]
+    planned = [_annotation(item, item.id, plan.steps, transform, run) for item in plan.annotations]
     whole = None
-    if markup.whole_image is not None:
+    if plan.whole_image is not None:
         id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{MARK} {run}"))
         whole = {
-            **_annotation(markup.whole_image, id, markup.steps, frame, run),
+            **_annotation(plan.whole_image, id, plan.steps, transform, run),
             "name": WHOLE_IMAGE_NAME,
             "run": run,
         }
@@ -78,13 +78,13 @@ def script_markup(
         "whole_image": whole,
         "tile_colour": TILE_COLOUR,
         "metadata": image_metadata(result),
-        "mark": msgspec.json.encode(_mark(markup, planned, options, run)).decode(),
-        "layout": composite_layout(result, frame),
+        "mark": msgspec.json.encode(_mark(plan, planned, options, run)).decode(),
+        "layout": composite_layout(result, transform),
     }
     return msgspec.json.encode(document)
 
 
-def composite_layout(result: SlideResult, frame: Frame) -> dict[str, Any]:
+def composite_layout(result: SlideResult, transform: SlideTransform) -> dict[str, Any]:
     """Say which patch lies in which cell of which composite.
 
     Returns
@@ -100,14 +100,14 @@ def composite_layout(result: SlideResult, frame: Frame) -> dict[str, Any]:
         composites: list[list[tuple[int, int]]] = [[] for _ in region.composites]
         for patch in region.patches:
             size = patch.size
-            composites[patch.composite].append(frame.square_from_slide(patch.x, patch.y, patch.size))
+            composites[patch.composite].append(transform.square_from_slide(patch.x, patch.y, patch.size))
         layout[region.region] = composites
     patch_px = result.provenance.patch_px if result.provenance is not None else 0
     return {"size": size, "patch_px": patch_px, "regions": layout}
 
 
 def _annotation(
-    item: AnnotationMarkup, id: str, steps: Sequence[str], frame: Frame, run: str
+    item: AnnotationPlan, id: str, steps: Sequence[str], transform: SlideTransform, run: str
 ) -> dict[str, Any]:
     rows = [tile_measurements(tile, steps) for tile in item.tiles]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -119,7 +119,7 @@ def _annotation(
         "colour": None if item.grade is None else GRADE_COLOURS[item.grade],
         "tiles": {
             "ids": [str(uuid.uuid5(namespace, f"{run} {t.x} {t.y}")) for t in item.tiles],
-            "squares": [(*frame.square_from_slide(t.x, t.y, t.size), t.size) for t in item.tiles],
+            "squares": [(*transform.square_from_slide(t.x, t.y, t.size), t.size) for t in item.tiles],
             "names": names,
             "values": [[row.get(name) for name in names] for row in rows],
         },
@@ -127,14 +127,14 @@ def _annotation(
 
 
 def _mark(
-    markup: Markup, planned: Sequence[Mapping[str, Any]], options: WriteOptions, run: str
-) -> WrittenMark:
+    plan: WritePlan, planned: Sequence[Mapping[str, Any]], options: WriteOptions, run: str
+) -> RunMarker:
     rows = sorted((a["id"], a["component"] or "", sorted(a["measurements"].items())) for a in planned)
-    return WrittenMark(
+    return RunMarker(
         run=run,
-        tiles=markup.tile_count,
+        tiles=plan.tile_count,
         annotations=tuple(annotation["id"] for annotation in planned),
-        whole_image=markup.whole_image is not None,
+        whole_image=plan.whole_image is not None,
         state=hashlib.sha256(msgspec.json.encode(rows)).hexdigest(),
         options=msgspec.to_builtins(options),
     )

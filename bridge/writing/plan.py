@@ -21,7 +21,7 @@ from bridge.scoring.options import WriteOptions
 
 
 @dataclass(frozen=True)
-class AnnotationMarkup:
+class AnnotationPlan:
     """What one annotation gets.
 
     Attributes
@@ -41,14 +41,14 @@ class AnnotationMarkup:
 
 
 @dataclass(frozen=True)
-class Markup:
+class WritePlan:
     """Everything that a result writes onto one slide.
 
     ``whole_image`` is there when the whole slide was sampled, and then there are no ``annotations``.
     """
 
-    annotations: tuple[AnnotationMarkup, ...] = ()
-    whole_image: AnnotationMarkup | None = None
+    annotations: tuple[AnnotationPlan, ...] = ()
+    whole_image: AnnotationPlan | None = None
     steps: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -61,7 +61,9 @@ class Markup:
         return sum(len(annotation.tiles) for annotation in (*self.annotations, *whole))
 
 
-def plan_markup(result: SlideResult, options: WriteOptions, geometries: Mapping[str, BaseGeometry]) -> Markup:
+def plan_writing(
+    result: SlideResult, options: WriteOptions, geometries: Mapping[str, BaseGeometry]
+) -> WritePlan:
     """Decide what a result writes.
 
     Each annotation that was sampled carries the values of the slide's union, or its own where annotations
@@ -75,13 +77,13 @@ def plan_markup(result: SlideResult, options: WriteOptions, geometries: Mapping[
     """
     union = result.union
     if union is None:
-        return Markup()
+        return WritePlan()
     steps = result.provenance.steps if result.provenance else ()
     if not union.annotations:
-        whole = AnnotationMarkup(
+        whole = AnnotationPlan(
             union.region, measurements(union), _grade(union, options), _shown(union, options)
         )
-        return Markup(whole_image=whole if union.prediction is not None else None, steps=steps)
+        return WritePlan(whole_image=whole if union.prediction is not None else None, steps=steps)
 
     own = {region.region: region for region in result.annotations}
     placed = _place(union, own, options, geometries)
@@ -89,9 +91,9 @@ def plan_markup(result: SlideResult, options: WriteOptions, geometries: Mapping[
     for id in union.annotations:
         source = own.get(id, union)
         annotations.append(
-            AnnotationMarkup(id, measurements(source), _grade(source, options), tuple(placed[id]))
+            AnnotationPlan(id, measurements(source), _grade(source, options), tuple(placed[id]))
         )
-    return Markup(annotations=tuple(annotations), steps=steps)
+    return WritePlan(annotations=tuple(annotations), steps=steps)
 
 
 def _grade(region: RegionResult, options: WriteOptions) -> str | None:
@@ -155,7 +157,7 @@ def _owners(
 
 
 @dataclass(frozen=True)
-class OwnWork:
+class WrittenObjects:
     """How much in an entry is ours: what ``clear`` would remove.
 
     Attributes
@@ -175,7 +177,7 @@ class OwnWork:
         return bool(self.tiles or self.annotations or self.whole_image or self.metadata)
 
 
-class WrittenMark(msgspec.Struct, frozen=True):
+class RunMarker(msgspec.Struct, frozen=True):
     """What a run wrote into an image, kept with it: how a result is known to be completely there.
 
     Attributes

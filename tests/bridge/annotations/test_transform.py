@@ -4,36 +4,36 @@ import numpy as np
 import pytest
 from shapely.geometry import Point, box
 
-from bridge.annotations.transform import Frame, QuarterTurns
+from bridge.annotations.transform import QuarterTurns, SlideTransform
 
 WIDTH, HEIGHT = 7, 4
 
 
 def test_an_upright_image_is_only_moved() -> None:
-    frame = Frame.at(100, 50, WIDTH, HEIGHT)
-    assert frame.to_slide(box(1, 2, 3, 4)).bounds == (101, 52, 103, 54)
-    assert frame.square_from_slide(101, 52, 2) == (1, 2)
+    transform = SlideTransform.at(100, 50, WIDTH, HEIGHT)
+    assert transform.to_slide(box(1, 2, 3, 4)).bounds == (101, 52, 103, 54)
+    assert transform.square_from_slide(101, 52, 2) == (1, 2)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_turns_are_clockwise_as_numpy_turns_a_picture(turns: QuarterTurns) -> None:
     picture = np.arange(WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
     turned = np.rot90(picture, -turns)
-    frame = Frame.at(0, 0, WIDTH, HEIGHT).turned(turns)
-    assert (frame.height, frame.width) == turned.shape
+    transform = SlideTransform.at(0, 0, WIDTH, HEIGHT).turned(turns)
+    assert (transform.height, transform.width) == turned.shape
     for y, x in np.ndindex(turned.shape):
-        where = frame.to_slide(Point(x + 0.5, y + 0.5))
+        where = transform.to_slide(Point(x + 0.5, y + 0.5))
         assert picture[int(where.y), int(where.x)] == turned[y, x]
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_a_square_keeps_its_place_through_turns_and_crops(turns: QuarterTurns) -> None:
-    frame = Frame.at(1000, 2000, 700, 400).turned(turns).cropped(30, 20, 300, 200)
-    x, y = frame.square_from_slide(1140, 2130, 50)
-    assert frame.to_slide(box(x, y, x + 50, y + 50)).equals(box(1140, 2130, 1190, 2180))
-    assert frame.from_slide(frame.to_slide(box(1, 2, 3, 5))).equals(box(1, 2, 3, 5))
+    transform = SlideTransform.at(1000, 2000, 700, 400).turned(turns).cropped(30, 20, 300, 200)
+    x, y = transform.square_from_slide(1140, 2130, 50)
+    assert transform.to_slide(box(x, y, x + 50, y + 50)).equals(box(1140, 2130, 1190, 2180))
+    assert transform.from_slide(transform.to_slide(box(1, 2, 3, 5))).equals(box(1, 2, 3, 5))
 
 
 def test_four_quarter_turns_are_none() -> None:
-    frame = Frame.at(5, 6, WIDTH, HEIGHT)
-    assert frame.turned(3).turned(1) == frame
+    transform = SlideTransform.at(5, 6, WIDTH, HEIGHT)
+    assert transform.turned(3).turned(1) == transform

@@ -150,6 +150,6 @@ def test_bad_slides_are_named_and_stop_nobody(tmp_path: Path, scorer: Scorer) ->
     collection = open_collection(path)
     by_name = {entry.name: entry for entry in collection.entries()}
     for number in range(5, 10):
-        assert collection.own_work(by_name[f"s{number}.tif"]).tiles > 4
+        assert collection.written_objects(by_name[f"s{number}.tif"]).tiles > 4
     lines = (path.parent / "herohe-bridge" / "results.csv").read_text("utf-8").splitlines()
     assert sum(line.startswith(f"s{n}.tif") for n in range(10) for line in lines) >= 10

@@ -112,7 +112,7 @@ def test_reading_changes_no_byte(project: Path) -> None:
     assert isinstance(opened, QuPathProject)
     for e in opened.entries():
         opened.read(e)
-        opened.own_work(e)
+        opened.written_objects(e)
     opened.close()
     assert files(project.parent) == before
     assert not (project.parent / "classifiers").exists()
@@ -510,7 +510,7 @@ def test_a_project_moved_with_its_slides_is_scored(world: World, tmp_path: Path)
     for name in ("a.mrxs", "c.tif"):
         score(project, name, region_classes=())
         opened = QuPathProject(project)
-        assert opened.own_work(entry(opened, name)).whole_image == 1
+        assert opened.written_objects(entry(opened, name)).whole_image == 1
 
 
 def test_moved_slides_are_found_below_slides_root(project: Path, world: World) -> None:
@@ -526,7 +526,7 @@ def test_moved_slides_are_found_below_slides_root(project: Path, world: World) -
     assert content.slide_path == home / "a.mrxs"
     never_saved = opened.read(entry(opened, "c.tif"))
     opened.write(never_saved.entry, sampled_result(never_saved, region_classes=()), WriteOptions())
-    assert opened.own_work(never_saved.entry).whole_image == 1
+    assert opened.written_objects(never_saved.entry).whole_image == 1
 
 
 def test_rotated_cropped_and_uncropped_images_are_followed(world: World, tmp_path: Path) -> None:

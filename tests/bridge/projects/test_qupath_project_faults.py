@@ -75,7 +75,7 @@ def test_data_that_cannot_be_read_to_their_end_are_refused_and_untouched(project
         with pytest.raises(EntryDamagedError, match=r"a\.tif"):
             opened.read(first(opened))
         with pytest.raises(EntryDamagedError):
-            opened.own_work(first(opened))
+            opened.written_objects(first(opened))
         with pytest.raises(EntryDamagedError):
             opened.clear(first(opened))
         assert opened.read(opened.entries()[1]).annotations, name
@@ -102,7 +102,7 @@ def test_an_image_that_was_saved_empty_is_not_damaged(project: Path) -> None:
     content = opened.read(first(opened))
     assert content.annotations == ()
     opened.write(content.entry, sampled_result(content, region_classes=()), WriteOptions())
-    assert opened.own_work(content.entry).whole_image == 1
+    assert opened.written_objects(content.entry).whole_image == 1
 
 
 def test_data_saved_by_somebody_else_meanwhile_are_not_written_over(project: Path) -> None:

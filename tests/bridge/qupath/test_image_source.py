@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Point
 
-from bridge.annotations.transform import Frame
+from bridge.annotations.transform import SlideTransform
 from bridge.qupath.image_source import SlideFinder, frame_of, parse_builder, users_mpp
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError
 from herohe_model.slides.slide import Slide
@@ -44,20 +44,20 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slide]:
         yield opened
 
 
-def frame(slide: Slide, of: dict[str, Any]) -> Frame:
+def transform(slide: Slide, of: dict[str, Any]) -> SlideTransform:
     return frame_of(parse_builder(of, "case 1"), slide, "case 1")
 
 
 def test_qupath_crops_to_the_bounds_unless_told_not_to(slide: Slide) -> None:
-    assert frame(slide, builder()) == Frame.at(256, 768, 512, 256)
-    assert frame(slide, builder("--no-crop")) == Frame.at(0, 0, 1024, 1280)
+    assert transform(slide, builder()) == SlideTransform.at(256, 768, 512, 256)
+    assert transform(slide, builder("--no-crop")) == SlideTransform.at(0, 0, 1024, 1280)
 
 
 def test_other_readers_do_not_crop(slide: Slide) -> None:
     other = builder() | {"providerClassName": "qupath.lib.images.servers.bioformats.BioFormatsServerBuilder"}
-    assert frame(slide, other) == Frame.at(0, 0, 1024, 1280)
+    assert transform(slide, other) == SlideTransform.at(0, 0, 1024, 1280)
     with pytest.raises(SlideError, match="case 1 is image 2 of several"):
-        frame(slide, other | {"args": ["--series", "2"]})
+        transform(slide, other | {"args": ["--series", "2"]})
 
 
 def test_turned_and_cropped_images_are_followed_back(slide: Slide) -> None:
@@ -67,16 +67,16 @@ def test_turned_and_cropped_images_are_followed_back(slide: Slide) -> None:
         "region": {"x": 10, "y": 20, "width": 30, "height": 40},
         "builder": turned,
     }
-    found = frame(slide, {"builderType": "pyramidize", "builder": part})
+    found = transform(slide, {"builderType": "pyramidize", "builder": part})
     assert (found.width, found.height) == (30, 40)
     corner = found.to_slide(Point(0, 0))
     assert (corner.x, corner.y) == (256 + 20, 768 + 256 - 10)
 
 
 def test_a_size_that_does_not_fit_is_refused(slide: Slide) -> None:
-    assert frame(slide, builder(size=(512, 256))).width == 512
+    assert transform(slide, builder(size=(512, 256))).width == 512
     with pytest.raises(SlideError, match=r"shows case 1 with 1024 x 1280 px.*512 x 256 px"):
-        frame(slide, builder(size=(1024, 1280)))
+        transform(slide, builder(size=(1024, 1280)))
 
 
 def test_an_image_made_of_several_is_refused() -> None:

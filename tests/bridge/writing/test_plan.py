@@ -14,7 +14,7 @@ from bridge.results.schema import (
     measurements,
 )
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import plan_markup
+from bridge.writing.plan import plan_writing
 
 # Patches of made_result(), 50 px wide: sampled at (100, 200), (150, 200), (100, 250); not at (200, 250).
 BIG, SMALL = box(80, 180, 400, 400), box(90, 190, 160, 260)
@@ -24,18 +24,18 @@ BOTH = {"a": BIG, "b": SMALL}
 def corners(
     result: SlideResult, options: WriteOptions, areas: dict[str, BaseGeometry]
 ) -> dict[str, set[object]]:
-    markup = plan_markup(result, options, areas)
-    return {a.id: {(t.x, t.y) for t in a.tiles} for a in markup.annotations}
+    plan = plan_writing(result, options, areas)
+    return {a.id: {(t.x, t.y) for t in a.tiles} for a in plan.annotations}
 
 
 def test_every_sampled_annotation_carries_the_slides_values() -> None:
     result = made_result()
-    markup = plan_markup(result, WriteOptions(), BOTH)
+    plan = plan_writing(result, WriteOptions(), BOTH)
     assert result.union is not None
-    assert [a.id for a in markup.annotations] == ["a", "b"]
-    assert all(a.measurements == measurements(result.union) for a in markup.annotations)
-    assert all(a.grade == "2+" for a in markup.annotations)
-    assert markup.whole_image is None
+    assert [a.id for a in plan.annotations] == ["a", "b"]
+    assert all(a.measurements == measurements(result.union) for a in plan.annotations)
+    assert all(a.grade == "2+" for a in plan.annotations)
+    assert plan.whole_image is None
 
 
 def test_a_tile_goes_under_the_smallest_annotation_that_contains_its_centre() -> None:
@@ -48,18 +48,18 @@ def test_a_tile_whose_centre_is_in_none_goes_to_the_nearest() -> None:
 
 
 def test_a_patch_drawn_twice_is_one_tile() -> None:
-    assert plan_markup(made_result(), WriteOptions(), BOTH).tile_count == 3
+    assert plan_writing(made_result(), WriteOptions(), BOTH).tile_count == 3
 
 
 @pytest.mark.parametrize(("tiles", "count"), [("none", 0), ("sampled", 3), ("all", 4)])
 def test_tiles_are_shown_as_asked(tiles: str, count: int) -> None:
     options = msgspec.convert({"tiles": tiles}, WriteOptions)
-    assert plan_markup(made_result(), options, BOTH).tile_count == count
+    assert plan_writing(made_result(), options, BOTH).tile_count == count
 
 
 def test_classes_are_left_alone_when_asked() -> None:
-    markup = plan_markup(made_result(), WriteOptions(classify=False), BOTH)
-    assert [a.grade for a in markup.annotations] == [None, None]
+    plan = plan_writing(made_result(), WriteOptions(classify=False), BOTH)
+    assert [a.grade for a in plan.annotations] == [None, None]
 
 
 def own(id: str, *places: tuple[int, int], grade: str = "3+") -> RegionResult:
@@ -81,8 +81,8 @@ def test_annotations_scored_for_themselves_carry_their_own() -> None:
     result = msgspec.structs.replace(
         made_result(), annotations=(own("a", (300, 300), (100, 200)), own("b", (100, 200), grade="0"))
     )
-    markup = plan_markup(result, WriteOptions(), BOTH)
-    assert [a.grade for a in markup.annotations] == ["3+", "0"]
+    plan = plan_writing(result, WriteOptions(), BOTH)
+    assert [a.grade for a in plan.annotations] == ["3+", "0"]
     assert corners(result, WriteOptions(), BOTH) == {"a": {(300, 300)}, "b": {(100, 200)}}
 
 
@@ -91,9 +91,9 @@ def test_an_annotation_too_small_for_itself_shows_the_unions_patches() -> None:
         own("b"), outcome=Outcome.INSUFFICIENT_TISSUE, prediction=None, patches=(), composites=()
     )
     result = msgspec.structs.replace(made_result(), annotations=(own("a", (300, 300)), poor))
-    markup = plan_markup(result, WriteOptions(), BOTH)
-    assert [a.grade for a in markup.annotations] == ["3+", None]
-    assert "HER2-HE: P(positive)" not in markup.annotations[1].measurements
+    plan = plan_writing(result, WriteOptions(), BOTH)
+    assert [a.grade for a in plan.annotations] == ["3+", None]
+    assert "HER2-HE: P(positive)" not in plan.annotations[1].measurements
     assert corners(result, WriteOptions(), BOTH) == {"a": {(300, 300)}, "b": {(100, 200)}}
 
 
@@ -101,11 +101,11 @@ def test_a_whole_slide_gets_one_annotation() -> None:
     result = made_result()
     assert result.union is not None
     result = msgspec.structs.replace(result, union=msgspec.structs.replace(result.union, annotations=()))
-    markup = plan_markup(result, WriteOptions(), {})
-    assert markup.annotations == ()
-    assert markup.whole_image is not None
-    assert markup.whole_image.grade == "2+"
-    assert len(markup.whole_image.tiles) == 3
+    plan = plan_writing(result, WriteOptions(), {})
+    assert plan.annotations == ()
+    assert plan.whole_image is not None
+    assert plan.whole_image.grade == "2+"
+    assert len(plan.whole_image.tiles) == 3
 
 
 def test_too_little_tissue_gives_counts_but_no_grade() -> None:
@@ -114,13 +114,13 @@ def test_too_little_tissue_gives_counts_but_no_grade() -> None:
     poor = msgspec.structs.replace(
         result.union, outcome=Outcome.INSUFFICIENT_TISSUE, prediction=None, patches=(), composites=()
     )
-    markup = plan_markup(msgspec.structs.replace(result, union=poor), WriteOptions(), BOTH)
-    assert [a.grade for a in markup.annotations] == [None, None]
-    assert markup.annotations[0].measurements["HER2-HE: patches foreground"] == 4.0
+    plan = plan_writing(msgspec.structs.replace(result, union=poor), WriteOptions(), BOTH)
+    assert [a.grade for a in plan.annotations] == [None, None]
+    assert plan.annotations[0].measurements["HER2-HE: patches foreground"] == 4.0
     whole = msgspec.structs.replace(result, union=msgspec.structs.replace(poor, annotations=()))
-    assert not plan_markup(whole, WriteOptions(), {})
+    assert not plan_writing(whole, WriteOptions(), {})
 
 
 def test_nothing_is_planned_without_a_region() -> None:
     result = msgspec.structs.replace(made_result(), union=None, outcome=Outcome.NO_MATCHING_ANNOTATION)
-    assert not plan_markup(result, WriteOptions(), BOTH)
+    assert not plan_writing(result, WriteOptions(), BOTH)
