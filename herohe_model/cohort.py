@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon
 
 from herohe_model.dataset.cases import Case, Ish
+from herohe_model.files import write_atomically
 from herohe_model.grades import Status, Target
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_tiff
 from herohe_model.training.augment import apply_colour, colour_maps
 from herohe_model.training.data import TrainingSlide
-from herohe_model.whole_file import write_whole
 
 LEVELS: Final = Target.IHC_ISH.levels
 LABELS_NAME: Final = "labels.csv"
@@ -104,7 +104,7 @@ def write_labels(path: Path, cases: Sequence[Case]) -> None:
     for case in cases:
         status = (case.status or "").removeprefix("HER2-")
         writer.writerow((case.id, case.ihc or "", case.ish or "", status, case.laboratory or "", case.split))
-    write_whole(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 def case_of_level(level: str, id: str, *, split: str = "train", laboratory: str | None = None) -> Case:

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 from tiny_training import MACHINE, tiny_set
 
-from herohe_model.training.loop import Silence, train_network
+from herohe_model.training.loop import NullListener, train_network
 from herohe_model.training.options import TrainOptions, check_options
 from herohe_model.training.processes import join_processes
 
 
-class _Steps(Silence):
+class _Steps(NullListener):
     def __init__(self, hold: int) -> None:
         self._hold = hold
         self._training = False

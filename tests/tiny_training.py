@@ -16,7 +16,7 @@ from herohe_model.synthetic.slides import write_tiff
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.foreground_cache import find_foreground
 from herohe_model.training.options import NO_AUGMENTATION, TrainOptions
-from herohe_model.training.step import Machine, TrainingSet
+from herohe_model.training.step import Resources, TrainingSet
 
 MPP = 0.5
 PATCH_PX = 16
@@ -27,7 +27,7 @@ CASES = (
     Case("train", "3", ihc="2+", ish="positive"),
     Case("train", "4", ihc="3+"),
 )
-MACHINE = Machine(workers=2, ahead=4, threads=1, preload=True)
+MACHINE = Resources(workers=2, ahead=4, threads=1, preload=True)
 OPTIONS = TrainOptions(
     backbone="test_resnet",
     target="ihc",

@@ -42,8 +42,8 @@ from bridge.versions import is_older, package_versions
 from herohe_model.engines.names import engine_name
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import HeroheError, ModelFileError
+from herohe_model.files import sha256_of
 from herohe_model.model.card import read_card
-from herohe_model.whole_file import sha256_of
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -64,7 +64,7 @@ def command(
     from herohe_model.evaluation.evaluate import evaluate
     from herohe_model.evaluation.page import page
     from herohe_model.evaluation.schema import to_json
-    from herohe_model.whole_file import write_whole
+    from herohe_model.files import write_atomically
 
     predictions, labels = read_predictions(results), _truth(truth, split)
     if threshold is not None:
@@ -75,8 +75,8 @@ def command(
     )
     html = page(evaluation)
     folder = output or results.parent
-    write_whole(folder / "evaluation.json", to_json(evaluation))
-    write_whole(folder / "evaluation.html", html.encode())
+    write_atomically(folder / "evaluation.json", to_json(evaluation))
+    write_atomically(folder / "evaluation.html", html.encode())
     for warning in (*evaluation.warnings, *_unmatched(evaluation.left_out)):
         click.echo(f"Warning: {warning}", err=True)
     for line in _summary(evaluation):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
     from herohe_model.training.options import TrainOptions
-    from herohe_model.training.step import Machine
+    from herohe_model.training.step import Resources
 
 _SHOWN: Final = 10
 _MATCHING_NAME: Final = "slides-and-labels.csv"
@@ -139,7 +139,7 @@ def command(
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
     """
     from herohe_model.training.cross_validation import FoldPlan
-    from herohe_model.training.step import Machine
+    from herohe_model.training.step import Resources
 
     if leave_one_laboratory_out:
         plan = FoldPlan("laboratories")
@@ -164,7 +164,7 @@ def command(
         options,
         weights,
         device,
-        Machine(
+        Resources(
             workers=workers,
             ahead=4 * workers,
             threads=threads,
@@ -205,7 +205,7 @@ def _train(
     options: TrainOptions,
     weights: Path | None,
     device: str,
-    machine: Machine,
+    machine: Resources,
 ) -> Trained:
     from rich.console import Console
 
@@ -214,11 +214,11 @@ def _train(
     from bridge.projects.open import open_collection
     from bridge.projects.training_slides import label_slides
     from herohe_model.dataset.matching import match_slides
+    from herohe_model.files import write_atomically
     from herohe_model.training.cross_validation import train_folds
     from herohe_model.training.foreground_cache import unusable_error
     from herohe_model.training.options import check_options
     from herohe_model.training.processes import join_processes
-    from herohe_model.whole_file import write_whole
 
     with join_processes(device) as processes, until_interrupted() as interrupted:
         options = check_options(options, processes=processes.count)
@@ -232,7 +232,7 @@ def _train(
                     for line in matching.lines(_SHOWN):
                         view.say(line)
                 if processes.first:
-                    write_whole(output / _MATCHING_NAME, matching.table(names, labels.rows))
+                    write_atomically(output / _MATCHING_NAME, matching.table(names, labels.rows))
                 view.begin("reading regions", len(matching.matched), "slides")
                 labelled = label_slides(
                     collection,

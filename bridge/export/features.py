@@ -21,13 +21,13 @@ from bridge.export.geojson import Exported, file_stem
 from bridge.results.run import ScoredRun
 from bridge.results.schema import RESEARCH_USE_ONLY, PlacedPatch, RegionResult, SlideResult
 from herohe_model.errors import OptionError, SlideError
+from herohe_model.files import write_atomically
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.device import choose_device, device_label
 from herohe_model.model.network import OrdinalNetwork, load_networks
 from herohe_model.model.score import area_shares
 from herohe_model.sampling.composite import assemble
 from herohe_model.slides.slide import Slide
-from herohe_model.whole_file import write_whole
 
 TOLERANCE: Final = 0.05
 """How far a logit may lie from the recorded one before a warning: bf16 differs from fp32 by less."""
@@ -112,7 +112,7 @@ def export_features(
             "note": RESEARCH_USE_ONLY,
         }
         path = folder / f"{file_stem(number, result.slide)}.npz"
-        write_whole(path, _archive(result, regions, np.concatenate([x for x, _ in parts]), about))
+        write_atomically(path, _archive(result, regions, np.concatenate([x for x, _ in parts]), about))
         files.append(path)
     return Exported(tuple(files), tuple(left_out))
 

@@ -23,7 +23,7 @@ from bridge.results.schema import (
     tiles,
 )
 from herohe_model.errors import SlideError
-from herohe_model.whole_file import write_whole
+from herohe_model.files import write_atomically
 
 Coordinates = Literal["qupath", "level0"]
 
@@ -77,7 +77,7 @@ def export_geojson(run: ScoredRun, folder: Path, coordinates: Coordinates = "qup
                 continue
         path = folder / f"{file_stem(number, result.slide)}.geojson"
         own = {"herohe_bridge": {"slide": result.slide, **image_metadata(result), "note": RESEARCH_USE_ONLY}}
-        write_whole(path, collection_text(_features(result, result.union, origin), **own))
+        write_atomically(path, collection_text(_features(result, result.union, origin), **own))
         files.append(path)
     return Exported(tuple(files), tuple(left_out))
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from herohe_model.errors import HeroheError
-from herohe_model.whole_file import sha256_of
+from herohe_model.files import sha256_of
 
 _FORMAT: Final = 1
 _OFF_LIMITS: Final = "It is in use or protected: close QuPath, allow writing there, and run again"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from herohe_model.errors import HeroheError
-from herohe_model.whole_file import sha256_of
+from herohe_model.files import sha256_of
 
 
 class JarError(HeroheError):

@@ -43,8 +43,8 @@ from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_meas
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
+from herohe_model.files import sha256_of
 from herohe_model.slides.slide import Slide
-from herohe_model.whole_file import sha256_of
 
 SLIDE_SUFFIXES: Final = (
     ".bif",

@@ -33,7 +33,7 @@ from bridge.qupath.safe_replace import replace_file
 from bridge.results.schema import tile_measurements
 from bridge.writing.plan import AnnotationPlan, RunMarker, WritePlan, WrittenObjects
 from herohe_model.errors import EntryDamagedError, WriteBackError
-from herohe_model.whole_file import sha256_of
+from herohe_model.files import sha256_of
 
 DATA_NAME: Final = "data.qpdata"
 _INTERRUPTED_SUFFIX: Final = ".bkp"

@@ -16,7 +16,7 @@ from typing import Any, Final
 from bridge.annotations.classes import Colour, is_own_class, own_colour
 from bridge.qupath.safe_replace import Backups, replace_file
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
-from herohe_model.whole_file import sha256_of
+from herohe_model.files import sha256_of
 
 _ATTEMPTS: Final = 3
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from herohe_model.errors import EntryChangedError, WriteBackError
-from herohe_model.whole_file import sha256_of
+from herohe_model.files import sha256_of
 
 _NEW: Final = ".herohe-new"
 """Suffix of a file that is being written beside the one it will replace."""

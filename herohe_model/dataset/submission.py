@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from herohe_model.dataset.cases import case_id
 from herohe_model.dataset.tables import Problem, Row, TableError, explain, read_table
-from herohe_model.whole_file import write_whole
+from herohe_model.files import write_atomically
 
 DECIMALS: Final = 6
 HardSpelling = Literal["hard_prediction", "hard_preditction"]
@@ -80,7 +80,7 @@ def write_submission(
         problems += _problems(path, number, name, soft, seen)
         writer.writerow((name, f"{soft:.{DECIMALS}f}", int(hard)))
     _refuse(problems)
-    write_whole(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_submission(path: Path) -> Submission:

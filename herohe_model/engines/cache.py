@@ -15,7 +15,7 @@ import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from herohe_model.whole_file import WriteError, write_whole
+from herohe_model.files import WriteError, write_atomically
 
 CACHE_VARIABLE: Final = "HEROHE_CACHE_DIR"
 """Names the cache folder; by default it is the platform's own, for the user."""
@@ -40,7 +40,7 @@ class _Content(msgspec.Struct, frozen=True):
     found: msgspec.Raw
 
 
-class Memory:
+class MeasurementCache:
     """Findings of one kind.
 
     Parameters
@@ -93,10 +93,10 @@ class Memory:
                     return known
                 # Before the work, which would be for nothing: can it be written?
                 probe = path.with_suffix(f".{os.getpid()}.probe")
-                write_whole(probe, b"")
+                write_atomically(probe, b"")
                 probe.unlink()
                 found = find_out()
-                write_whole(path, _json(_Content(FORMAT, dict(facts), msgspec.Raw(_json(found)))))
+                write_atomically(path, _json(_Content(FORMAT, dict(facts), msgspec.Raw(_json(found)))))
                 return found
         except (OSError, NotImplementedError, Timeout, WriteError) as error:
             notice(

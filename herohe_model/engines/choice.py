@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from herohe_model.engines.cache import Memory
+from herohe_model.engines.cache import MeasurementCache
 from herohe_model.engines.names import EngineName
 from herohe_model.engines.openvino_engine import openvino_version
 from herohe_model.engines.trials import Asked, Measured, Trial, Trials, in_thread
@@ -68,7 +68,7 @@ def choose_engine(
     *,
     threads: int,
     model_sha256: str,
-    memory: Memory,
+    memory: MeasurementCache,
     notice: Callable[[str], None] = lambda _: None,
     worth_measuring: int = WORTH_MEASURING,
     machine_bytes: int | None = None,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engines.cache import Memory
+from herohe_model.engines.cache import MeasurementCache
 from herohe_model.engines.choice import choose_engine, engine_label
 from herohe_model.engines.thread import Engine, stop_engine
 from herohe_model.engines.trials import Asked
@@ -78,7 +78,7 @@ class Scorer:
             asked,
             threads=self.threads,
             model_sha256=model_sha256,
-            memory=Memory("engines"),
+            memory=MeasurementCache("engines"),
             notice=notice,
         )
         at_work = Engine(card, networks, chosen, choice.precision, self.threads, what, choice.engine)

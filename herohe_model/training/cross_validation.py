@@ -43,6 +43,7 @@ from herohe_model.evaluation.out_of_fold import (
 )
 from herohe_model.evaluation.page import page
 from herohe_model.evaluation.schema import Evaluation, Measure, to_json
+from herohe_model.files import write_atomically
 from herohe_model.grades import Target
 from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.device import choose_precision
@@ -52,12 +53,11 @@ from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.training.data import CompositeReader, TrainingSlide
 from herohe_model.training.foreground_cache import Unusable, find_foreground, unusable_error
-from herohe_model.training.loop import Silence, TrainListener, train_network
+from herohe_model.training.loop import NullListener, TrainListener, train_network
 from herohe_model.training.options import TrainOptions
 from herohe_model.training.processes import Processes
 from herohe_model.training.run_folder import MODEL_NAME
-from herohe_model.training.step import Machine, TrainingSet
-from herohe_model.whole_file import write_whole
+from herohe_model.training.step import Resources, TrainingSet
 
 Split = Literal["folds", "laboratories", "none"]
 
@@ -131,7 +131,7 @@ def train_folds(
     name: str,
     trained_on: str,
     processes: Processes,
-    machine: Machine | None = None,
+    resources: Resources | None = None,
     weights: Path | None = None,
     skip_unusable: bool = False,
     listener: TrainListener | None = None,
@@ -163,10 +163,10 @@ def train_folds(
     CancelledError
         When `stop` said so.
     """
-    machine, stop = machine or Machine(), stop or (lambda: False)
-    listener = listener if listener is not None and processes.first else Silence()
+    resources, stop = resources or Resources(), stop or (lambda: False)
+    listener = listener if listener is not None and processes.first else NullListener()
     slides, foreground, left_out = _usable(
-        slides, options, folder / "foreground", processes, machine, skip_unusable, listener, stop
+        slides, options, folder / "foreground", processes, resources, skip_unusable, listener, stop
     )
     cases = [slide.case for slide in slides]
     folds = plan.of(cases, options.seed)
@@ -184,7 +184,7 @@ def train_folds(
             home,
             slides_sha256=digest,
             processes=processes,
-            machine=machine,
+            resources=resources,
             weights=weights,
             name=name if fold.name == _ALL else f"{name}, {fold.name}",
             trained_on=f"{described}; {len(fold.train)} of them",
@@ -193,7 +193,7 @@ def train_folds(
         )
         networks.append(network)
         if len(fold.held_out):
-            predicted.append(_predict(network, data, options, fold, processes, machine, listener, stop))
+            predicted.append(_predict(network, data, options, fold, processes, resources, listener, stop))
     if not predicted:
         return Trained(networks[0], None, left_out)
     logits = [
@@ -202,7 +202,7 @@ def train_folds(
     ]
     oof = pool_folds(cases, folds, logits, Target(options.target))
     if processes.first:
-        write_whole(
+        write_atomically(
             folder / "out-of-fold.json", msgspec.json.encode([x for lines in predicted for x in lines])
         )
     evaluation = _finish(oof, folds, networks, folder, name, described, processes)
@@ -214,7 +214,7 @@ def _usable(
     options: TrainOptions,
     folder: Path,
     processes: Processes,
-    machine: Machine,
+    resources: Resources,
     skip_unusable: bool,
     listener: TrainListener,
     stop: Callable[[], bool],
@@ -224,7 +224,7 @@ def _usable(
     def find(some: Sequence[TrainingSlide]) -> list[PatchSet | Unusable]:
         listener.begin("finding tissue", len(some), "slides")
         return find_foreground(
-            some, options, folder, workers=machine.workers, progress=listener.advance, cancelled=stop
+            some, options, folder, workers=resources.workers, progress=listener.advance, cancelled=stop
         )
 
     if processes.count > 1:
@@ -292,7 +292,7 @@ def _predict(
     options: TrainOptions,
     fold: Fold,
     processes: Processes,
-    machine: Machine,
+    resources: Resources,
     listener: TrainListener,
     stop: Callable[[], bool],
 ) -> list[CaseLogits]:
@@ -301,7 +301,7 @@ def _predict(
     if file.exists():
         return msgspec.json.decode(file.read_bytes(), type=list[CaseLogits])
     slides, foreground = data.part(data.held_out)
-    reader = CompositeReader(slides, foreground, options, open_slides=machine.open_slides)
+    reader = CompositeReader(slides, foreground, options, open_slides=resources.open_slides)
     draws = [
         draw_composites(
             len(patches), composites=options.final_composites, seed=SCORING_SEED, cells=options.cells
@@ -319,15 +319,15 @@ def _predict(
             network,
             str(processes.device),
             choose_precision(options.precision, processes.device),
-            machine.threads,
+            resources.threads,
             engine="torch",
         ) as scorer,
         closing(
             read_ahead(
                 tasks,
                 lambda task: (task, reader.read_held_out(task[0], draws[task[0]][task[1]])),
-                workers=machine.workers,
-                ahead=machine.ahead,
+                workers=resources.workers,
+                ahead=resources.ahead,
             )
         ) as composites,
     ):
@@ -347,7 +347,7 @@ def _predict(
         for slide, rows in zip(slides, everything, strict=True)
     ]
     if processes.first:
-        write_whole(file, msgspec.json.encode(lines))
+        write_atomically(file, msgspec.json.encode(lines))
     processes.wait()
     return lines
 
@@ -381,8 +381,8 @@ def _finish(
         )
         calls = Submission(predictions.case_ids, predictions.p_positive, predictions.called)
         write_submission(folder / "out-of-fold.csv", calls)
-        write_whole(folder / "evaluation.json", to_json(evaluation))
-        write_whole(folder / EVALUATION_PAGE_NAME, page(evaluation).encode())
+        write_atomically(folder / "evaluation.json", to_json(evaluation))
+        write_atomically(folder / EVALUATION_PAGE_NAME, page(evaluation).encode())
         save_model(folder / MODEL_NAME, card, join_members([state for _, state, _ in loaded]))
     processes.wait()
     return evaluation

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from herohe_model.errors import OptionError
+from herohe_model.files import write_atomically
 from herohe_model.training.run_folder import CURVES_NAME, log_series
-from herohe_model.whole_file import write_whole
 
 _SMOOTHED_OVER: Final = 0.05
 _SIZE_INCH: Final = (8.0, 6.0)
@@ -59,7 +59,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
         axes.set_ylim(bottom=0)
     data = io.BytesIO()
     figure.savefig(data, format="png")
-    write_whole(folder / CURVES_NAME, data.getvalue())
+    write_atomically(folder / CURVES_NAME, data.getvalue())
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

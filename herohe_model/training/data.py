@@ -68,7 +68,7 @@ class TrainingSlide:
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Which composite stands at a position of training: number `number` of a slide in an epoch."""
 
     epoch: int
@@ -106,20 +106,20 @@ class Curriculum:
         self.steps = -(-options.epochs * self.per_epoch // options.batch)
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
-    def places(self, positions: Iterable[int]) -> list[Place]:
+    def places(self, positions: Iterable[int]) -> list[Position]:
         """Return what stands at positions, counted from the start of training."""
         found = []
         for position in positions:
             epoch, index = divmod(position, self.per_epoch)
             slide, number = self._epoch(epoch)[index].tolist()
-            found.append(Place(epoch, slide, number))
+            found.append(Position(epoch, slide, number))
         return found
 
-    def bits(self, places: Sequence[Place]) -> NDArray[np.float32]:
+    def bits(self, places: Sequence[Position]) -> NDArray[np.float32]:
         """Return the bits to be learned at places, shape (len(places), bits), float32."""
         return self._bits[[place.slide for place in places]].astype(np.float32)
 
-    def loss_weights(self, places: Sequence[Place], step: int) -> NDArray[np.float32]:
+    def loss_weights(self, places: Sequence[Position], step: int) -> NDArray[np.float32]:
         """Weights of the bits of some composites of a step; over the whole step they sum to 1.
 
         Returns
@@ -266,7 +266,7 @@ class CompositeReader:
         """Memory that :meth:`preload` of all slides takes."""
         return sum(map(len, self._foreground)) * self._options.patch_px**2 * 3
 
-    def read(self, place: Place) -> TrainingComposite:
+    def read(self, place: Position) -> TrainingComposite:
         """Read a composite of training: drawn afresh for its place, with the augmentation for it."""
         options = self._options
         seed = derived_seed(options.seed, _COMPOSITE, place.epoch, place.slide)

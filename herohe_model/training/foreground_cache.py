@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 
 from herohe_model.errors import CancelledError, HeroheError, SlideError
+from herohe_model.files import write_atomically
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
-from herohe_model.whole_file import write_whole
 
 _VERSION: Final = 1
 """Changes when :func:`~herohe_model.sampling.patches.find_patches` comes to other patches."""
@@ -143,7 +143,7 @@ def _save(path: Path, patches: PatchSet) -> None:
         coverage=patches.coverage,
         counts=np.array([patches.size, patches.covered]),
     )
-    write_whole(path, data.getvalue())
+    write_atomically(path, data.getvalue())
 
 
 def _load(path: Path) -> PatchSet | None:

@@ -35,8 +35,8 @@ from herohe_model.training.run_folder import (
     restore_optimiser,
 )
 from herohe_model.training.step import (
-    Machine,
-    Trainee,
+    Resources,
+    TrainingRun,
     TrainingSet,
     average_norm_statistics,
     begin_training,
@@ -67,7 +67,7 @@ class TrainListener(Protocol):
         """Tell how far the stage is."""
 
 
-class Silence:
+class NullListener:
     """A listener that does not listen."""
 
     def say(self, message: str) -> None:
@@ -87,7 +87,7 @@ def train_network(
     *,
     slides_sha256: str,
     processes: Processes,
-    machine: Machine | None = None,
+    resources: Resources | None = None,
     weights: Path | None = None,
     name: str = "",
     trained_on: str = "",
@@ -133,14 +133,14 @@ def train_network(
     processes.wait()
     if run_folder.model.exists():
         return run_folder.model
-    machine = machine or Machine()
-    listener = listener if listener is not None and processes.first else Silence()
-    with _torch_settings(processes, machine):
+    resources = resources or Resources()
+    listener = listener if listener is not None and processes.first else NullListener()
+    with _torch_settings(processes, resources):
         checkpoint, problems = run_folder.latest_checkpoint()
         for problem in problems:
             listener.say(f"A checkpoint is passed over: {problem}")
         card, network = build_network(options, processes, weights, resumed=checkpoint is not None, name=name)
-        run = prepare(data, options, network, processes, machine)
+        run = prepare(data, options, network, processes, resources)
         start = 0
         if checkpoint is not None:
             start = checkpoint.state.step
@@ -151,7 +151,7 @@ def train_network(
             # The first picture tells at once when matplotlib is missing.
             draw_curves(run_folder.read_log(), folder)
             run_folder.append_log(_start_record(run, start, data))
-        _preload(run, machine, listener)
+        _preload(run, resources, listener)
         listener.begin(f"training {name}".strip(), run.curriculum.steps, "steps", start)
 
         def keep(step: int) -> None:
@@ -160,9 +160,9 @@ def train_network(
                 run_folder.save_checkpoint(state, network.state_dict(), optimiser_tensors(run.optimiser))
                 draw_curves(run_folder.read_log(), folder)
 
-        _loop(run, run_folder, machine, start, keep, listener, stop or (lambda: False))
+        _loop(run, run_folder, resources, start, keep, listener, stop or (lambda: False))
         begin_training(run)
-        settle_norm_statistics(run, machine)
+        settle_norm_statistics(run, resources)
         if processes.first:
             card = msgspec.structs.replace(card, trained_on=trained_on, versions=library_versions())
             save_model(run_folder.model, card, network.state_dict())
@@ -171,10 +171,10 @@ def train_network(
 
 
 @contextmanager
-def _torch_settings(processes: Processes, machine: Machine) -> Iterator[None]:
+def _torch_settings(processes: Processes, resources: Resources) -> Iterator[None]:
     """Set PyTorch's threads, and put them and its random numbers back afterwards."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(machine.threads or max(1, default_threads() // processes.count))
+    torch.set_num_threads(resources.threads or max(1, default_threads() // processes.count))
     try:
         with torch.random.fork_rng(devices=[processes.device] if processes.device.type == "cuda" else []):
             yield
@@ -182,7 +182,7 @@ def _torch_settings(processes: Processes, machine: Machine) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _start_record(run: Trainee, start: int, data: TrainingSet) -> dict[str, object]:
+def _start_record(run: TrainingRun, start: int, data: TrainingSet) -> dict[str, object]:
     return {
         "event": "start",
         "step": start,
@@ -197,9 +197,9 @@ def _start_record(run: Trainee, start: int, data: TrainingSet) -> dict[str, obje
 
 
 def _loop(
-    run: Trainee,
+    run: TrainingRun,
     folder: RunFolder,
-    machine: Machine,
+    resources: Resources,
     start: int,
     keep: Callable[[int], None],
     listener: TrainListener,
@@ -211,7 +211,7 @@ def _loop(
     in_epochs = run.curriculum.per_epoch / options.batch
     began, kept = time.monotonic(), start
     begin_training(run)
-    with closing(read_batches(run, machine, range(start, steps))) as composites:
+    with closing(read_batches(run, resources, range(start, steps))) as composites:
         for step in range(start, steps):
             rate = learning_rate(step, steps, options)
             for group in run.optimiser.param_groups:
@@ -265,7 +265,7 @@ def _loop(
                 folder.append_log({"event": "damage", "step": done, "problem": problem})
                 listener.say(problem)
             if run.held_out_draws and _is_due(done, steps, in_epochs, options.validate_every):
-                found = validate(run, machine)
+                found = validate(run, resources)
                 if processes.first:
                     folder.append_log(
                         {"event": "validation", "step": done, "epoch": round(epoch, 4), **found}
@@ -275,8 +275,8 @@ def _loop(
                 kept = done
 
 
-def _preload(run: Trainee, machine: Machine, listener: TrainListener) -> None:
-    if not machine.preload:
+def _preload(run: TrainingRun, resources: Resources, listener: TrainListener) -> None:
+    if not resources.preload:
         return
     for reader, count in ((run.reader, run.curriculum.slides), (run.held_out, len(run.held_out_draws))):
         if count:
@@ -287,7 +287,7 @@ def _preload(run: Trainee, machine: Machine, listener: TrainListener) -> None:
                     "Train without --preload: composites are read while others are computed",
                 )
             listener.begin("reading patches into memory", count, "slides")
-            reader.preload(range(count), workers=machine.workers, progress=listener.advance)
+            reader.preload(range(count), workers=resources.workers, progress=listener.advance)
 
 
 def learning_rate(step: int, steps: int, options: TrainOptions) -> float:

@@ -23,9 +23,9 @@ import safetensors.torch
 import torch
 
 from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.files import write_atomically
 from herohe_model.model.checkpoint import load_tensors
 from herohe_model.training.options import TrainOptions, differing
-from herohe_model.whole_file import write_whole
 
 MODEL_NAME: Final = "model.safetensors"
 LOG_NAME: Final = "log.jsonl"
@@ -104,7 +104,7 @@ class RunFolder:
         """
         file = self.path / CONFIG_NAME
         if not file.exists():
-            write_whole(file, msgspec.json.format(msgspec.json.encode(config), indent=2))
+            write_atomically(file, msgspec.json.format(msgspec.json.encode(config), indent=2))
             return
         found = read_json(file, RunConfig)
         changed = differing(found.options, config.options)
@@ -129,7 +129,7 @@ class RunFolder:
         # Several tensors may share memory in the network; on disk each is its own.
         whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
         data = safetensors.torch.save(whole, {_STATE_KEY: msgspec.json.encode(state).decode()})
-        write_whole(self._checkpoints / f"step-{state.step:08d}.safetensors", data)
+        write_atomically(self._checkpoints / f"step-{state.step:08d}.safetensors", data)
         for old in self._checkpoint_files()[:-_KEPT]:
             old.unlink(missing_ok=True)
 
@@ -173,7 +173,7 @@ class RunFolder:
         """Take back the lines after a step: they will be written again."""
         records = [r for r in self.read_log() if r.get("step", 0) <= step]
         if self.log.exists():
-            write_whole(self.log, b"".join(msgspec.json.encode(r) + b"\n" for r in records))
+            write_atomically(self.log, b"".join(msgspec.json.encode(r) + b"\n" for r in records))
 
 
 def read_json(path: Path, kind: type[_S]) -> _S:

@@ -33,7 +33,7 @@ from herohe_model.training.data import (
     DROPOUT,
     CompositeReader,
     Curriculum,
-    Place,
+    Position,
     TrainingComposite,
     TrainingSlide,
     derived_seed,
@@ -43,12 +43,12 @@ from herohe_model.training.processes import Processes
 
 _SETTLING_COMPOSITES: Final = 256
 
-Batch = list[tuple[Place, TrainingComposite]]
+Batch = list[tuple[Position, TrainingComposite]]
 """The composites of one forward pass, with where they stand in training."""
 
 
 @dataclass(frozen=True)
-class Machine:
+class Resources:
     """How to compute, which decides no result but for the device's own rounding.
 
     Attributes
@@ -87,7 +87,7 @@ class TrainingSet:
 
 
 @dataclass
-class Trainee:
+class TrainingRun:
     """A network in training, and all that a step needs.
 
     Attributes
@@ -156,8 +156,8 @@ def prepare(
     options: TrainOptions,
     network: OrdinalNetwork,
     processes: Processes,
-    machine: Machine,
-) -> Trainee:
+    resources: Resources,
+) -> TrainingRun:
     """Put together what the loop works on.
 
     Raises
@@ -170,7 +170,7 @@ def prepare(
     bits, known = target_arrays([slide.case for slide in held_out], Target(options.target))
     reader, held_out_reader = (
         CompositeReader(
-            s, f, options, open_slides=machine.open_slides, pinned=processes.device.type == "cuda"
+            s, f, options, open_slides=resources.open_slides, pinned=processes.device.type == "cuda"
         )
         for s, f in ((slides, foreground), (held_out, held_out_foreground))
     )
@@ -185,7 +185,7 @@ def prepare(
             warnings.simplefilter("ignore", FutureWarning)
             # Statistics of the normalisation are averaged after each step; the first process's would not do.
             model = DistributedDataParallel(model, broadcast_buffers=False)
-    return Trainee(
+    return TrainingRun(
         network=network,
         model=model,
         optimiser=_make_optimiser(network, options),
@@ -214,20 +214,20 @@ def _make_optimiser(network: nn.Module, options: TrainOptions) -> torch.optim.Op
     return torch.optim.AdamW(groups, lr=options.lr)
 
 
-def read_batches(run: Trainee, machine: Machine, steps: range) -> Generator[Batch, None, None]:
+def read_batches(run: TrainingRun, resources: Resources, steps: range) -> Generator[Batch, None, None]:
     """Yield the composites of each forward pass of this process in some steps."""
     options, processes = run.options, run.processes
     share = options.batch // processes.count
 
-    def places() -> Iterator[Place]:
+    def places() -> Iterator[Position]:
         for step in steps:
             first = step * options.batch + processes.rank * share
             yield from run.curriculum.places(range(first, first + share))
 
-    def read(place: Place) -> tuple[Place, TrainingComposite]:
+    def read(place: Position) -> tuple[Position, TrainingComposite]:
         return place, run.reader.read(place)
 
-    with closing(read_ahead(places(), read, workers=machine.workers, ahead=machine.ahead)) as composites:
+    with closing(read_ahead(places(), read, workers=resources.workers, ahead=resources.ahead)) as composites:
         batch = []
         for composite in composites:
             batch.append(composite)
@@ -237,7 +237,7 @@ def read_batches(run: Trainee, machine: Machine, steps: range) -> Generator[Batc
 
 
 def forward_backward(
-    run: Trainee, step: int, number: int, passes: int, batches: Iterator[Batch]
+    run: TrainingRun, step: int, number: int, passes: int, batches: Iterator[Batch]
 ) -> torch.Tensor:
     """Add the gradients of one forward pass; return its part of the step's loss."""
     options, processes = run.options, run.processes
@@ -283,7 +283,7 @@ def _to(array: NDArray[np.float32], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _autocast(run: Trainee) -> AbstractContextManager[object]:
+def _autocast(run: TrainingRun) -> AbstractContextManager[object]:
     return torch.autocast(run.device.type, torch.bfloat16) if run.precision == "bf16" else nullcontext()
 
 
@@ -306,7 +306,7 @@ def norm_statistics(network: nn.Module) -> list[torch.Tensor]:
     return [buffer for norm in _norms(network) for buffer in norm.buffers()]
 
 
-def begin_training(run: Trainee) -> None:
+def begin_training(run: TrainingRun) -> None:
     """Put the network into training mode, save for statistics that are to stay as they are."""
     run.model.train()
     if run.options.frozen_norm:
@@ -319,7 +319,7 @@ def freeze_norms(network: nn.Module) -> None:
         norm.eval()
 
 
-def average_norm_statistics(run: Trainee) -> None:
+def average_norm_statistics(run: TrainingRun) -> None:
     """Give all processes the mean of their running statistics, to be called after each step."""
     if run.processes.count == 1:
         return
@@ -329,7 +329,7 @@ def average_norm_statistics(run: Trainee) -> None:
             buffer /= run.processes.count
 
 
-def settle_norm_statistics(run: Trainee, machine: Machine) -> None:
+def settle_norm_statistics(run: TrainingRun, resources: Resources) -> None:
     """Give batch normalisation the mean statistics that the final weights have over some steps' composites.
 
     The running ones lag behind the weights, and know the last few composites best.
@@ -347,7 +347,7 @@ def settle_norm_statistics(run: Trainee, machine: Machine) -> None:
         # None: the plain mean over all forward passes from here on.
         norm.momentum = None
     more = range(steps, steps + -(-wanted // options.batch))
-    with torch.no_grad(), closing(read_batches(run, machine, more)) as batches:
+    with torch.no_grad(), closing(read_batches(run, resources, more)) as batches:
         for read in batches:
             with _autocast(run):
                 run.network(stage_pixels([composite for _, composite in read], options.grid, run.device))
@@ -367,7 +367,7 @@ def ordinal_loss(logits: torch.Tensor, bits: torch.Tensor, weights: torch.Tensor
     return (functional.binary_cross_entropy_with_logits(logits, bits, reduction="none") * weights).sum()
 
 
-def validate(run: Trainee, machine: Machine) -> dict[str, float]:
+def validate(run: TrainingRun, resources: Resources) -> dict[str, float]:
     """Look at the held-out slides: mean loss of the known bits, and how often a bit is right."""
     processes, device = run.processes, run.device
     mine = range(processes.rank, len(run.held_out_draws), processes.count)
@@ -380,8 +380,8 @@ def validate(run: Trainee, machine: Machine) -> dict[str, float]:
             read_ahead(
                 tasks,
                 lambda task: (task[0], run.held_out.read_held_out(*task)),
-                workers=machine.workers,
-                ahead=machine.ahead,
+                workers=resources.workers,
+                ahead=resources.ahead,
             )
         ) as composites,
     ):

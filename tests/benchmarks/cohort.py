@@ -43,7 +43,7 @@ from herohe_model.training.cross_validation import FoldPlan, train_folds
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
 from herohe_model.training.processes import Processes
-from herohe_model.training.step import Machine
+from herohe_model.training.step import Resources
 
 COMPOSITES = 4
 
@@ -174,7 +174,7 @@ def run(job: Job) -> Answers:
         name=job.name,
         trained_on="a synthetic cohort",
         processes=Processes(0, 1, torch.device("cpu")),
-        machine=Machine(workers=1, threads=1, preload=True),
+        machine=Resources(workers=1, threads=1, preload=True),
     )
     with Scorer.load(trained.model, "cpu", "fp32", 1) as scorer:
         predictions = [predict(slide, scorer) for slide in job.held_out]

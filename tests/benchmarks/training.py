@@ -45,7 +45,7 @@ from herohe_model.training.augment import draw_augmentation
 from herohe_model.training.data import (
     CompositeReader,
     Curriculum,
-    Place,
+    Position,
     TrainingComposite,
     TrainingSlide,
     read_ahead,
@@ -102,7 +102,7 @@ def measure_loader(options: argparse.Namespace) -> int:
             first = repeat * options.composites
             places = curriculum.places(range(first, first + options.composites))
 
-            def tiles(place: Place) -> Iterator[Image.Image]:
+            def tiles(place: Position) -> Iterator[Image.Image]:
                 # Any 25 of the slide's patches, in spatial order, as the loader reads them.
                 of = patches[place.slide]
                 chosen = np.random.default_rng(place.epoch).permutation(len(of))[:25]
@@ -110,10 +110,10 @@ def measure_loader(options: argparse.Namespace) -> int:
                     where = (int(of.x[index]), int(of.y[index]))
                     yield handles[place.slide].read_region(where, 0, (PATCH_PX, PATCH_PX))
 
-            def rgb(place: Place) -> list[np.ndarray]:
+            def rgb(place: Position) -> list[np.ndarray]:
                 return [np.asarray(tile.convert("RGB")) for tile in tiles(place)]
 
-            def rgba(place: Place) -> int:
+            def rgba(place: Position) -> int:
                 return sum(1 for _ in tiles(place))
 
             for name, way in (("loader", reader.read), ("raw RGB", rgb), ("raw RGBA", rgba)):

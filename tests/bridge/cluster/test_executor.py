@@ -27,8 +27,8 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
+from herohe_model.files import sha256_of
 from herohe_model.slides.source import Box
-from herohe_model.whole_file import sha256_of
 
 pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridge[cluster]'")
 

@@ -6,7 +6,7 @@ import pytest
 
 from bridge.qupath.safe_replace import Backups, replace_file
 from herohe_model.errors import EntryChangedError, WriteBackError
-from herohe_model.whole_file import sha256_of
+from herohe_model.files import sha256_of
 
 BEFORE, AFTER = b"what was there", b"what shall be there"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from herohe_model.engines.cache import CACHE_VARIABLE, Memory, cache_folder
+from herohe_model.engines.cache import CACHE_VARIABLE, MeasurementCache, cache_folder
 
 FACTS = {"cpu": "Z80", "threads": 1}
 
@@ -21,19 +21,19 @@ def never() -> Found:
 
 
 def test_what_was_found_out_once_is_not_found_out_again(tmp_path: Path) -> None:
-    memory = Memory("numbers", tmp_path / "cache")
+    memory = MeasurementCache("numbers", tmp_path / "cache")
     assert memory.recall(FACTS, Found, lambda: Found(7)) == Found(7)
     assert memory.recall(FACTS, Found, never) == Found(7)
-    assert Memory("numbers", tmp_path / "cache").recall(dict(reversed(FACTS.items())), Found, never) == Found(
-        7
-    )
+    assert MeasurementCache("numbers", tmp_path / "cache").recall(
+        dict(reversed(FACTS.items())), Found, never
+    ) == Found(7)
 
 
 def test_other_facts_have_findings_of_their_own(tmp_path: Path) -> None:
-    memory = Memory("numbers", tmp_path)
+    memory = MeasurementCache("numbers", tmp_path)
     memory.recall(FACTS, Found, lambda: Found(7))
     assert memory.recall({**FACTS, "threads": 2}, Found, lambda: Found(8)) == Found(8)
-    assert Memory("others", tmp_path).recall(FACTS, Found, lambda: Found(9)) == Found(9)
+    assert MeasurementCache("others", tmp_path).recall(FACTS, Found, lambda: Found(9)) == Found(9)
     assert memory.recall(FACTS, Found, never) == Found(7)
 
 
@@ -47,7 +47,7 @@ def test_of_several_at_once_one_finds_out_and_the_others_take_it(tmp_path: Path)
         return Found(len(calls))
 
     def recall(_: int) -> Found | None:
-        memory = Memory("numbers", tmp_path)
+        memory = MeasurementCache("numbers", tmp_path)
         together.wait()
         return memory.recall(FACTS, Found, find_out)
 
@@ -59,12 +59,12 @@ def test_of_several_at_once_one_finds_out_and_the_others_take_it(tmp_path: Path)
 def test_nothing_is_found_out_where_nothing_can_be_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     notices: list[str] = []
-    assert Memory("numbers", tmp_path / "file").recall(FACTS, Found, never, notices.append) is None
+    assert MeasurementCache("numbers", tmp_path / "file").recall(FACTS, Found, never, notices.append) is None
     assert "Nothing can be remembered in" in notices[0]
 
 
 def test_a_failure_to_find_out_is_not_remembered(tmp_path: Path) -> None:
-    memory = Memory("numbers", tmp_path)
+    memory = MeasurementCache("numbers", tmp_path)
     with pytest.raises(AssertionError, match="This is remembered"):
         memory.recall(FACTS, Found, never)
     assert memory.recall(FACTS, Found, lambda: Found(7)) == Found(7)

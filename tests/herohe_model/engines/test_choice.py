@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engines.cache import Memory
+from herohe_model.engines.cache import MeasurementCache
 from herohe_model.engines.choice import (
     WORTH_MEASURING,
     Choice,
@@ -59,7 +59,7 @@ def choose(
         asked or Asked(),
         threads=threads,
         model_sha256="ab" * 32,
-        memory=Memory("engines", memory),
+        memory=MeasurementCache("engines", memory),
         notice=(notices if notices is not None else []).append,
         worth_measuring=0,
         machine_bytes=machine_bytes,
@@ -153,7 +153,7 @@ def test_a_small_network_is_left_to_pytorch_without_measuring(tmp_path: Path) ->
         Asked(),
         threads=1,
         model_sha256="",
-        memory=Memory("engines", tmp_path),
+        memory=MeasurementCache("engines", tmp_path),
     )
     assert choice == Choice("torch", "fp32")
     assert not list(tmp_path.iterdir())
@@ -218,7 +218,7 @@ def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
             Asked("openvino"),
             threads=1,
             model_sha256="",
-            memory=Memory("engines", tmp_path),
+            memory=MeasurementCache("engines", tmp_path),
         )
 
 

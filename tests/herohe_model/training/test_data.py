@@ -30,7 +30,7 @@ from herohe_model.training.data import (
     CompositeReader,
     Curriculum,
     OpenSlides,
-    Place,
+    Position,
     TrainingSlide,
     derived_seed,
     read_ahead,
@@ -94,15 +94,15 @@ def test_the_weights_of_a_step_sum_to_one_and_skip_what_is_unknown() -> None:
 
 def test_composites_are_drawn_afresh_every_epoch_and_alike_from_the_same_seed(data: TrainingSet) -> None:
     reader = CompositeReader(data.slides, data.foreground, OPTIONS)
-    first, again, next_epoch = (reader.read(Place(epoch, 2, 0)) for epoch in (0, 0, 1))
+    first, again, next_epoch = (reader.read(Position(epoch, 2, 0)) for epoch in (0, 0, 1))
     assert (first.pixels == again.pixels).all()
     assert (first.pixels != next_epoch.pixels).any()
-    other = CompositeReader(data.slides, data.foreground, tiny_options(seed=6)).read(Place(0, 2, 0))
+    other = CompositeReader(data.slides, data.foreground, tiny_options(seed=6)).read(Position(0, 2, 0))
     assert (first.pixels != other.pixels).any()
 
 
 def test_a_composite_holds_patches_of_its_slide(data: TrainingSet) -> None:
-    composite = CompositeReader(data.slides, data.foreground, OPTIONS).read(Place(0, 1, 0))
+    composite = CompositeReader(data.slides, data.foreground, OPTIONS).read(Position(0, 1, 0))
     patches = data.foreground[1]
     with Slide(data.slides[1].path) as source:
         cut = [
@@ -124,12 +124,12 @@ def test_preloaded_composites_are_the_same(data: TrainingSet) -> None:
     kept.preload(range(4), workers=2, progress=lambda _: None)
     assert kept.preload_bytes() == 4 * 25 * PATCH_PX**2 * 3
     for slide in range(4):
-        assert (read.read(Place(3, slide, 0)).pixels == kept.read(Place(3, slide, 0)).pixels).all()
+        assert (read.read(Position(3, slide, 0)).pixels == kept.read(Position(3, slide, 0)).pixels).all()
 
 
 def test_without_augmentation_patches_are_not_turned(data: TrainingSet) -> None:
     options = tiny_options(augment=NO_AUGMENTATION)
-    composite = CompositeReader(data.slides, data.foreground, options).read(Place(0, 0, 0))
+    composite = CompositeReader(data.slides, data.foreground, options).read(Position(0, 0, 0))
     assert composite.augmentation is not None
     assert (composite.augmentation.turns == 0).all()
 

@@ -17,7 +17,7 @@ class WriteError(HeroheError):
     code = "write"
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file, or leave what was there untouched; its folder is made if it is not there.
 
     Raises
