@@ -44,7 +44,7 @@ _QUPATH_PROBE_TIMEOUT_S: Final = 120
 # Runs in a process of its own: a JVM can be started only once, and a broken one may take its process along.
 _QUPATH_PROBE: Final = """
 import json, sys
-from bridge.projects.qupath_project import qupath_facts
+from bridge.qupath.jvm import qupath_facts
 print("\\n" + json.dumps(qupath_facts()))
 """
 

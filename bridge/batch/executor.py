@@ -1,4 +1,4 @@
-"""Where the slides of a batch get scored: by threads here, or on a cluster (:mod:`bridge.cluster.executor`)."""
+"""Where the slides of a batch get scored: by threads here, or on a cluster."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Many slides: read, score, keep, write back, one outcome each, whatever happens to the others.
 
 Entries are read and written by the calling thread alone (QuPath's classes live there); slides are read and
-scored at a :class:`~bridge.batch.executor.SlideExecutor`, by threads here or on other machines. A finished result is in the
-manifest before the project is touched, so a run killed at any moment goes on from there.
+scored at a :class:`~bridge.batch.executor.SlideExecutor`, by threads here or on other machines. A finished
+result is in the manifest before the project is touched, so a run killed at any moment goes on from there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class BatchOptions:
     Attributes
     ----------
     region_classes, exclude_classes
-        Classes of annotations to sample in, and to cut out; see :func:`bridge.annotations.regions.build_regions`.
+        Classes of annotations to sample in, and to cut out; see
+        :func:`bridge.annotations.regions.build_regions`.
     slides_at_once
         How many slides are read and scored at a time by threads here.
     """

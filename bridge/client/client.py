@@ -78,7 +78,9 @@ class SlideAnswer:
 
 
 class Client:
-    """A connection to a model server; implements :class:`herohe_model.model.score.CompositeScorer`. Thread-safe.
+    """A connection to a model server; implements :class:`~herohe_model.model.score.CompositeScorer`.
+
+    Thread-safe.
 
     Parameters
     ----------

@@ -152,7 +152,7 @@ def gather_workers(
     Returns
     -------
     tuple
-        The terms that every worker of the run must meet, and what the workers are.
+        The spec that every worker of the run must meet, and what the workers are.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def _wait_for_one(
     """
     from bridge.cluster.worker import be_there
 
-    future = client.submit(be_there, key=f"herohe-hello-{terms.run}", pure=False)
+    future = client.submit(be_there, key=f"herohe-hello-{spec.run}", pure=False)
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     told = time.monotonic() - _NOTICE_S + _QUIET_S

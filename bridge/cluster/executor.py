@@ -89,7 +89,9 @@ class _Task:
 
 
 class DaskExecutor:
-    """Implements :class:`bridge.batch.executor.SlideExecutor` by the workers of a dask cluster. A context manager.
+    """The executor of slides on the workers of a dask cluster; a context manager.
+
+    Implements :class:`bridge.batch.executor.SlideExecutor`.
 
     All workers must be alike in what results depend on. They score with as many threads as this machine
     would, so that the cluster and this machine give the same results.
@@ -168,7 +170,7 @@ class DaskExecutor:
             self._client.close()
             raise
         self.device, self.precision, self.engine = facts.device, facts.precision, facts.engine
-        self._encoded_terms = encode(self._spec)
+        self._encoded_spec = encode(self._spec)
 
     def __enter__(self) -> DaskExecutor:
         return self
@@ -233,7 +235,7 @@ class DaskExecutor:
             from bridge.cluster.worker import let_go
 
             with suppress(OSError):
-                self._client.run(let_go, self._encoded_terms, on_error="ignore")
+                self._client.run(let_go, self._encoded_spec, on_error="ignore")
         self._client.close()
 
     def _hear(self, event: tuple[float, bytes]) -> None:
@@ -309,9 +311,9 @@ class DaskExecutor:
         try:
             future = self._client.submit(
                 score,
-                self._encoded_terms,
+                self._encoded_spec,
                 task.data,
-                key=f"herohe-{self._terms.run}-{self._submitted}",
+                key=f"herohe-{self._spec.run}-{self._submitted}",
                 pure=False,
                 retries=_RETRIES,
                 workers=sorted(workers) if workers is not None else None,
@@ -334,7 +336,7 @@ class DaskExecutor:
         if self._problem is not None:
             self._fail(task, self._problem)
         elif self._cancelled:
-            self._fail(task, CancelledError(f"Scoring of {flight.job.slide} was cancelled"))
+            self._fail(task, CancelledError(f"Scoring of {task.job.slide} was cancelled"))
         else:
             self._unplaced.append(task)
 

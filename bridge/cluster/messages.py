@@ -129,7 +129,7 @@ decode_step: Final = msgspec.msgpack.Decoder(Step).decode
 
 
 def unlike(name: str, here: str, there: str) -> tuple[str, str]:
-    """Return problem and remedy for a worker that differs from the others; see :meth:`Environment.difference`."""
+    """Return problem and remedy for a worker that differs from the others; see :class:`Environment`."""
     if name in ("device", "precision", "engine"):
         remedy = f"Give --{name}, or start workers on machines that are alike"
     elif is_older(here, there):

@@ -59,7 +59,8 @@ class WorkerRegistry:
         if rejected.worker not in self._left_out:
             self._left_out.add(rejected.worker)
             self._notice(
-                f"The worker {misfit.worker} on {misfit.host} is left out: {misfit.problem}. {misfit.remedy}."
+                f"The worker {rejected.worker} on {rejected.host} is left out: {rejected.problem}. "
+                f"{rejected.remedy}."
             )
 
     def supply(self, asked: ModelMissing, *, again: bool) -> bool:

@@ -138,7 +138,7 @@ def _join(spec: RunSpec, worker: Worker) -> Scorer | ModelMissing | Rejected:
     host = socket.gethostname()
     if spec.version != __version__:
         where = f"the worker on {host}" if is_older(__version__, spec.version) else "the driver"
-        problem = f"it has herohe-bridge {__version__}, the driver {terms.version}"
+        problem = f"it has herohe-bridge {__version__}, the driver {spec.version}"
         return Rejected(worker.address, host, problem, f"Update {where}")
     try:
         scorer = _scorer(spec, _directory(worker))

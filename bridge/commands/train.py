@@ -256,7 +256,7 @@ def _train(
                 name=name,
                 trained_on=trained_on,
                 processes=processes,
-                machine=machine,
+                resources=machine,
                 weights=weights,
                 skip_unusable=skip_unusable,
                 listener=view,

@@ -1,6 +1,7 @@
 """The whole system on synthetic slides: draw, train, score through a project, and look at the result.
 
-The weights are for show: they know the phantoms of :mod:`herohe_model.synthetic.phantom` and nothing of tissue.
+The weights are for show: they know the phantoms of :mod:`herohe_model.synthetic.phantom` and nothing of
+tissue.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class QuPathApp:
         """
         with tempfile.TemporaryDirectory(prefix="herohe-") as folder:
             answer, request, script = (Path(folder, n) for n in ("answer.json", "request.json", "ask.groovy"))
-            script.write_bytes(resources.files("bridge").joinpath("qupath_app.groovy").read_bytes())
+            script.write_bytes(resources.files("qupath_scripts").joinpath("HeroheProbe.groovy").read_bytes())
             request.write_bytes(
                 msgspec.json.encode(
                     {

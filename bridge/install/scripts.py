@@ -36,6 +36,7 @@ HOME: Final = "herohe-bridge"
 
 SCRIPTS: Final = ("herohe_score.groovy", "herohe_clear.groovy", "herohe_explain.groovy")
 CLASSES: Final = (
+    "HeroheData",
     "HeroheClient",
     "HeroheServer",
     "HeroheImage",
@@ -187,10 +188,7 @@ def installed_in(folder: Path) -> Installed | None:
 def shared_classes() -> dict[str, str]:
     """Return the Groovy classes that the scripts share: sources by file name."""
     scripts = resources.files("qupath_scripts")
-    sources = {f"{name}.groovy": scripts.joinpath(f"{name}.groovy").read_text("utf-8") for name in CLASSES}
-    # What bridge.qupath.image_data does with objects from outside of QuPath, the scripts do inside by the same code.
-    sources["HeroheData.groovy"] = resources.files("bridge").joinpath("qpdata.groovy").read_text("utf-8")
-    return sources
+    return {f"{name}.groovy": scripts.joinpath(f"{name}.groovy").read_text("utf-8") for name in CLASSES}
 
 
 def _script(name: str) -> bytes:

@@ -1,9 +1,9 @@
 """QuPath projects: their images and annotations, and results written back into them.
 
 Nothing is saved through QuPath's own save, which stores what is in memory: an image's data are replaced by
-:mod:`bridge.qupath.image_data`, the project file is edited by :mod:`bridge.qupath.project_file`. QuPath's classes, reached through
-paquo (:mod:`bridge.qupath.jvm`), read the project, read and write the objects, and check what was written. An object
-of this module belongs to one thread.
+:mod:`bridge.qupath.image_data`, the project file is edited by :mod:`bridge.qupath.project_file`. QuPath's
+classes, reached through paquo (:mod:`bridge.qupath.jvm`), read the project, read and write the objects, and
+check what was written. An object of this module belongs to one thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The messages between clients and the model server, and nothing else: bytes in, typed messages out.
 
-Every function here is pure; sockets are in :mod:`bridge.server.server` and :mod:`bridge.client.client`. A client in another
-language is written against this text.
+Every function here is pure; sockets are in :mod:`bridge.server.server` and :mod:`bridge.client.client`. A
+client in another language is written against this text.
 
 Wire format
 -----------
@@ -13,8 +13,8 @@ The *empty delimiter* is the one that REQ sends by itself; a DEALER must send it
 Simple Reply Envelope") and finds it in front of every reply. What stands before the first empty frame is a
 return address: a ROUTER-DEALER proxy may stand between, up to 8 deep.
 
-The *header* is one JSON object in UTF-8 of at most 1 MiB (limits stand in :mod:`bridge.protocol.messages`). Fields of
-every request:
+The *header* is one JSON object in UTF-8 of at most 1 MiB (limits stand in :mod:`bridge.protocol.messages`).
+Fields of every request:
 
 =============  =======  ==============================================================================
 ``protocol``   number   1, ``PROTOCOL``
@@ -38,9 +38,9 @@ Requests
     Who asks, such as "qupath", and its version of herohe-bridge. Answer: ``info``.
 ``score_composites`` {``composites``, ``model_sha256``?, ``deadline_s``?} + a frame a composite
     ``composites`` lists {``shape``, ``dtype``: "uint8", ``slot``?}, at most 16. With a ``slot`` the
-    pixels lie in the file of that name, shared with the server, and have no frame (:mod:`bridge.transport.shared_pixels`).
-    ``model_sha256`` refuses any other model. After ``deadline_s`` seconds, what has not begun is dropped.
-    Answer: ``result`` with ``scores``.
+    pixels lie in the file of that name, shared with the server, and have no frame
+    (:mod:`bridge.transport.shared_pixels`). ``model_sha256`` refuses any other model. After ``deadline_s``
+    seconds, what has not begun is dropped. Answer: ``result`` with ``scores``.
 ``score_slide`` {``slide``, ``entry``, ``path``?, ``source``?, ``sample``, ``region_classes``,
 ``exclude_classes``, ``no_crop``, ``options``, ``write``?, ``model_sha256``?} + one frame
     The frame is a GeoJSON FeatureCollection as QuPath exports it, in px of the image as QuPath shows it
@@ -51,10 +51,10 @@ Requests
     ``source`` {``name``, ``width``, ``height``,
     ``mpp``?, ``level_downsamples``, ``background``, ``origin_x``, ``origin_y``, ``fingerprint``,
     ``encoding``}, where the origin is the place of the image's (0, 0) on the slide, if the client knows.
-    ``options`` are the fields of :class:`bridge.scoring.options.ScoreOptions`. Answer: ``result`` with ``slide``
-    and a frame with :class:`bridge.results.schema.SlideResult` as JSON; with ``write`` (fields of
-    :class:`bridge.scoring.options.WriteOptions`), which needs a ``source``, a second one with what a script has to
-    write into QuPath (:mod:`bridge.writing.for_script`).
+    ``options`` are the fields of :class:`bridge.scoring.options.ScoreOptions`. Answer: ``result`` with
+    ``slide`` and a frame with :class:`bridge.results.schema.SlideResult` as JSON; with ``write`` (fields of
+    :class:`bridge.scoring.options.WriteOptions`), which needs a ``source``, a second one with what a script
+    has to write into QuPath (:mod:`bridge.writing.for_script`).
 ``pixels`` {``request``, ``read``, ``images``, ``problem``} + a frame an image
     The client's answer to a ``read``: the ``id`` of the ``score_slide``, the number of the read, and for
     each box in its order {``shape``, ``encoding``: "raw", "png" or "jpeg"}; or no image and a ``problem``

@@ -131,7 +131,7 @@ def frame_of(source: ImageSource, slide: Slide, name: str) -> SlideTransform:
     if source.size is not None and source.size != (transform.width, transform.height):
         raise SlideError(
             f"QuPath shows {name} with {source.size[0]} x {source.size[1]} px, but by {slide.path} it has "
-            f"{frame.width} x {frame.height} px, so its annotations cannot be placed",
+            f"{transform.width} x {transform.height} px, so its annotations cannot be placed",
             f"Look whether it is the right file. {_FROM_QUPATH}",
         )
     return transform

@@ -79,8 +79,8 @@ class QuPath:
 
     @cached_property
     def data(self) -> Any:
-        """The bulk operations of ``qpdata.groovy``, compiled when first asked for."""
-        source = resources.files("bridge").joinpath("qpdata.groovy").read_text(encoding="utf-8")
+        """The bulk operations of ``HeroheData.groovy``, compiled when first asked for."""
+        source = resources.files("qupath_scripts").joinpath("HeroheData.groovy").read_text(encoding="utf-8")
         loader = self.java("groovy.lang.GroovyClassLoader")(
             self.java("qupath.lib.io.PathIO").class_.getClassLoader()
         )

@@ -257,7 +257,7 @@ def _put_together(
             file,
             "report.html",
             context,
-            package="bridge",
+            package="bridge.report",
             scripts=("table.js", "heatmap.js", "report.js"),
             files_beside=not details_inside,
         )

@@ -68,7 +68,7 @@ class Frontend:
         self.local_endpoints = _bind(socket, [*here, "tcp://127.0.0.1:*", *more])
 
     def bind_remote(self, endpoints: Sequence[str], key: KeyPair) -> None:
-        """Listen with CURVE; who is let in is up to the context's :class:`~bridge.transport.curve.ZapAuthenticator`."""
+        """Listen with CURVE; the context's ZapAuthenticator says who is let in."""
         socket = self._socket()
         socket.curve_server = 1
         socket.curve_publickey = key.public.encode()

@@ -12,7 +12,7 @@ from bridge.protocol.messages import ArrayHeader
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A composite's score as it travels: float32, little-endian; see :class:`bridge.protocol.messages.Scores`."""
+    """A composite's score as it travels: float32, little-endian."""
 
     cells: int
     bits: int

@@ -1,7 +1,8 @@
 """A model worker: a process of the server that holds the model on one device.
 
-Started by :mod:`bridge.server.worker_pool` as ``python -m bridge.server.worker`` with its settings on standard input. One thread
-talks to the server, the scorer's own computes; a worker in the middle of a long forward pass still answers.
+Started by :mod:`bridge.server.worker_pool` as ``python -m bridge.server.worker`` with its settings on
+standard input. One thread talks to the server, the scorer's own computes; a worker in the middle of a long
+forward pass still answers.
 """
 
 from __future__ import annotations

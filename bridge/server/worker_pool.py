@@ -338,10 +338,10 @@ class WorkerPool:
         self._complete = self._complete or all(other.state == "ready" for other in self._slots)
 
     def _fill(self, slot: _WorkerSlot) -> None:
-        """Start a worker for a seat that has none."""
+        """Start a worker for a slot that has none."""
         slot.restarts += 1
         slot.state = "loading"
-        slot.name = f"{seat.index}.{seat.restarts}".encode()
+        slot.name = f"{slot.index}.{slot.restarts}".encode()
         settings = WorkerSettings(
             endpoint=self._endpoint,
             name=slot.name.decode(),
@@ -378,7 +378,7 @@ class WorkerPool:
         code = slot.child.returncode
         _let_go(slot.child)
         if not self._complete:
-            ended = f"The worker on {seat.device} ended with exit code {code} while it loaded the model"
+            ended = f"The worker on {slot.device} ended with exit code {code} while it loaded the model"
             self._give_up(slot, TaskFailure("no_worker", ended, _SMALLER))
             return
         slot.failures += 1
@@ -396,14 +396,14 @@ class WorkerPool:
             else:
                 self._queue.put_back(composite.client, composite)
         if slot.failures >= _MAX_FAILURES:
-            often = f"The worker on {seat.device} ended {seat.failures} times in a row (exit code {code})"
+            often = f"The worker on {slot.device} ended {slot.failures} times in a row (exit code {code})"
             self._give_up(slot, TaskFailure("no_worker", often, _SMALLER))
             return
         self._fill(slot)
         self.give_out()
 
     def _give_up(self, slot: _WorkerSlot, why: TaskFailure) -> None:
-        """Leave a seat empty; with the last, everything ends."""
+        """Leave a slot empty; with the last, everything ends."""
         slot.state = "failed"
         if slot.child is not None:
             _let_go(slot.child)

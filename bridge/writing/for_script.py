@@ -1,4 +1,4 @@
-"""What QuPath's script has to write, worked out here so that it is what :mod:`bridge.projects.qupath_project` would write.
+"""What QuPath's script has to write: the same plan as for a project, as JSON.
 
 The script only puts names and numbers onto objects: which annotation gets which values, where each tile goes
 and what everything is called is decided by :func:`bridge.writing.plan.plan_writing` for every way in.

@@ -94,7 +94,7 @@ class OutOfFold:
         return _stored(self.bit_probabilities(temperature)[:, positive])
 
     def predictions(self, temperature: float, threshold: Threshold) -> Predictions:
-        """Return the predictions as :func:`herohe_model.evaluation.evaluate.evaluate` takes them, with `cases`."""
+        """Return the predictions as ``evaluate`` takes them, with `cases`."""
         q = self.bit_probabilities(temperature)
         grades = [ihc_probabilities(_stored(row), self.target) for row in q]
         positive = self.target.steps.index(self.positive_step)

@@ -41,7 +41,7 @@ def page(evaluation: Evaluation) -> str:
         file,
         "evaluation.html",
         context,
-        package="herohe_model",
+        package="herohe_model.pages",
         styles=("evaluation.css",),
         filters={"number": _number, "percent": _percent},
     )

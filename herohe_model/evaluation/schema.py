@@ -1,7 +1,8 @@
 """What an evaluation says, as values that travel to JSON and to the page.
 
-Intervals are 95%: of measures over all cases by the bootstrap (:data:`herohe_model.evaluation.bootstrap.METHOD`), of
-shares of a few cases Wilson's. None stands for what is not defined.
+Intervals are 95%: of measures over all cases by the bootstrap
+(:data:`herohe_model.evaluation.bootstrap.METHOD`), of shares of a few cases Wilson's. None stands for what
+is not defined.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Composites come in the order they were drawn, in windows of a few: the patches of a window are read in the
 order they lie in the file, by as many threads as the source is best read with, while the window before is
 being scored. A patch that stands in a later window too is kept, as far as memory that does not grow with the
-slide allows, and not read again. The pictures are those of :func:`herohe_model.sampling.composite.read_composite`.
+slide allows, and not read again. The pictures are those of
+:func:`herohe_model.sampling.composite.read_composite`.
 """
 
 from __future__ import annotations

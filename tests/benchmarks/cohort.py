@@ -28,12 +28,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.synthetic_cohort import CohortSlide, make_cohort
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Annotation, build_regions
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import score_slide
-from herohe_model.cohort import CohortSlide, make_cohort
 from herohe_model.engines.scorer import Scorer
 from herohe_model.evaluation.bootstrap import bootstrap, interval
 from herohe_model.evaluation.metrics import f1_score, roc_auc
@@ -174,7 +177,7 @@ def run(job: Job) -> Answers:
         name=job.name,
         trained_on="a synthetic cohort",
         processes=Processes(0, 1, torch.device("cpu")),
-        machine=Resources(workers=1, threads=1, preload=True),
+        resources=Resources(workers=1, threads=1, preload=True),
     )
     with Scorer.load(trained.model, "cpu", "fp32", 1) as scorer:
         predictions = [predict(slide, scorer) for slide in job.held_out]

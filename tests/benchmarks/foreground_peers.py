@@ -22,9 +22,12 @@ from pathlib import Path
 import numpy as np
 from foreground import TILE, tissue
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.mosaic_slides import write_mosaic_tiff
+
 from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic.slides import write_mosaic_tiff
 
 SIDES = (40_960, 81_920)
 PIECE = 20_480

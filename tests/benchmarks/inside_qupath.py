@@ -1,6 +1,6 @@
 """One annotation of a 40,000 px slide, from *Run* in QuPath to the result, beside ``herohe-bridge score``.
 
-Run by hand: ``python tests/benchmarks/inside_qupath.py``; needs a QuPath that paquo finds. Everything goes
+Run by hand: ``python tests/benchmarks/qupath_process.py``; needs a QuPath that paquo finds. Everything goes
 through one warm server, on this machine, in turns. What is timed:
 
 - QuPath: from the moment that an open QuPath, without its window, begins to compile herohe_score.groovy until
@@ -36,8 +36,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inside_qupath import InsideQuPath, installed_qupath
-from qupath_project import MadeProject
+from helpers.mosaic_slides import write_mosaic_tiff
+from helpers.qupath_process import InsideQuPath, installed_qupath
+from helpers.qupath_projects import MadeProject
 
 from bridge.batch.run import BatchOptions
 from bridge.commands.score import score_collection
@@ -49,7 +50,6 @@ from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import running_servers
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
-from herohe_model.synthetic.slides import write_mosaic_tiff
 
 DRIVER = Path(__file__).with_name("inside_qupath.groovy")
 TILE = 400

@@ -21,11 +21,14 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.mosaic_slides import write_mosaic_tiff
+
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic.slides import write_mosaic_tiff
 
 TILE = 512
 

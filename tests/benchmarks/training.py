@@ -30,6 +30,7 @@ import numpy as np
 import openslide
 import psutil
 import torch
+from helpers.mosaic_slides import write_mosaic_tiff
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +41,6 @@ from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.synthetic.phantom import draw_phantom
-from herohe_model.synthetic.slides import write_mosaic_tiff
 from herohe_model.training.augment import draw_augmentation
 from herohe_model.training.data import (
     CompositeReader,
@@ -177,7 +177,7 @@ def measure_steps(options: argparse.Namespace) -> int:
 def count_memory(options: argparse.Namespace) -> int:
     """Print the peak of each backbone, precision and way of keeping activations."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from step_memory import peak_of_tensors
+    from helpers.step_memory import peak_of_tensors
 
     for backbone in options.backbone:
         for precision in ("fp32", "bf16"):

@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from made_results import made_prediction, made_provenance
-from qupath_project import MadeProject, images
+from helpers.example_results import made_prediction, made_provenance
+from helpers.qupath_projects import MadeProject, images
 
 from bridge.projects.qupath_project import QuPathProject
 from bridge.results.schema import Outcome, PlacedPatch, RegionResult, SlideResult

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.small_slides import drawn, small_slide
 from shapely.geometry import box
-from small_world import drawn, small_slide
 
 from bridge.annotations.geojson import (
     annotations_from_geojson,

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours
+from helpers.small_slides import PATCH_PX, small_model, tissue_picture
 from numpy.typing import NDArray
-from qupath_project import MadeProject, describe, draw_every_kind, files, ours
 from shapely.geometry.base import BaseGeometry
-from small_world import PATCH_PX, small_model, tissue_picture
 
 from bridge.batch.run import BatchOptions, BatchSummary, run_batch
 from bridge.projects.open import open_collection

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from small_world import drawn, small_model, small_slide
+from helpers.small_slides import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.run import BatchOptions, BatchSummary, plan_batch, run_batch

@@ -16,10 +16,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers.scripted_worker import WAIT_FOR_GATE
+from helpers.servers import (
+    PATIENCE_S,
+    SIDE_PX,
+    Running,
+    all_gone,
+    composite,
+    scripted,
+    serving,
+    wait_until,
+)
+from helpers.small_slides import small_model
 from numpy.typing import NDArray
-from running_server import PATIENCE_S, SIDE_PX, Running, all_gone, composite, scripted, serving, wait_until
-from scripted_worker import WAIT_FOR_GATE
-from small_world import small_model
 
 import bridge.client.client
 import bridge.client.connection

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripted_worker import WAIT_FOR_GATE
+from helpers.servers import (
+    PATIENCE_S,
+    SIDE_PX,
+    Running,
+    composite,
+    scripted,
+    serving,
+    wait_until,
+)
+from helpers.small_slides import small_model
 from numpy.typing import NDArray
-from running_server import PATIENCE_S, SIDE_PX, Running, composite, scripted, serving, wait_until
-from scripted_worker import WAIT_FOR_GATE
-from small_world import small_model
 
 import bridge.client.connection
 from bridge.client.load_balancer import SpreadScorer, connect_servers

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from helpers.servers import wait_until
+from helpers.small_slides import drawn, small_model, small_slide
 from msgspec.structs import replace
-from running_server import wait_until
-from small_world import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import build_regions
@@ -33,7 +33,7 @@ from herohe_model.slides.source import Box
 pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridge[cluster]'")
 
 from distributed import Client
-from running_dask import Dask, dask_cluster
+from helpers.dask_cluster import Dask, dask_cluster
 
 from bridge.cluster.connect import ClusterAddress, ClusterError
 from bridge.cluster.executor import DaskExecutor

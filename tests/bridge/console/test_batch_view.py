@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_results import made_result
+from helpers.example_results import made_result
+from helpers.small_slides import drawn, small_model, small_slide
 from numpy.typing import NDArray
 from rich.console import Console
-from small_world import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer

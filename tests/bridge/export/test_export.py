@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
-from made_results import made_provenance, made_result
+from helpers.example_results import made_provenance, made_result
+from helpers.small_slides import PATCH_PX, drawn, small_model, small_slide, tissue_picture
 from rich.console import Console
-from small_world import PATCH_PX, drawn, small_model, small_slide, tissue_picture
 
 from bridge.annotations.geojson import annotations_from_geojson, write_annotations
 from bridge.batch.run import BatchOptions, run_batch

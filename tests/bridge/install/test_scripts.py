@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from jvm_peer import GSON
-from qupath_project import files
-from small_world import small_model
+from helpers.java_client import GSON
+from helpers.qupath_projects import files
+from helpers.small_slides import small_model
 
 from bridge.commands.qupath import command
 from bridge.install.installed_files import (

@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.qupath_projects import (
+    MadeProject,
+    describe,
+    draw_every_kind,
+    files,
+    images,
+    ours,
+)
+from helpers.sampled_results import PATCH, sampled_result
+from helpers.small_slides import drawn, small_slide
 from numpy.typing import NDArray
-from qupath_project import MadeProject, describe, draw_every_kind, files, images, ours
-from sampled_results import PATCH, sampled_result
 from shapely.geometry import box
-from small_world import drawn, small_slide
 
 from bridge.annotations.geojson import annotations_from_geojson
 from bridge.annotations.regions import build_regions

@@ -15,8 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from qupath_project import MadeProject, describe, draw_every_kind, files, images, ours
-from sampled_results import sampled_result
+from helpers.qupath_projects import (
+    MadeProject,
+    describe,
+    draw_every_kind,
+    files,
+    images,
+    ours,
+)
+from helpers.sampled_results import sampled_result
 
 from bridge.commands.clear import command as clear
 from bridge.projects.base import Entry
@@ -35,7 +42,7 @@ from herohe_model.synthetic.slides import write_tiff
 pytestmark = pytest.mark.qupath
 
 DATA = Path("data", "1", "data.qpdata")
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +169,7 @@ def child(code: str, project: Path, **environment: str) -> subprocess.Popen[str]
         "from pathlib import Path\n"
         "from bridge.scoring.slide.options import WriteOptions\n"
         "from bridge.projects.qupath_project import QuPathProject\n"
-        "from sampled_results import sampled_result\n"
+        "from helpers.sampled_results import sampled_result\n"
         f"opened = QuPathProject(Path({str(project)!r}))\n"
         "content = opened.read(opened.entries()[0])\n"
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sampled_results import sampled_result
+from helpers.sampled_results import sampled_result
+from helpers.small_slides import small_slide, tissue_picture
 from shapely.geometry import box, shape
-from small_world import small_slide, tissue_picture
 
 from bridge.commands.clear import command as clear
 from bridge.projects.base import Entry

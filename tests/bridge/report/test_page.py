@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_results import made_provenance, made_result
+from helpers.example_results import made_provenance, made_result
+from helpers.small_slides import PATCH_PX, drawn, small_model, small_slide
 from PIL import Image
-from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.run import BatchOptions, run_batch

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_results import made_result
+from helpers.example_results import made_result
 
 from bridge.results.files import COLUMNS, ResultFileError, read_json, write_csv, write_json
 from bridge.results.schema import Outcome, SlideResult

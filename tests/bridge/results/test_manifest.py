@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_results import made_result
+from helpers.example_results import made_result
 
 from bridge.results.manifest import Manifest, ManifestError, work_key
 

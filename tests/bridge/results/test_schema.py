@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from made_results import STEPS, made_provenance, made_region, made_result
+from helpers.example_results import STEPS, made_provenance, made_region, made_result
 
 from bridge.results.schema import (
     Outcome,

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from helpers.small_slides import PATCH_PX, drawn, small_model, small_slide
 from shapely.geometry import box
-from small_world import PATCH_PX, drawn, small_model, small_slide
 
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
 from bridge.results.schema import Outcome, Prediction, SlideResult

@@ -71,11 +71,11 @@ def test_calls_from_many_threads_are_made_each_once_and_in_order() -> None:
     loop_calls = LoopCalls(context)
     seen: list[tuple[int, int]] = []
 
-    def call_soon_threadsafe(thread: int) -> None:
+    def put_calls(thread: int) -> None:
         for number in range(200):
             assert loop_calls.call_soon_threadsafe(lambda number=number: seen.append((thread, number)))  # type: ignore[misc]
 
-    threads = [threading.Thread(target=post, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=put_calls, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     while len(seen) < 800:

@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from plain_zmtp import PlainConnection
-from running_server import (
+from helpers.raw_zmtp import PlainConnection
+from helpers.scripted_worker import FAIL, KILL, WAIT_FOR_GATE
+from helpers.servers import (
     PATIENCE_S,
     SIDE_PX,
     Peer,
@@ -28,7 +29,6 @@ from running_server import (
     serving,
     wait_until,
 )
-from scripted_worker import FAIL, KILL, WAIT_FOR_GATE
 
 from bridge import __version__
 from bridge.client.address import ServerAddress

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from helpers.scripted_worker import WAIT_FOR_GATE
+from helpers.servers import PATIENCE_S, Peer, Running, scripted, serving, wait_until
+from helpers.small_slides import MPP, drawn, small_model, small_slide, tissue_picture
 from numpy.typing import NDArray
-from running_server import PATIENCE_S, Peer, Running, scripted, serving, wait_until
-from scripted_worker import WAIT_FOR_GATE
-from small_world import MPP, drawn, small_model, small_slide, tissue_picture
 
 from bridge.annotations.geojson import annotations_from_geojson, write_annotations
 from bridge.annotations.regions import build_regions

@@ -97,8 +97,8 @@ def test_memory_of_removed_files_is_given_back(tmp_path: Path) -> None:
 def test_what_a_killed_server_left_is_removed_by_the_next_and_a_living_ones_is_not(tmp_path: Path) -> None:
     living = SharedPixelsDirectory()
     killed = subprocess.run(
-        [sys.executable, "-c", "import os; from bridge.transport.shared_pixels import SlotDirectory; d = SlotDirectory();"
-         "print(d.path, flush=True); os._exit(9)"],
+        [sys.executable, "-c", "import os; from bridge.transport.shared_pixels import SharedPixelsDirectory;"
+         "d = SharedPixelsDirectory(); print(d.path, flush=True); os._exit(9)"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     left = Path(killed.stdout.strip())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from made_results import made_result
+from helpers.example_results import made_result
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 

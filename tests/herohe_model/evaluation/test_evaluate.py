@@ -492,7 +492,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(evaluation: Eval
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "import test_evaluate as t;"
-        "from herohe_model.evaluation.schema.schema import to_json; from herohe_model.evaluation.page import page;"
+        "from herohe_model.evaluation.schema import to_json; from herohe_model.evaluation.page import page;"
         "c = t.cohort(); e = t.evaluate(t.match_truth(t.predicted(c), c), title='Trial', resamples=300);"
         "sys.stdout.buffer.write(to_json(e) + page(e).encode())"
     )

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+from helpers.mosaic_slides import write_mosaic_tiff
 from numpy.typing import NDArray
 
 from herohe_model.errors import CancelledError
 from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
 from herohe_model.slides.slide import Slide
-from herohe_model.synthetic.slides import write_mirax, write_mosaic_tiff, write_tiff
+from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 
 def tissue(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -8,14 +8,10 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from helpers.mosaic_slides import write_mosaic_tiff
 from numpy.typing import NDArray
 
-from herohe_model.synthetic.slides import (
-    write_mirax,
-    write_mosaic_tiff,
-    write_tiff,
-    write_tiled_tiff,
-)
+from herohe_model.synthetic.slides import write_mirax, write_tiff, write_tiled_tiff
 
 
 def patchwork(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import CASES, MACHINE, NO_AUGMENTATION, tiny_options, tiny_set
+from helpers.small_training import CASES, MACHINE, NO_AUGMENTATION, tiny_options, tiny_set
 
 from herohe_model.dataset.cases import target_arrays
 from herohe_model.engines.scorer import Scorer
@@ -45,7 +45,7 @@ def test_a_family_learns_four_composites_by_heart_and_its_file_scores_them_right
         tmp_path / "run",
         slides_sha256="slides",
         processes=Processes(0, 1, torch.device("cpu")),
-        machine=MACHINE,
+        resources=MACHINE,
     )
     losses = [r["loss"] for r in RunFolder(tmp_path / "run").read_log() if r["event"] == "step"]
     assert losses[-1] < losses[0]

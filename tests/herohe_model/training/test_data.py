@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shapely.geometry import box
-from tiny_training import (
+from helpers.small_training import (
     NO_AUGMENTATION,
     OPTIONS,
     PATCH_PX,
@@ -21,6 +20,7 @@ from tiny_training import (
     tiny_set,
     tiny_slides,
 )
+from shapely.geometry import box
 
 from herohe_model.dataset.cases import Case
 from herohe_model.errors import CancelledError, SlideUnreadableError

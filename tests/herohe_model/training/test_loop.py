@@ -11,8 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from step_memory import peak_of_tensors
-from tiny_training import MACHINE, NO_AUGMENTATION, OPTIONS, break_tiles, tiny_options, tiny_set
+from helpers.small_training import (
+    MACHINE,
+    NO_AUGMENTATION,
+    OPTIONS,
+    break_tiles,
+    tiny_options,
+    tiny_set,
+)
+from helpers.step_memory import peak_of_tensors
 
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.model.card import read_card
@@ -40,7 +47,7 @@ def train(
         folder,
         slides_sha256="slides",
         processes=ALONE,
-        machine=MACHINE,
+        resources=MACHINE,
         stop=stop,
         name="tiny",
     )
@@ -141,7 +148,7 @@ def test_a_run_does_not_go_on_with_other_options_or_slides(data: TrainingSet, wh
     with pytest.raises(OptionError, match=r"lr was 0\.002, is 0\.1"):
         train(data, tiny_options(lr=0.1), whole_run)
     with pytest.raises(OptionError, match="slides, their truth or their regions"):
-        train_network(data, OPTIONS, whole_run, slides_sha256="others", processes=ALONE, machine=MACHINE)
+        train_network(data, OPTIONS, whole_run, slides_sha256="others", processes=ALONE, resources=MACHINE)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(data: TrainingSet, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 import torch
 import torch.distributed.run
-from tiny_training import tiny_options
+from helpers.small_training import tiny_options
 
 from herohe_model.model.checkpoint import load_model
 from herohe_model.training.options import TrainOptions
 from herohe_model.training.run_folder import RunFolder
 
-_TESTS = Path(__file__).resolve().parents[1]
+_TESTS = Path(__file__).resolve().parents[2]
 # Two passes a step and process, so that all but the last keep their gradients to themselves.
 _OPTIONS = tiny_options(
     epochs=12, micro_batch=1, checkpoint_gradients=True, validate_every=4, checkpoint_every=2
@@ -28,7 +28,7 @@ _OPTIONS = tiny_options(
 def command(folder: Path, output: Path, options: TrainOptions, *, processes: int = 1) -> list[str]:
     torchrun = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone"]
     torchrun += [] if processes == 1 else ["--nproc-per-node", str(processes)]
-    script = [str(_TESTS / "tiny_run.py"), str(folder), str(output)]
+    script = [str(_TESTS / "helpers" / "train_process.py"), str(folder), str(output)]
     return [sys.executable, *torchrun, *script, msgspec.json.encode(options).decode()]
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dask_peer
 import msgspec
-from dask_peer import Part
 
 from bridge.transport.child_process import end_child, start_child
+from helpers import dask_process
+from helpers.dask_process import Part
 
 
 @dataclass
@@ -67,7 +67,9 @@ class Dask:
 
 def start(part: Part) -> Peer:
     """Start a peer."""
-    return Peer(start_child([dask_peer.__file__], settings=msgspec.json.encode(part), stdout=subprocess.PIPE))
+    return Peer(
+        start_child([dask_process.__file__], settings=msgspec.json.encode(part), stdout=subprocess.PIPE)
+    )
 
 
 @contextmanager

@@ -28,10 +28,10 @@ GSON = Jar(
     "2.11.0",
     "57928d6e5a6edeb2abd3770a8f95ba44dce45f3b23b7a9dc2b309c581552a78b",
 )
-DRIVER = Path(__file__).parent / "qupath_scripts" / "peer.groovy"
+DRIVER = Path(__file__).parents[1] / "qupath_scripts" / "client.groovy"
 
 
-class JvmPeer:
+class JavaClient:
     """Talks to servers as a script in QuPath does; one command at a time."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -57,7 +57,7 @@ class JvmPeer:
 
 
 @contextmanager
-def running_peer(folder: Path) -> Iterator[JvmPeer]:
+def running_java_client(folder: Path) -> Iterator[JavaClient]:
     """Start one; skips where there is no Java, or where its jars cannot be had."""
     java = shutil.which("java")
     if java is None:
@@ -80,7 +80,7 @@ def running_peer(folder: Path) -> Iterator[JvmPeer]:
     ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        yield JvmPeer(process)
+        yield JavaClient(process)
     finally:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.synthetic_cohort import LEVELS, CohortRules, case_of_level, make_cohort
 
-from herohe_model.cohort import LEVELS, CohortRules, case_of_level, make_cohort
 from herohe_model.dataset.cases import level_of
 from herohe_model.dataset.labels import read_labels
 from herohe_model.grades import Target

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.synthetic_cohort import CohortRules, make_cohort
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import Annotation
@@ -24,7 +25,6 @@ from bridge.commands.train import command as train
 from bridge.projects.open import open_collection
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
-from herohe_model.cohort import CohortRules, make_cohort
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError, SlideError

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running_server import PATIENCE_S, all_gone
-from small_world import small_model
+from helpers.servers import PATIENCE_S, all_gone
+from helpers.small_slides import small_model
 
 from bridge.transport.discovery import (
     ServerRecord,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import shapely
-from made_results import STEPS, made_prediction, made_provenance
 
 from bridge.annotations.regions import Region, build_regions
 from bridge.projects.base import EntryContent
@@ -20,6 +19,7 @@ from bridge.results.schema import (
     RegionResult,
     SlideResult,
 )
+from helpers.example_results import STEPS, made_prediction, made_provenance
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
 

@@ -1,6 +1,6 @@
 """A process that trains on the tiny slides and prints each step: to be killed, or started by torchrun.
 
-Usage: tiny_run.py SLIDES OUTPUT OPTIONS_JSON [HOLD]
+Usage: train_process.py SLIDES OUTPUT OPTIONS_JSON [HOLD]
 
 After step HOLD it waits for the end of its input, so that it cannot finish before it is killed.
 """
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import msgspec
-from tiny_training import MACHINE, tiny_set
 
+from helpers.small_training import MACHINE, tiny_set
 from herohe_model.training.loop import NullListener, train_network
 from herohe_model.training.options import TrainOptions, check_options
 from herohe_model.training.processes import join_processes
@@ -43,7 +43,7 @@ def _main(slides: Path, output: Path, options: TrainOptions, hold: int) -> None:
             output,
             slides_sha256="slides",
             processes=processes,
-            machine=MACHINE,
+            resources=MACHINE,
             listener=_Steps(hold),
         )
 

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
-from jvm_peer import JvmPeer, running_peer
+from helpers.java_client import JavaClient, running_java_client
+from helpers.small_slides import MPP, PATCH_PX, small_model, small_slide
 from PIL import Image
-from small_world import MPP, PATCH_PX, small_model, small_slide
 
 from bridge.install.scripts import ScriptSettings
 from bridge.results.schema import SlideResult
@@ -37,8 +37,8 @@ WHOLE_SLIDE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JvmPeer]:
-    with running_peer(tmp_path_factory.mktemp("peer")) as peer:
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JavaClient]:
+    with running_java_client(tmp_path_factory.mktemp("peer")) as peer:
         yield peer
 
 
@@ -67,7 +67,9 @@ def serving(model: Path, *options: str) -> Iterator[ServerRecord]:
 
 
 @pytest.fixture(scope="module")
-def server(peer: JvmPeer, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerRecord]:
+def server(
+    peer: JavaClient, runtime: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerRecord]:
     """The server that the scripts start by themselves."""
     home = tmp_path_factory.mktemp("herohe-bridge")
     write_settings(home, runtime, model=str(small_model(home / "small model.safetensors")))
@@ -82,38 +84,38 @@ def address(record: ServerRecord) -> dict[str, Any]:
     return {"endpoint": tcp, "token": record.token, "pid": record.pid}
 
 
-def test_hello_says_who_the_server_is(peer: JvmPeer, server: ServerRecord) -> None:
+def test_hello_says_who_the_server_is(peer: JavaClient, server: ServerRecord) -> None:
     info = peer.ask("hello", **address(server))["ok"]
     assert (info["type"], info["model_sha256"], info["protocol"]) == ("info", server.model_sha256, 1)
 
 
-def test_one_client_asks_again_and_again(peer: JvmPeer, server: ServerRecord) -> None:
+def test_one_client_asks_again_and_again(peer: JavaClient, server: ServerRecord) -> None:
     assert peer.ask("hellos", **address(server), times=100)["ok"] == ["info"] * 100
 
 
-def test_status_tells_the_load(peer: JvmPeer, server: ServerRecord) -> None:
+def test_status_tells_the_load(peer: JavaClient, server: ServerRecord) -> None:
     assert peer.ask("status", **address(server))["ok"]["load"]["slides"] == 0
 
 
-def test_composites_come_back_as_logits_and_contributions(peer: JvmPeer, server: ServerRecord) -> None:
+def test_composites_come_back_as_logits_and_contributions(peer: JavaClient, server: ServerRecord) -> None:
     found = peer.ask("score_composites", **address(server), side=SIDE, count=2)["ok"]
     assert found["header"]["scores"] == {"composites": 2, "cells": 25, "bits": 3}
     logits, shares = (np.frombuffer(base64.b64decode(f), "<f4") for f in found["frames"])
     assert np.allclose(shares.reshape(2, 25, 3).sum(axis=1), logits.reshape(2, 3), atol=1e-4)
 
 
-def test_the_token_is_needed(peer: JvmPeer, server: ServerRecord) -> None:
+def test_the_token_is_needed(peer: JavaClient, server: ServerRecord) -> None:
     refused = peer.ask("hello", **{**address(server), "token": "wrong"})
     assert refused["code"] == "unauthorized"
 
 
-def test_another_model_is_refused_in_words(peer: JvmPeer, server: ServerRecord) -> None:
+def test_another_model_is_refused_in_words(peer: JavaClient, server: ServerRecord) -> None:
     refused = peer.ask("score_composites", **address(server), side=SIDE, count=1, model_sha256="0" * 64)
     assert refused["code"] == "wrong_model"
     assert len(refused["failure"]) > 20
 
 
-def test_a_slide_is_scored_from_its_file(peer: JvmPeer, server: ServerRecord, tmp_path: Path) -> None:
+def test_a_slide_is_scored_from_its_file(peer: JavaClient, server: ServerRecord, tmp_path: Path) -> None:
     slide = small_slide(tmp_path / "a slide ü.tif")
     request = {
         "slide": "one",
@@ -137,7 +139,7 @@ def test_a_slide_is_scored_from_its_file(peer: JvmPeer, server: ServerRecord, tm
 
 @pytest.mark.parametrize("encoding", ["raw", "png", "jpeg"])
 def test_pixels_are_sent_when_the_server_cannot_open_the_slide(
-    peer: JvmPeer, server: ServerRecord, encoding: str
+    peer: JavaClient, server: ServerRecord, encoding: str
 ) -> None:
     request = {**WHOLE_SLIDE, "source": {**WHOLE_SLIDE["source"], "encoding": encoding}}
     answer = peer.ask("score_slide", **address(server), request=request, regions="")["ok"]
@@ -146,7 +148,7 @@ def test_pixels_are_sent_when_the_server_cannot_open_the_slide(
     assert answer["markup"]["whole_image"]["name"] == "HER2-HE"
 
 
-def test_encoded_pixels_are_those_of_the_picture(peer: JvmPeer) -> None:
+def test_encoded_pixels_are_those_of_the_picture(peer: JavaClient) -> None:
     box = {"x": 10, "y": 20, "width": 64, "height": 32, "out_width": 64, "out_height": 32}
     x, y = np.meshgrid(np.arange(10, 74), np.arange(20, 52))
     wanted = np.dstack([x, y, np.full_like(x, 7)]).astype(np.uint8)
@@ -158,13 +160,13 @@ def test_encoded_pixels_are_those_of_the_picture(peer: JvmPeer) -> None:
     assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg))).astype(int) - wanted).mean() < 8
 
 
-def test_a_reader_that_fails_is_said_in_words(peer: JvmPeer, server: ServerRecord) -> None:
+def test_a_reader_that_fails_is_said_in_words(peer: JavaClient, server: ServerRecord) -> None:
     found = peer.ask("score_slide", **address(server), request=WHOLE_SLIDE, regions="", broken_reader=True)
     assert "the disk is gone" in found["failure"]
 
 
 @pytest.mark.parametrize("then", ["cancel", "interrupt"])
-def test_cancelling_leaves_nothing_behind(peer: JvmPeer, server: ServerRecord, then: str) -> None:
+def test_cancelling_leaves_nothing_behind(peer: JavaClient, server: ServerRecord, then: str) -> None:
     request = {**WHOLE_SLIDE, "options": {"composites": 300}}
     found = peer.ask("score_slide", **address(server), request=request, regions="", then=then)
     assert found["code"] == "cancelled"
@@ -175,7 +177,7 @@ def test_cancelling_leaves_nothing_behind(peer: JvmPeer, server: ServerRecord, t
 
 
 def test_over_curve_with_large_frames_until_it_is_killed(
-    peer: JvmPeer, runtime: Path, tmp_path: Path
+    peer: JavaClient, runtime: Path, tmp_path: Path
 ) -> None:
     server_keys, client_keys = KeyPair.new(), KeyPair.new()
     _, key = write_pair(tmp_path / "server", "server", server_keys)
@@ -207,7 +209,7 @@ def test_over_curve_with_large_frames_until_it_is_killed(
 
 
 def test_the_running_server_is_found(
-    peer: JvmPeer, server: ServerRecord, runtime: Path, tmp_path: Path
+    peer: JavaClient, server: ServerRecord, runtime: Path, tmp_path: Path
 ) -> None:
     write_settings(tmp_path, runtime, model=server.model_path)
     found = peer.ask("connect", home=str(tmp_path))["ok"]
@@ -215,7 +217,7 @@ def test_the_running_server_is_found(
     assert any("0.0.1" in notice and "update the scripts" in notice for notice in found["notices"])
 
 
-def test_a_start_that_fails_is_explained(peer: JvmPeer, runtime: Path, tmp_path: Path) -> None:
+def test_a_start_that_fails_is_explained(peer: JavaClient, runtime: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no model")
     write_settings(tmp_path, runtime, model=str(broken))
@@ -223,13 +225,13 @@ def test_a_start_that_fails_is_explained(peer: JvmPeer, runtime: Path, tmp_path:
     assert str(broken) in found["failure"] and "herohe-bridge doctor" in found["failure"]
 
 
-def test_a_missing_model_is_named(peer: JvmPeer, runtime: Path, tmp_path: Path) -> None:
+def test_a_missing_model_is_named(peer: JavaClient, runtime: Path, tmp_path: Path) -> None:
     write_settings(tmp_path, runtime, model=str(tmp_path / "gone.safetensors"))
     found = peer.ask("connect", home=str(tmp_path))["ok"]
     assert "gone.safetensors" in found["failure"] and "install --model" in found["failure"]
 
 
-def test_a_missing_herohe_bridge_is_explained(peer: JvmPeer, runtime: Path, tmp_path: Path) -> None:
+def test_a_missing_herohe_bridge_is_explained(peer: JavaClient, runtime: Path, tmp_path: Path) -> None:
     model = small_model(tmp_path / "m.safetensors", seed=4)
     write_settings(tmp_path, runtime, model=str(model), command=(str(tmp_path / "nowhere"), "-m", "bridge"))
     found = peer.ask("connect", home=str(tmp_path))["ok"]
@@ -258,7 +260,7 @@ def test_a_missing_herohe_bridge_is_explained(peer: JvmPeer, runtime: Path, tmp_
     ],
 )
 def test_a_malformed_reply_to_hello(
-    peer: JvmPeer, answer: Callable[[str], Sequence[bytes]], code: str, words: str
+    peer: JavaClient, answer: Callable[[str], Sequence[bytes]], code: str, words: str
 ) -> None:
     with answering(lambda request: [answer(request["id"])]) as endpoint:
         patience = 1000 if code == "server_unavailable" else 20_000
@@ -279,7 +281,7 @@ def test_a_malformed_reply_to_hello(
     ],
 )
 def test_a_malformed_reply_to_a_slide(
-    peer: JvmPeer, answers: Callable[[str], Sequence[Sequence[bytes]]]
+    peer: JavaClient, answers: Callable[[str], Sequence[Sequence[bytes]]]
 ) -> None:
     def reply(request: dict[str, Any]) -> Sequence[Sequence[bytes]]:
         if request["type"] == "pixels":
@@ -293,7 +295,7 @@ def test_a_malformed_reply_to_a_slide(
     assert found["code"] == "protocol"
 
 
-def test_a_request_that_nobody_heard_is_repeated(peer: JvmPeer) -> None:
+def test_a_request_that_nobody_heard_is_repeated(peer: JavaClient) -> None:
     seen: list[str] = []
 
     def second_time(request: dict[str, Any]) -> Sequence[Sequence[bytes]]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inside_qupath import InsideQuPath, installed_qupath
+from helpers.qupath_process import InsideQuPath, installed_qupath
+from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours
+from helpers.small_slides import MPP, PATCH_PX, small_model, tissue_picture
 from PIL import Image
-from qupath_project import MadeProject, describe, draw_every_kind, files, ours
-from small_world import MPP, PATCH_PX, small_model, tissue_picture
 
 from bridge.qupath.jvm import start_qupath
 from herohe_model.slides.slide import Slide

@@ -1,6 +1,6 @@
 """A dask scheduler or worker as a process of its own, that can be told to misbehave.
 
-Usage: dask_peer.py, with :class:`Part` as JSON on standard input; it ends with the process that started it.
+Usage: dask_process.py, with :class:`Part` as JSON on standard input; ends with the process that started it.
 Slides named ``gate...`` wait for the file ``gate`` of the peers' folder, and say in ``begun-PID`` that they
 do; slides named ``deadly...`` end the process.
 """

@@ -1,5 +1,5 @@
 /*
- * What 'herohe-bridge qupath' asks of an installed QuPath, as 'QuPath script qupath_app.groovy --args FILE'. The
+ * What 'herohe-bridge qupath' asks of an installed QuPath, as 'QuPath script HeroheProbe.groovy --args FILE'. The
  * file holds a request as JSON, and says where the answer goes.
  *
  * Last tested with QuPath 0.5.1 and 0.6.0.

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from made_results import made_prediction, made_provenance, made_region, made_result
+from helpers.example_results import made_prediction, made_provenance, made_region, made_result
 
 from bridge.commands.evaluate import command
 from bridge.results.files import ResultFileError, write_csv, write_json

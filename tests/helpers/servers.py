@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import psutil
-import scripted_worker
 import zmq
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from bridge.protocol.messages import (
 )
 from bridge.server.server import Server, ServerSettings
 from bridge.transport.discovery import ServerRecord
+from helpers import scripted_worker
 from herohe_model.model.card import ModelCard
 
 PATIENCE_S = 60.0

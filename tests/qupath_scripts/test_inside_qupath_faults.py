@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from inside_qupath import InsideQuPath, installed_qupath
-from qupath_project import MadeProject, describe, draw_every_kind, files, ours
-from running_server import PATIENCE_S, all_gone, wait_until
-from small_world import MPP, small_model, tissue_picture
+from helpers.qupath_process import InsideQuPath, installed_qupath
+from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours
+from helpers.servers import PATIENCE_S, all_gone, wait_until
+from helpers.small_slides import MPP, small_model, tissue_picture
 
 from bridge.client.address import ServerAddress, ask
 from bridge.install.jars import JARS
@@ -34,7 +34,7 @@ from herohe_model.synthetic.slides import write_tiff
 
 pytestmark = pytest.mark.qupath
 
-DRIVER = Path(__file__).resolve().parents[1] / "qupath_scripts" / "faults.groovy"
+DRIVER = Path(__file__).with_name("faults.groovy")
 IMAGE = "schöner Schnitt.tif"
 LONG = ("composites=4000",)
 ENOUGH = ("composites=400",)
