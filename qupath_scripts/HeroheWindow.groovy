@@ -22,7 +22,7 @@ import qupath.lib.gui.QuPathGUI
 import java.util.function.Consumer
 
 @CompileStatic
-class HeroheWindow implements Closeable {
+class HeroheWindow implements HeroheTask, Closeable {
     private final String title
     private final QuPathGUI qupath = QuPathGUI.getInstance()
     private final Consumer<String> log

@@ -41,6 +41,11 @@ CLASSES: Final = (
     "HeroheServer",
     "HeroheImage",
     "HeroheMarks",
+    "HeroheTask",
+    "HeroheParameters",
+    "HeroheShown",
+    "HeroheScore",
+    "HeroheExplain",
     "HeroheWindow",
     "HeroheScripts",
 )
