@@ -40,8 +40,9 @@ class HeroheBar extends Region {
         if (spread != null && spread > 0)
             children.addAll(range, from, to)
         children.each { it.managed = false }
-        minHeight = prefHeight = thickness + 2 * BEYOND
-        maxWidth = Double.MAX_VALUE
+        setMinHeight(thickness + 2 * BEYOND)
+        setPrefHeight(thickness + 2 * BEYOND)
+        setMaxWidth(Double.MAX_VALUE)
         def words = String.format(Locale.ROOT, 'P(positive) = %.3f', value) +
             (spread == null ? '' : String.format(Locale.ROOT, ', SD over composites %.3f', spread)) +
             (threshold == null ? '' : String.format(Locale.ROOT, '; positive from %.3f', threshold))
@@ -50,7 +51,7 @@ class HeroheBar extends Region {
 
     @Override
     protected void layoutChildren() {
-        double wide = width - 2
+        double wide = getWidth() - 2
         for (Rectangle box : [track, part]) {
             box.x = 1
             box.y = BEYOND

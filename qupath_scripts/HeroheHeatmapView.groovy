@@ -29,7 +29,7 @@ class HeroheHeatmapView {
     private static final double CLOSE_PX = 220d
 
     private final QuPathGUI qupath
-    private final CheckBox shown = new CheckBox('Heat map')
+    private final CheckBox toggle = new CheckBox('Heat map')
     private final ComboBox<String> step = new ComboBox<>()
     private final Slider opacity = new Slider(0d, 1d, 0.6d)
     private final CheckBox oneScale = new CheckBox(ONE_SCALE)
@@ -50,12 +50,12 @@ class HeroheHeatmapView {
         HBox.setHgrow(step, Priority.ALWAYS)
         HBox.setHgrow(opacity, Priority.ALWAYS)
         def changed = { observable -> if (!updating) refresh() } as InvalidationListener
-        shown.selectedProperty().addListener(changed)
+        toggle.selectedProperty().addListener(changed)
         step.valueProperty().addListener(changed)
         oneScale.selectedProperty().addListener(changed)
         opacity.valueProperty().addListener({ observable -> fade() } as InvalidationListener)
         controls = new VBox(5d, row('Step', step), row('Opacity', opacity), oneScale, legend())
-        node = new VBox(5d, HeroheResultView.heading('What carried the grade'), shown, controls, patches.node, nothing)
+        node = new VBox(5d, HeroheResultView.heading('What carried the grade'), toggle, controls, patches.node, nothing)
     }
 
     /** Follow the image that is open, null for none. */
@@ -72,8 +72,12 @@ class HeroheHeatmapView {
         refresh()
     }
 
-    void setShown(boolean on) {
-        shown.selected = on
+    boolean isOn() {
+        return toggle.selected
+    }
+
+    void setOn(boolean on) {
+        toggle.selected = on
     }
 
     private void refresh() {
@@ -85,7 +89,7 @@ class HeroheHeatmapView {
                 // Nothing is scored, or there are no tiles.
             }
         }
-        for (part in [shown, controls, patches.node]) {
+        for (part in [toggle, controls, patches.node]) {
             part.visible = part.managed = !ranked.empty
         }
         nothing.visible = nothing.managed = ranked.empty && image != null
@@ -104,7 +108,7 @@ class HeroheHeatmapView {
         high.text = numbers ? String.format(Locale.ROOT, 'raises (+%.3f)', range) : 'raises'
         def layer = layer(viewer)
         layer.show(ranked, numbers)
-        layer.filled = shown.selected
+        layer.filled = toggle.selected
         fade()
         patches.show(image, ranked) { PathObject tile -> goTo(tile) }
     }

@@ -96,7 +96,7 @@ class HerohePanel implements PathObjectHierarchyListener {
     void showHeatmap() {
         reveal()
         refresh()
-        heatmap.setShown(true)
+        heatmap.on = true
     }
 
     /** Whether work on an image goes on. */
@@ -158,7 +158,7 @@ class HerohePanel implements PathObjectHierarchyListener {
 
     private void refresh() {
         // What nobody sees need not be read; what is over the slide must follow.
-        if (tab.tabPane != null && !tab.selected && !heatmap.shown)
+        if (tab.tabPane != null && !tab.selected && !heatmap.on)
             return
         def image = image
         title.text = image == null ? 'No image is open' : image.name

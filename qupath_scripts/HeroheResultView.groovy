@@ -35,7 +35,7 @@ class HeroheResultView {
         if (shown.slide?.positive != null)
             nodes.add(headline(shown.slide, shown))
         nodes.addAll(shown.warnings.collect { text(it, NOTE) })
-        nodes.add(heading(shown.parts.size() == 1 ? 'Annotation' : "Annotations (${shown.parts.size()})"))
+        nodes.add(heading(shown.parts.size() == 1 ? 'Annotation' : "Annotations (${shown.parts.size()})".toString()))
         nodes.addAll(shown.parts.collect { line(it, shown, chosen) })
         nodes.add(heading('Model'))
         nodes.addAll(model(shown).collect { text(it, '') })

@@ -22,7 +22,6 @@ import javafx.scene.input.Clipboard
 import javafx.scene.input.ClipboardContent
 import javafx.scene.layout.HBox
 import javafx.scene.layout.Priority
-import javafx.scene.layout.Region
 import javafx.scene.layout.VBox
 import javafx.stage.Stage
 import javafx.stage.Window
@@ -45,11 +44,6 @@ class HeroheRunWindow {
         Row(String title, String image, Consumer<String> log) {
             super(title, log)
             cells = [image, '...', '', '', '']
-        }
-
-        @Override
-        File askModel() {
-            return null
         }
 
         /** Say what came of it. */
@@ -192,9 +186,8 @@ class HeroheRunWindow {
         @Override
         protected void updateItem(String words, boolean empty) {
             super.updateItem(words, empty)
-            text = empty ? null : words
-            tooltip = empty || !words ? null : new Tooltip(words)
-            minHeight = Region.USE_PREF_SIZE
+            setText(empty ? null : words)
+            setTooltip(empty || !words ? null : new Tooltip(words))
         }
     }
 

@@ -15,10 +15,15 @@ import qupath.lib.plugins.workflow.DefaultScriptableWorkflowStep
 
 @CompileStatic
 class HeroheScore {
+    /** Key under which a result holds its own text, as the server sent it. */
+    static final String TEXT = 'text'
+    private static final Map<String, String> STAGES = [composites: 'Scoring composites', foreground: 'Finding tissue']
+
     /**
      * Score the image's annotations, and write the result onto it.
      *
-     * @param options as the parameters in herohe_score.groovy; with annotations, the IDs of those to be scored
+     * @param options as the parameters in herohe_score.groovy; with annotations, the IDs of those to be scored; with
+     *     selected false, never those that are selected
      * @return the result, see bridge.results.schema.SlideResult
      */
     static Map<String, Object> score(HeroheImage image, Map<String, Object> options, HeroheTask task) {
@@ -35,7 +40,11 @@ class HeroheScore {
 
         task.onCancel { found.client.cancel() }
         def answer = found.client.scoreSlide(request, image.geoJson(objects), { box -> image.read((Map) box) }) { String stage, int done, int total ->
-            task.progress(stage == 'composites' ? 'Scoring composites' : stage == 'foreground' ? 'Finding tissue' : 'Waiting for the server', done, total)
+            boolean prepares = !STAGES.containsKey(stage) || stage == 'composites' && done == 0
+            if (prepares)
+                task.say(found.preparing())
+            else
+                task.progress(STAGES.get(stage), done, total)
         }
         if (task.cancelled)
             throw HeroheClient.stopped()
@@ -49,6 +58,7 @@ class HeroheScore {
         HeroheShown.keep(image.imageData, result, (Map) found.info.get('card'))
         listClasses(image, classes)
         addStep(image, options, objects, (String) work.sample)
+        result.put(TEXT, answer.text)
         return result
     }
 
@@ -79,7 +89,7 @@ class HeroheScore {
         def wanted = (List<String>) options.regionClasses, excluded = (List<String>) options.excludeClasses
         def ids = (List<String>) (options.get('annotations') ?: [])
         def all = image.annotations()
-        def chosen = ids ? all.findAll { ids.contains(it.ID.toString()) } : image.selected()
+        def chosen = ids ? all.findAll { ids.contains(it.ID.toString()) } : options.selected == false ? [] : image.selected()
         if (ids && chosen.size() < ids.size())
             throw new HeroheClient.Failure('no_matching_annotation', "$image.name does not have the annotations that this step of the workflow scored".toString(), 'Select others, and score them')
         if (chosen)

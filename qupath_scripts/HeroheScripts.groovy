@@ -10,6 +10,7 @@ import qupath.lib.gui.QuPathGUI
 import qupath.lib.objects.PathObject
 
 import javax.script.ScriptContext
+import java.util.function.Consumer
 
 @CompileStatic
 class HeroheScripts {
@@ -17,10 +18,10 @@ class HeroheScripts {
 
     /** Score the image's annotations; parameters as in herohe_score.groovy. */
     static void score(Script script, Map<String, Object> defaults, boolean readArguments = true) {
-        run(script, "$TITLE score") { HeroheImage image, HeroheWindow window ->
+        run(script, "$TITLE score") { HeroheImage image, HeroheTask task ->
             def options = readArguments ? withArguments(script, defaults) : defaults
-            def result = HeroheScore.score(image, options, window)
-            ((List) result.warnings)?.each { window.say("Note: $it") }
+            def result = HeroheScore.score(image, options, task)
+            ((List) result.warnings)?.each { task.say("Note: $it") }
             saved(script, image)
             return HeroheScore.summary(result)
         }
@@ -28,7 +29,7 @@ class HeroheScripts {
 
     /** Remove what was written. */
     static void clear(Script script) {
-        run(script, "$TITLE clear") { HeroheImage image, HeroheWindow window ->
+        run(script, "$TITLE clear") { HeroheImage image, HeroheTask task ->
             def any = HeroheMarks.clear(image)
             saved(script, image)
             return any ? "What HER2-HE wrote onto $image.name was removed." : "There was nothing of HER2-HE on $image.name."
@@ -37,7 +38,7 @@ class HeroheScripts {
 
     /** Say which patches carried a grade; parameters as in herohe_explain.groovy. */
     static void explain(Script script, Map<String, Object> defaults) {
-        run(script, "$TITLE explain") { HeroheImage image, HeroheWindow window ->
+        run(script, "$TITLE explain") { HeroheImage image, HeroheTask task ->
             def options = withArguments(script, defaults)
             List<String> lines = []
             for (ranked in HeroheExplain.rank(image, image.selected(), (String) options.step)) {
@@ -45,10 +46,17 @@ class HeroheScripts {
                 def best = (lowest ? ranked.tiles.reverse() : ranked.tiles).take((int) options.top)
                 def what = ranked.measurement.substring(HeroheMarks.PREFIX.length() + 2)
                 lines.add("${ranked.annotation.displayedName}: ${best.size()} patches with the ${lowest ? 'lowest' : 'highest'} $what".toString())
-                lines.addAll(pictures(image, window, ranked.annotation, best, options))
+                lines.addAll(pictures(image, task, ranked.annotation, best, options))
             }
+            showHeatmap(image)
             return lines.join('\n')
         }
+    }
+
+    private static void showHeatmap(HeroheImage image) {
+        def qupath = QuPathGUI.getInstance()
+        if (qupath != null && HeroheScore.isShown(image))
+            HeroheRunWindow.onWindow { HerohePanel.of(qupath).showHeatmap() }
     }
 
     private static List<String> pictures(HeroheImage image, HeroheTask task, PathObject annotation, List<PathObject> best, Map<String, Object> options) {
@@ -60,35 +68,72 @@ class HeroheScripts {
         return HeroheExplain.export(image, task, annotation, best, options.composite, folder)
     }
 
-    /** Run an action with a window around it, and say what came of it in words. */
+    /** Run an action for the script's image where it can be watched, and say what came of it in words. */
     private static void run(Script script, String title, Closure<String> action) {
-        def log = { String line -> script.println(line) }
-        HeroheWindow window = null
-        boolean shown = true
-        try {
+        def log = { String line -> script.println(line) } as Consumer<String>
+        def qupath = QuPathGUI.getInstance()
+        if (qupath == null) {
             def image = HeroheImage.current()
-            // Run for project goes on with the next image: it must not wait for somebody to press OK.
-            shown = HeroheScore.isShown(image)
             image.checkColours()
-            window = new HeroheWindow(title, image.name, log)
-            window.finished(action.call(image, window))
-        } catch (Throwable problem) {
-            window?.close()
-            if (shown && problem instanceof HeroheClient.Failure && problem.code == 'cancelled') {
-                // Thrown, QuPath would print it as an error to seek help for.
-                log("$title: $problem.message")
-                return
-            }
-            report(title, problem, shown)
-            throw problem
+            def task = new HeroheTask(title, log)
+            task.finished(action.call(image, task))
+            return
         }
-        window.close()
+        HeroheImage image = null
+        try {
+            image = HeroheImage.current()
+        } catch (HeroheClient.Failure problem) {
+            Dialogs.showErrorMessage(title, problem.message)
+            return
+        }
+        if (HeroheScore.isShown(image) && number(script, 'batchSize') <= 1)
+            inPanel(qupath, image, title, log, action)
+        else
+            inRun(script, image, title, log, action)
     }
 
-    private static void report(String title, Throwable problem, boolean dialog) {
-        def known = problem instanceof HeroheClient.Failure ? (HeroheClient.Failure) problem : null
-        if (QuPathGUI.getInstance() != null && dialog)
-            Dialogs.showErrorMessage(title, known ? known.message : "Unexpected: $problem".toString())
+    private static void inPanel(QuPathGUI qupath, HeroheImage image, String title, Consumer<String> log, Closure<String> action) {
+        HerohePanel panel = null
+        HeroheRunWindow.onWindow { panel = HerohePanel.of(qupath) }
+        def progress = panel.begin(title, image, log)
+        String problem = ''
+        try {
+            image.checkColours()
+            progress.finished(action.call(image, progress))
+        } catch (HeroheClient.Failure failure) {
+            // Thrown, QuPath would print it as an error to seek help for.
+            problem = failure.message
+            log.accept("$title: $problem".toString())
+        } catch (Throwable error) {
+            problem = HeroheActions.wordsFor(error)
+            throw error
+        } finally {
+            panel.end(progress, image, problem)
+        }
+    }
+
+    /** One image of a run over a project, which goes on with the next whatever came of this. */
+    private static void inRun(Script script, HeroheImage image, String title, Consumer<String> log, Closure<String> action) {
+        int index = number(script, 'batchIndex'), total = Math.max(1, number(script, 'batchSize'))
+        def window = HeroheRunWindow.ofScripts(title, index, total, log)
+        def row = window.begin(title, image.name)
+        try {
+            if (window.cancelled)
+                throw HeroheClient.stopped()
+            image.checkColours()
+            def words = action.call(image, row)
+            row.finished(words)
+            row.ended('done', null, words.readLines().join('; '))
+        } catch (HeroheClient.Failure failure) {
+            log.accept("$title: $failure.message".toString())
+            row.ended(failure.code.replace('_', ' '), null, failure.message)
+        } catch (Throwable error) {
+            row.ended('failed', null, HeroheActions.wordsFor(error))
+            throw error
+        } finally {
+            if (index >= total - 1)
+                window.finish(window.cancelled ? 'Cancelled.' : "All $total images were seen.".toString())
+        }
     }
 
     /** Parameters with the script's arguments, such as seed=3 or regionClasses=Tumor, in their place. */
@@ -118,10 +163,19 @@ class HeroheScripts {
 
     /** Run for project, and 'QuPath script -s' of 0.5, save the image's data but not the project with the metadata. */
     private static void saved(Script script, HeroheImage image) {
-        def context = variable(script, 'context')
-        def saves = context instanceof ScriptContext && ((ScriptContext) context).getAttribute('qupath.script.batchSave') == true
-        if (saves)
+        if (told(script, 'batchSave') == true)
             image.project?.syncChanges()
+    }
+
+    private static int number(Script script, String name) {
+        def value = told(script, name)
+        return value instanceof Number ? ((Number) value).intValue() : 0
+    }
+
+    /** What QuPath tells a script of the run it is part of, null when it does not. */
+    private static Object told(Script script, String name) {
+        def context = variable(script, 'context')
+        return context instanceof ScriptContext ? ((ScriptContext) context).getAttribute("qupath.script.$name".toString()) : null
     }
 
     /** A variable that QuPath gives to scripts, null when it does not. */

@@ -3,7 +3,7 @@
  * QuPath, so that it can be tested without.
  *
  * Where herohe-bridge and the model are stands in settings.json beside this file, which
- * 'herohe-bridge qupath install' wrote. Last tested with Groovy 4.0.15 and 4.0.26, Java 17 and 21.
+ * 'herohe-bridge qupath install' wrote. Last tested with Groovy 4.0.15, 4.0.26 and 5.0.4, Java 17 to 25.
  */
 import com.google.gson.Gson
 import com.google.gson.JsonParseException
@@ -23,6 +23,8 @@ class HeroheServer {
     static final String SETTINGS = 'settings.json'
     static final String CHOSEN_MODEL = 'chosen-model.txt'
     static final String LOG = 'server.log'
+    // As herohe_model/engines/choice.py says it.
+    private static final String MEASURING = 'Measuring once'
 
     private static final int FORMAT = 1
     private static final int START_PATIENCE_S = 300
@@ -40,11 +42,19 @@ class HeroheServer {
         final HeroheClient client
         final Map info
         final boolean local
+        private final File log
 
-        Found(HeroheClient client, Map info, boolean local) {
+        Found(HeroheClient client, Map info, boolean local, File log) {
             this.client = client
             this.info = info
             this.local = local
+            this.log = log
+        }
+
+        /** What a server of this machine is about before it scores: loading takes seconds, measuring minutes. */
+        String preparing() {
+            boolean measures = local && log.file && log.readLines('UTF-8').any { it.contains(MEASURING) }
+            return measures ? 'Waiting for the server, which measures once how it scores fastest here: some minutes' : 'Waiting for the server, which loads the model'
         }
     }
 
@@ -75,6 +85,18 @@ class HeroheServer {
         return running(sha256) ?: startOnce(wanted, sha256)
     }
 
+    /** The model file that was chosen at installation, '' when none was. */
+    String getUsualModel() {
+        def chosen = new File(home, CHOSEN_MODEL)
+        return String.valueOf(settings.get('model') ?: (chosen.file ? chosen.getText('UTF-8').trim() : ''))
+    }
+
+    /** The servers of this machine that run and are not some command's own. */
+    List<HeroheClient> clients() {
+        def shared = records().findAll { it.get('owned') != true && number(it, 'protocol') == HeroheClient.PROTOCOL }
+        return shared.collect { localClient(it) }.findAll { it != null }
+    }
+
     private Found greet(HeroheClient client, boolean local) {
         def version = String.valueOf(settings.get('version'))
         def info = client.hello(version, local ? HELLO_PATIENCE_MS : 2 * HELLO_PATIENCE_MS)
@@ -82,7 +104,7 @@ class HeroheServer {
         if (theirs != version)
             notice.accept("The model server is herohe-bridge ${theirs}, these scripts are of ${version}: ".toString() +
                 (isOlder(version, theirs) ? "update the scripts by 'herohe-bridge qupath install'." : "update herohe-bridge where the server runs."))
-        return new Found(client, info, local)
+        return new Found(client, info, local, new File(home, LOG))
     }
 
     private static HeroheClient remoteClient(Map remote) {
@@ -97,15 +119,14 @@ class HeroheServer {
     }
 
     private File modelFile(String model, Supplier<File> chooser) {
-        def chosen = new File(home, CHOSEN_MODEL)
-        def path = model ?: settings.get('model') ?: (chosen.file ? chosen.getText('UTF-8').trim() : '')
-        File file = path ? new File(String.valueOf(path)) : chooser.get()
+        def path = model ?: usualModel
+        File file = path ? new File(path) : chooser.get()
         if (file == null)
             throw new HeroheClient.Failure('model_file', 'No model was chosen', "Choose one by 'herohe-bridge qupath install --model FILE'")
         if (!file.file)
             throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(), "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
         if (!path)
-            chosen.setText(file.absolutePath, 'UTF-8')
+            new File(home, CHOSEN_MODEL).setText(file.absolutePath, 'UTF-8')
         return file
     }
 

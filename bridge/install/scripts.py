@@ -1,8 +1,9 @@
-"""The scripts, and what they need, put into QuPath; and taken out again.
+"""The extension and the scripts, and what they need, put into QuPath; and taken out again.
 
-Into QuPath's user directory go: JeroMQ into ``extensions``, where QuPath loads it; the scripts into
-``scripts/HER2-HE``, where the *Automate* menu shows them; and a folder ``herohe-bridge`` with the classes
-that the scripts share, compiled by that very QuPath, their settings, and the record of all this.
+Into QuPath's user directory go: JeroMQ and the extension into ``extensions``, where QuPath loads them; the
+scripts into ``scripts/HER2-HE``, where the *Automate* menu shows them; and a folder ``herohe-bridge`` with
+the sources of the classes that both share, their settings, and the record of all this. The extension is
+compiled by that very QuPath.
 """
 
 from __future__ import annotations
@@ -46,15 +47,30 @@ CLASSES: Final = (
     "HeroheShown",
     "HeroheScore",
     "HeroheExplain",
-    "HeroheWindow",
+    "HeroheProgress",
+    "HeroheColours",
+    "HeroheHeatmap",
+    "HerohePatches",
+    "HeroheBar",
+    "HeroheResultView",
+    "HeroheHeatmapView",
+    "HerohePanel",
+    "HeroheDialog",
+    "HeroheActions",
+    "HeroheRunWindow",
+    "HeroheReport",
+    "HeroheProjectRun",
+    "HeroheServerDialog",
     "HeroheScripts",
+    "HeroheExtension",
 )
 
 _RECORD: Final = f"{HOME}/installed.json"
 _SETTINGS: Final = f"{HOME}/settings.json"
-_COMPILED: Final = f"{HOME}/herohe-scripts.jar"
+_EXTENSION: Final = "extensions/herohe-bridge.jar"
+_SERVICE: Final = {"META-INF/services/qupath.lib.gui.extensions.QuPathExtension": "HeroheExtension\n"}
 _MENU: Final = "scripts/HER2-HE"
-_MADE_LATER: Final = (f"{HOME}/server.log", f"{HOME}/chosen-model.txt")
+_MADE_LATER: Final = (f"{HOME}/server.log", f"{HOME}/chosen-model.txt", f"{HOME}/parameters.json")
 _PROJECT_SCRIPTS: Final = "scripts"
 _MADE_DIRECTORY: Final = "user directory that was set"
 
@@ -128,7 +144,8 @@ def install_into(
     Parameters
     ----------
     qupath
-        Compiles the classes. Without, QuPath does it each time that a script is run.
+        Compiles the extension. Without, there is none, and QuPath compiles the classes each time that a
+        script is run.
     jars
         Files to be used instead of bringing them.
     menu
@@ -148,7 +165,7 @@ def install_into(
     files |= {f"{HOME}/{name}": text.encode() for name, text in classes.items()}
     files[_SETTINGS] = msgspec.json.format(msgspec.json.encode(settings))
     if qupath is not None:
-        files[_COMPILED] = _compiled(qupath, classes, list(found.values()))
+        files[_EXTENSION] = _compiled(qupath, classes, list(found.values()))
     if menu:
         files |= {f"{_MENU}/{name}": _script(name) for name in SCRIPTS}
     user_directory.mkdir(parents=True, exist_ok=True)
@@ -202,8 +219,8 @@ def _script(name: str) -> bytes:
 
 def _compiled(qupath: QuPathApp, classes: Mapping[str, str], jars: Sequence[Path]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="herohe-") as folder:
-        jar = Path(folder, "herohe-scripts.jar")
-        qupath.ask(sources=classes, classpath=jars, jar=jar)
+        jar = Path(folder, "herohe-bridge.jar")
+        qupath.ask(sources=classes, resources=_SERVICE, classpath=jars, jar=jar)
         return jar.read_bytes()
 
 
