@@ -133,6 +133,8 @@ class HeroheDialog {
         controls.put(name, control)
         def tooltip = new Tooltip(words[1])
         Tooltip.install(control, tooltip)
+        if (name == 'regionClasses')
+            ((TextField) control).promptText = 'the whole slide'
         def shown = name == 'model' ? withChooser((TextField) control) : control
         int row = pane.rowCount
         if (control instanceof CheckBox) {
@@ -158,7 +160,7 @@ class HeroheDialog {
             return choice
         }
         def field = new TextField(value instanceof List ? ((List) value).join(', ') : String.valueOf(value))
-        field.promptText = words[1]
+        field.promptText = name == 'model' ? 'that of the installation' : 'none'
         return field
     }
 

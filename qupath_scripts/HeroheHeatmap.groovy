@@ -127,6 +127,6 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
     @Override
     String getLocationString(ImageData<BufferedImage> shown, double x, double y, int z, int t) {
         def cell = filled && shown.is(imageData) ? cells.find { it.box.contains(x, y) } : null
-        return cell == null ? null : String.format(Locale.ROOT, 'contribution %+.4f', cell.value)
+        return cell == null ? null : String.format(Locale.ROOT, 'contribution %+.2g', cell.value)
     }
 }

@@ -104,8 +104,8 @@ class HeroheHeatmapView {
         oneScale.visible = oneScale.managed = several
         def range = HeroheColours.range(all)
         boolean numbers = !several || oneScale.selected
-        low.text = numbers ? String.format(Locale.ROOT, 'lowers (%.3f)', -range) : 'lowers'
-        high.text = numbers ? String.format(Locale.ROOT, 'raises (+%.3f)', range) : 'raises'
+        low.text = numbers ? String.format(Locale.ROOT, 'lowers (-%.2g)', range) : 'lowers'
+        high.text = numbers ? String.format(Locale.ROOT, 'raises (+%.2g)', range) : 'raises'
         def layer = layer(viewer)
         layer.show(ranked, numbers)
         layer.filled = toggle.selected

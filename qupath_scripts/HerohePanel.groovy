@@ -37,7 +37,7 @@ class HerohePanel implements PathObjectHierarchyListener {
 
     final QuPathGUI qupath
     private final Tab tab = new Tab('HER2-HE')
-    private final VBox work = new VBox(6d), problems = new VBox(6d), result = new VBox(6d)
+    private final VBox work = new VBox(6d), problems = new VBox(6d), result = new VBox(6d), model = new VBox(4d)
     private final Label title = HeroheResultView.text('', '-fx-font-weight: bold;')
     private final Button score = new Button('Score'), options = new Button('Options...'), clear = new Button('Clear')
     private final HeroheHeatmapView heatmap
@@ -64,7 +64,7 @@ class HerohePanel implements PathObjectHierarchyListener {
         clear.onAction = { HeroheActions.clear(this) }
         def buttons = new FlowPane(6d, 4d, score, options, clear)
         def notice = HeroheResultView.text(NOTICE, '-fx-font-style: italic;')
-        def content = new VBox(8d, title, buttons, work, problems, result, heatmap.node, notice)
+        def content = new VBox(8d, title, buttons, work, problems, result, heatmap.node, model, notice)
         content.padding = new Insets(8d)
         def scroll = new ScrollPane(content)
         scroll.fitToWidth = true
@@ -76,7 +76,8 @@ class HerohePanel implements PathObjectHierarchyListener {
         def tabs = qupath.analysisTabPane.tabs
         // One of a class that was loaded for an earlier script.
         tabs.removeIf { Tab other -> other.id == ID }
-        tabs.add(tab)
+        // Before the last, so that it is seen where not all tabs have room.
+        tabs.add(Math.max(0, tabs.size() - 1), tab)
         soon.onFinished = { refresh() }
         qupath.imageDataProperty().addListener({ ObservableValue v, ImageData before, ImageData now -> follow(now) } as ChangeListener<ImageData<BufferedImage>>)
         follow(qupath.imageData)
@@ -108,7 +109,7 @@ class HerohePanel implements PathObjectHierarchyListener {
 
     /** Begin to show work on an image; may be called from any thread. */
     HeroheProgress begin(String title, HeroheImage image, Consumer<String> log) {
-        def progress = new HeroheProgress(title, image.name, log)
+        def progress = new HeroheProgress(title, log)
         synchronized (busy) {
             busy.put(image.imageData, 1)
         }
@@ -169,10 +170,12 @@ class HerohePanel implements PathObjectHierarchyListener {
         problems.children.setAll(problem ? [HeroheResultView.text(problem, '-fx-background-color: #b02318; -fx-text-fill: white; -fx-padding: 6;')] : [])
         def shown = image == null ? null : HeroheShown.of(image)
         if (shown == null) {
-            result.children.setAll(image == null || problem ? [] : [HeroheResultView.text(HOW, '')])
+            result.children.setAll(score.disable || problem ? [] : [HeroheResultView.text(HOW, '')])
+            model.children.clear()
             heatmap.follow(null)
         } else {
             result.children.setAll(HeroheResultView.nodes(shown) { PathObject annotation -> goTo(annotation) })
+            model.children.setAll(HeroheResultView.ofModel(shown))
             heatmap.follow(image)
         }
         heatmap.node.visible = heatmap.node.managed = shown != null

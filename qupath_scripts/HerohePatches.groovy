@@ -63,7 +63,7 @@ class HerohePatches {
             frame.setPrefSize(PX, PX)
             frame.style = '-fx-background-color: #8884; -fx-cursor: hand;'
             frame.onMouseClicked = { chosen.accept(shown) }
-            Tooltip.install(frame, new Tooltip(String.format(Locale.ROOT, 'contribution %+.4f; click to see it on the slide', values.get(shown))))
+            Tooltip.install(frame, new Tooltip(String.format(Locale.ROOT, 'contribution %+.2g; click to see it on the slide', values.get(shown))))
             row.children.add(frame)
             reader.submit({ read(image, shown, view, mine) } as Runnable)
         }

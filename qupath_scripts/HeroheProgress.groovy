@@ -23,7 +23,7 @@ class HeroheProgress extends HeroheTask {
     private final ProgressBar bar = new ProgressBar(ProgressBar.INDETERMINATE_PROGRESS)
     private final Button button = new Button('Cancel')
 
-    HeroheProgress(String title, String image, Consumer<String> log) {
+    HeroheProgress(String title, Consumer<String> log) {
         super(title, log)
         label.wrapText = true
         label.minHeight = Label.USE_PREF_SIZE
@@ -32,7 +32,7 @@ class HeroheProgress extends HeroheTask {
         button.minWidth = Button.USE_PREF_SIZE
         button.onAction = { cancel() }
         def row = new HBox(8d, bar, button)
-        node = new VBox(5d, new Label(image), label, row)
+        node = new VBox(5d, label, row)
     }
 
     @Override

@@ -37,9 +37,12 @@ class HeroheResultView {
         nodes.addAll(shown.warnings.collect { text(it, NOTE) })
         nodes.add(heading(shown.parts.size() == 1 ? 'Annotation' : "Annotations (${shown.parts.size()})".toString()))
         nodes.addAll(shown.parts.collect { line(it, shown, chosen) })
-        nodes.add(heading('Model'))
-        nodes.addAll(model(shown).collect { text(it, '') })
         return nodes
+    }
+
+    /** What computed the result, in words. */
+    static List<Node> ofModel(HeroheShown shown) {
+        return [(Node) heading('Model')] + model(shown).collect { (Node) text(it, '') }
     }
 
     static Label heading(String words) {

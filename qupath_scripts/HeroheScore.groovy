@@ -40,11 +40,7 @@ class HeroheScore {
 
         task.onCancel { found.client.cancel() }
         def answer = found.client.scoreSlide(request, image.geoJson(objects), { box -> image.read((Map) box) }) { String stage, int done, int total ->
-            boolean prepares = !STAGES.containsKey(stage) || stage == 'composites' && done == 0
-            if (prepares)
-                task.say(found.preparing())
-            else
-                task.progress(STAGES.get(stage), done, total)
+            task.progress(STAGES.get(stage, 'Waiting for the server'), done, total)
         }
         if (task.cancelled)
             throw HeroheClient.stopped()

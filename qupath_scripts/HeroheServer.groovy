@@ -27,7 +27,7 @@ class HeroheServer {
     private static final String MEASURING = 'Measuring once'
 
     private static final int FORMAT = 1
-    private static final int START_PATIENCE_S = 300
+    private static final int START_PATIENCE_S = 900
     private static final int HELLO_PATIENCE_MS = 10_000
     private static final double SAME_PROCESS_S = 60
     private static final String INSTALL = "Run 'herohe-bridge qupath install' in a terminal"
@@ -42,19 +42,11 @@ class HeroheServer {
         final HeroheClient client
         final Map info
         final boolean local
-        private final File log
 
-        Found(HeroheClient client, Map info, boolean local, File log) {
+        Found(HeroheClient client, Map info, boolean local) {
             this.client = client
             this.info = info
             this.local = local
-            this.log = log
-        }
-
-        /** What a server of this machine is about before it scores: loading takes seconds, measuring minutes. */
-        String preparing() {
-            boolean measures = local && log.file && log.readLines('UTF-8').any { it.contains(MEASURING) }
-            return measures ? 'Waiting for the server, which measures once how it scores fastest here: some minutes' : 'Waiting for the server, which loads the model'
         }
     }
 
@@ -104,7 +96,7 @@ class HeroheServer {
         if (theirs != version)
             notice.accept("The model server is herohe-bridge ${theirs}, these scripts are of ${version}: ".toString() +
                 (isOlder(version, theirs) ? "update the scripts by 'herohe-bridge qupath install'." : "update herohe-bridge where the server runs."))
-        return new Found(client, info, local, new File(home, LOG))
+        return new Found(client, info, local)
     }
 
     private static HeroheClient remoteClient(Map remote) {
@@ -181,7 +173,7 @@ class HeroheServer {
         if (!command)
             throw new HeroheClient.Failure('server_unavailable', 'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
         def log = new File(home, LOG)
-        notice.accept('Starting a model server, which takes up to a minute ...')
+        notice.accept('Starting a model server, which loads the model: up to a minute ...')
         def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', String.valueOf((long) number(settings, 'idle_timeout_s'))])
         builder.directory(home)
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)
@@ -217,6 +209,8 @@ class HeroheServer {
             def client = record == null ? null : localClient((Map) record)
             if (client != null)
                 return greet(client, true)
+            if (log.file && log.readLines('UTF-8').any { it.contains(MEASURING) })
+                notice.accept('The model server measures, this once, how it scores fastest here: some minutes ...')
             if (!process.alive)
                 throw new HeroheClient.Failure('server_unavailable', "The model server did not start: ${lastWords(log)}".toString(), "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
             pause()

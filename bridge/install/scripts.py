@@ -31,6 +31,7 @@ from bridge.install.jars import find_jars
 from bridge.install.qupath_app import QuPathApp
 from bridge.protocol.messages import PROTOCOL
 from herohe_model.errors import OptionError
+from herohe_model.files import sha256_of
 
 HOME: Final = "herohe-bridge"
 """Folder in QuPath's user directory, and in a project, that is ours."""
@@ -68,6 +69,7 @@ CLASSES: Final = (
 _RECORD: Final = f"{HOME}/installed.json"
 _SETTINGS: Final = f"{HOME}/settings.json"
 _EXTENSION: Final = "extensions/herohe-bridge.jar"
+_LOADED: Final = "extensions/"
 _SERVICE: Final = {"META-INF/services/qupath.lib.gui.extensions.QuPathExtension": "HeroheExtension\n"}
 _MENU: Final = "scripts/HER2-HE"
 _MADE_LATER: Final = (f"{HOME}/server.log", f"{HOME}/chosen-model.txt", f"{HOME}/parameters.json")
@@ -121,6 +123,17 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Installation:
+    """What installing did: what the user should know, in words; and whether a running QuPath is left behind.
+
+    QuPath loads what is in ``extensions`` when it starts; scripts and settings are read each time.
+    """
+
+    remarks: tuple[str, ...]
+    needs_restart: bool
+
+
+@dataclass(frozen=True)
 class Installed:
     """What is in a folder: the record's version, each file's state, and the scripts' settings."""
 
@@ -138,7 +151,7 @@ def install_into(
     jars: Iterable[Path] = (),
     menu: bool = True,
     was_unset: bool = False,
-) -> tuple[str, ...]:
+) -> Installation:
     """Install into a user directory of QuPath, or update what is there.
 
     Parameters
@@ -152,11 +165,6 @@ def install_into(
         Put the scripts into the menu of all projects.
     was_unset
         The directory was made and set by us just now, which uninstalling undoes.
-
-    Returns
-    -------
-    tuple
-        What the user should know, in words.
     """
     found = find_jars(jars)
     classes = shared_classes()
@@ -170,7 +178,10 @@ def install_into(
         files |= {f"{_MENU}/{name}": _script(name) for name in SCRIPTS}
     user_directory.mkdir(parents=True, exist_ok=True)
     notes = {_MADE_DIRECTORY: str(user_directory)} if was_unset else {}
-    return install(user_directory, _RECORD, files, version=__version__, notes=notes).remarks
+    before = {name: sha256_of(user_directory / name) for name in files if name.startswith(_LOADED)}
+    done = install(user_directory, _RECORD, files, version=__version__, notes=notes)
+    changed = any(sha256_of(user_directory / name) != known for name, known in before.items())
+    return Installation(done.remarks, needs_restart=changed)
 
 
 def uninstall_from(user_directory: Path) -> tuple[tuple[str, ...], str | None]:
