@@ -2,7 +2,7 @@
  * What the HER2-HE scripts and a herohe-bridge server say to each other: the client's half of the messages that
  * bridge/protocol/codec.py describes, and nothing of QuPath, so that it can be tested without.
  *
- * Needs JeroMQ and Gson. Last tested with Groovy 4.0.15 and 4.0.26, JeroMQ 0.6.0, Java 17 and 21.
+ * Needs JeroMQ and Gson. Last tested with Groovy 4.0.15, 4.0.26 and 5.0.4, JeroMQ 0.6.0, Java 17 to 25.
  */
 import com.google.gson.Gson
 import com.google.gson.JsonParseException
@@ -119,7 +119,7 @@ class HeroheClient {
         expect(ask([type: 'stop', finish: finish]), 'result')
     }
 
-    /** Have a slide scored: the whole of bridge.results.schema.SlideResult, and what is to be written. */
+    /** Have a slide scored: the whole of bridge.results.schema.SlideResult, also as text, and what is to be written. */
     Map<String, Object> scoreSlide(Map<String, Object> request, String regions, Reader reader, Listener listener) {
         def frame = regions.getBytes(StandardCharsets.UTF_8)
         if (frame.length > MAX_REGIONS_BYTES)
@@ -133,6 +133,7 @@ class HeroheClient {
         Map<String, Object> found = [:]
         found.put('origin', slide)
         found.put('result', parse(answer.frames.get(0)))
+        found.put('text', new String(answer.frames.get(0), StandardCharsets.UTF_8))
         found.put('markup', parse(answer.frames.get(1)))
         return found
     }

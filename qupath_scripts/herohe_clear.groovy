@@ -3,7 +3,7 @@
  *
  * Needs: 'herohe-bridge qupath install'. Works with Run, Run for project, and from a terminal:
  *   QuPath script -s -p project.qpproj herohe_clear.groovy
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 def home = qupath.lib.gui.UserDirectoryManager.getInstance().getUserPath()?.resolve('herohe-bridge')?.toFile()
 def loader = new GroovyClassLoader(getClass().classLoader)
@@ -13,6 +13,6 @@ if (home == null || !new File(home, 'HeroheScripts.groovy').file || loader.getRe
         qupath.fx.dialogs.Dialogs.showErrorMessage('HER2-HE', problem)
     throw new IllegalStateException(problem)
 }
-def compiled = new File(home, 'herohe-scripts.jar')
-loader.addClasspath(compiled.file ? compiled.path : home.path)
+// The extension has the classes compiled; without it they are compiled now.
+loader.addClasspath(home.path)
 loader.loadClass('HeroheScripts').clear(this)

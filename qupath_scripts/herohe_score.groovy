@@ -9,7 +9,7 @@
  *
  * Needs: 'herohe-bridge qupath install' and an H&E slide. Works with Run, Run for project, and from a terminal:
  *   QuPath script -s -p project.qpproj herohe_score.groovy --args seed=1 --args regionClasses=Tumor
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 def parameters = [
     regionClasses: ['Tumor'],   // sampled when nothing is selected; [] for the whole slide
@@ -33,6 +33,6 @@ if (home == null || !new File(home, 'HeroheScripts.groovy').file || loader.getRe
         qupath.fx.dialogs.Dialogs.showErrorMessage('HER2-HE', problem)
     throw new IllegalStateException(problem)
 }
-def compiled = new File(home, 'herohe-scripts.jar')
-loader.addClasspath(compiled.file ? compiled.path : home.path)
+// The extension has the classes compiled; without it they are compiled now.
+loader.addClasspath(home.path)
 loader.loadClass('HeroheScripts').score(this, parameters)

@@ -45,10 +45,8 @@ class Waiting:
     def __init__(self) -> None:
         self.futures: list[Future[CompositeScore]] = []
         self.closed = False
-
-    @property
-    def info(self) -> ScorerInfo:
-        return ScorerInfo(new_model("test_resnet", patch_px=32, mpp=0.5)[0], "ab", "cpu", "fp32", "abacus 1")
+        card, _ = new_model("test_resnet", head="free", target="ihc", patch_px=32, mpp=0.5)
+        self.info = ScorerInfo(card, "ab", "cpu", "fp32", "abacus 1")
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         if self.closed:

@@ -256,7 +256,7 @@ def test_check_composites_look_like_stained_tissue_of_every_size() -> None:
 def test_openvino_is_imported_only_when_used_and_reports_to_nobody() -> None:
     program = """
 import sys, threading
-import herohe_model.scorer
+import herohe_model.engines.scorer
 assert "openvino" not in sys.modules
 from herohe_model.engines.openvino_engine import openvino_version
 print(openvino_version())
