@@ -125,6 +125,11 @@ class Broker:
         self._closed = False
 
     @property
+    def record(self) -> ServerRecord:
+        """What the server tells its user's other processes."""
+        return self._settings.record
+
+    @property
     def idle_since(self) -> float | None:
         """When the last request was, on the monotonic clock; None while one is open."""
         return None if self._open else self._last_used

@@ -11,11 +11,9 @@ import logging
 import math
 import os
 import secrets
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,18 +35,22 @@ from bridge.server.worker_pool import PoolSettings, WorkerPool
 from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapAuthenticator, allowed_in
 from bridge.transport.discovery import (
     ServerRecord,
-    own_start_time,
-    private_directory,
-    remove_private_directory,
+    process_start,
     remove_record,
+    restore_record,
     write_record,
 )
+from bridge.transport.ending_signals import ending_signals
 from bridge.transport.endpoints import has_ipc
 from bridge.transport.loop_calls import Context, LoopCalls
+from bridge.transport.runtime_directory import SocketDirectory
 from bridge.transport.shared_pixels import SharedPixelsDirectory
-from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.errors import ModelFileError, OptionError, ServerError
 
 TICK_S: Final = 0.2
+
+RECORD_S: Final = 5.0
+"""How often a server looks whether it can still be found."""
 
 _log = logging.getLogger(__name__)
 
@@ -156,15 +158,15 @@ class Server:
         HeroheError
             If the model cannot be loaded, an address cannot be had, or no worker is left.
         """
-        directory = private_directory()
+        directory = SocketDirectory()
         slots = SharedPixelsDirectory()
         try:
-            with self._signals_handled():
-                self._serve(directory, slots.path, started, notice)
+            with ending_signals(self._signalled):
+                self._serve(directory.path, slots.path, started, notice)
         finally:
             self._loop_calls.close()
             self._context.destroy(linger=1000)
-            remove_private_directory(directory)
+            directory.remove()
             slots.remove()
 
     def _serve(
@@ -248,7 +250,7 @@ class Server:
             record = ServerRecord(
                 instance=secrets.token_hex(16),
                 pid=os.getpid(),
-                started=own_start_time(),
+                started=process_start(os.getpid()),
                 protocol=PROTOCOL,
                 version=__version__,
                 model_name=str(ready.card["name"]),
@@ -290,6 +292,7 @@ class Server:
         for socket in frontend.sockets:
             poller.register(socket, zmq.POLLIN)
         idle = self._settings.idle_timeout_s
+        looked = time.monotonic()
         while True:
             readable = self._poll(poller, pool, authenticator)
             for socket in frontend.sockets:
@@ -300,6 +303,9 @@ class Server:
             if pool.failure is not None:
                 broker.close(ErrorReply(id="", **vars(pool.failure)))
                 raise error_from(pool.failure.code, pool.failure.problem, pool.failure.remedy)
+            if time.monotonic() - looked > RECORD_S:
+                looked = time.monotonic()
+                _restore(broker.record)
             if broker.may_end or self._told_to_stop:
                 broker.close(STOPPED)
                 _log.info("stopped")
@@ -332,22 +338,15 @@ class Server:
     def _told_to_stop(self) -> bool:
         return self._cut_off.is_set() or self._signals > 0
 
-    @contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """Within the block, SIGINT and SIGTERM stop the server, if this is the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _signalled(self, *_: object) -> None:
+        self._signals += 1
 
-        def handle(*_: object) -> None:
-            self._signals += 1
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _restore(record: ServerRecord) -> None:
+    try:
+        restore_record(record)
+    except ServerError as error:
+        _log.warning("%s", error)
 
 
 def _poller(pool: WorkerPool, authenticator: ZapAuthenticator, loop_calls: LoopCalls) -> zmq.Poller:
