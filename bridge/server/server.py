@@ -30,9 +30,18 @@ from bridge.protocol.messages import (
     ErrorReply,
 )
 from bridge.server.broker import STOPPED, Broker, BrokerSettings
+from bridge.server.connections import most_connections, raise_descriptor_limit
 from bridge.server.frontend import Frontend, check_binds
 from bridge.server.worker_pool import PoolSettings, WorkerPool
-from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapAuthenticator, allowed_in
+from bridge.transport.curve import (
+    LOCAL_DOMAIN,
+    WORKER_DOMAIN,
+    ZAP_DOMAIN,
+    KeyPair,
+    ZapAuthenticator,
+    allowed_in,
+    same_secret,
+)
 from bridge.transport.discovery import (
     ServerRecord,
     process_start,
@@ -69,6 +78,8 @@ class ServerSettings:
         The server's keys, and the directory of the public keys that may come in.
     slides_roots
         Folders of slides that clients of other machines may name.
+    allow_stop
+        Whether those clients may end the server.
     max_batch, max_wait_s
         See :class:`bridge.server.worker_pool.PoolSettings`.
     idle_timeout_s
@@ -91,6 +102,7 @@ class ServerSettings:
     key: KeyPair | None = None
     allow: Path | None = None
     slides_roots: tuple[Path, ...] = ()
+    allow_stop: bool = False
     max_batch: int = 4
     max_wait_s: float = 0.0
     idle_timeout_s: float | None = None
@@ -195,10 +207,12 @@ class Server:
             ),
             self._loop_calls,
         )
+        token = secrets.token_urlsafe(32)
         authenticator = ZapAuthenticator(
             self._context,
             {
                 WORKER_DOMAIN: lambda key: key == pool.worker_key,
+                LOCAL_DOMAIN: same_secret(token),
                 ZAP_DOMAIN: allowed_in(s.allow) if s.allow else lambda _: False,
             },
         )
@@ -206,7 +220,7 @@ class Server:
             pool.start()
             if not self._wait_for(pool, authenticator):
                 return
-            self._open_to_clients(pool, authenticator, directory, slots, started)
+            self._open_to_clients(pool, authenticator, directory, slots, token, started)
         finally:
             pool.close()
             authenticator.close()
@@ -228,6 +242,7 @@ class Server:
         authenticator: ZapAuthenticator,
         directory: Path,
         slots: str,
+        token: str,
         started: Callable[[ServerRecord], None],
     ) -> None:
         s, ready = self._settings, pool.ready
@@ -239,9 +254,8 @@ class Server:
                 "Use a model with smaller patches",
             )
         # A little more than the largest frame: ZeroMQ counts some overhead.
-        frontend = Frontend(
-            self._context, max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
-        )
+        largest = max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
+        frontend = Frontend(self._context, largest, most_connections(raise_descriptor_limit()))
         record = None
         try:
             frontend.bind_local(directory, s.binds if s.key is None else ())
@@ -263,7 +277,7 @@ class Server:
                 engine=ready.engine,
                 engine_asked=s.engine,
                 endpoints=frontend.local_endpoints,
-                token=secrets.token_urlsafe(32),
+                token=token,
                 remote_endpoints=frontend.remote_endpoints,
                 public_key=s.key.public if s.key else "",
                 directory=str(directory),
@@ -274,7 +288,7 @@ class Server:
                 frontend,
                 pool,
                 self._loop_calls,
-                BrokerSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots),
+                BrokerSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots, s.allow_stop),
             )
             write_record(record)
             started(record)
@@ -289,16 +303,14 @@ class Server:
         self, pool: WorkerPool, authenticator: ZapAuthenticator, frontend: Frontend, broker: Broker
     ) -> None:
         poller = _poller(pool, authenticator, self._loop_calls)
-        for socket in frontend.sockets:
+        for socket in frontend.pollable:
             poller.register(socket, zmq.POLLIN)
         idle = self._settings.idle_timeout_s
         looked = time.monotonic()
         while True:
-            readable = self._poll(poller, pool, authenticator)
-            for socket in frontend.sockets:
-                if socket in readable:
-                    for incoming in frontend.receive(socket):
-                        broker.take(incoming)
+            self._poll(poller, pool, authenticator)
+            for incoming in frontend.receive():
+                broker.take(incoming)
             broker.tick()
             if pool.failure is not None:
                 broker.close(ErrorReply(id="", **vars(pool.failure)))
@@ -318,21 +330,18 @@ class Server:
                 _log.info("nobody asked for %.0f s: stopping", idle)
                 return
 
-    def _poll(
-        self, poller: zmq.Poller, pool: WorkerPool, authenticator: ZapAuthenticator
-    ) -> dict[object, int]:
+    def _poll(self, poller: zmq.Poller, pool: WorkerPool, authenticator: ZapAuthenticator) -> None:
         """Wait for something, and do what all states of the server have in common."""
         wait_s = min(TICK_S, pool.patience_s or TICK_S)
         # Rounded up: a poll that ends just too early would only be repeated.
         readable: dict[object, int] = dict(poller.poll(math.ceil(wait_s * 1000)))
         if self._loop_calls.socket in readable:
-            self._loop_calls.run()
+            self._loop_calls.run(_log_failure)
         if authenticator.socket in readable:
             authenticator.answer()
         if pool.socket in readable:
             pool.receive()
         pool.tick()
-        return readable
 
     @property
     def _told_to_stop(self) -> bool:
@@ -340,6 +349,10 @@ class Server:
 
     def _signalled(self, *_: object) -> None:
         self._signals += 1
+
+
+def _log_failure(error: Exception) -> None:
+    _log.error("a call failed", exc_info=error)
 
 
 def _restore(record: ServerRecord) -> None:

@@ -109,9 +109,14 @@ class SlideRequest:
     def start(self, scorer: CompositeScorer) -> None:
         """Begin, in a thread that does not keep the process alive."""
         self.started = True
-        threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(scorer,), name=f"slide {self.request.id}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The system gives no more threads, for now.
+            self._end(ErrorReply(id=self.request.id, code="busy", problem=str(error), remedy="Try again"))
 
     def cancel(self) -> None:
         """Stop within one composite; a slide that was never started ends here."""
