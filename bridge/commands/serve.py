@@ -115,7 +115,7 @@ def command(
 
 
 def _run_owned(server: object) -> None:
-    """Run on the lifeline of the process that started this one, and report to it."""
+    """Run until the process that started this one ends, and report to it."""
     import sys
 
     from bridge.client.child_server import StartReport

@@ -10,13 +10,13 @@ import logging
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import zmq
 
 from bridge.protocol.codec import Refusal, encode, split_envelope
-from bridge.protocol.messages import ErrorReply
+from bridge.protocol.messages import ErrorReply, Reply
 from bridge.server.connections import MOST, ConnectionLimit
 from bridge.transport.curve import LOCAL_DOMAIN, ZAP_DOMAIN, KeyPair
 from bridge.transport.endpoints import check_endpoint, has_ipc, ipc_endpoint, is_local
@@ -66,6 +66,14 @@ class Incoming:
     def client(self) -> Hashable:
         """Who is served in turn and has a share: a key, or a connection, whatever addresses are behind."""
         return self.who or self.address.connection
+
+
+class SendReply(Protocol):
+    """Sends a reply to the request that its owner works on; who gives it away says from which threads."""
+
+    def __call__(self, reply: Reply, frames: Sequence[bytes] = ()) -> None:
+        """Send a reply with its frames."""
+        ...
 
 
 class Frontend:

@@ -455,7 +455,7 @@ class WorkerPool:
 
 
 def _let_go(child: subprocess.Popen[bytes]) -> None:
-    """Cut a worker's lifeline: it ends at once, whatever it is doing."""
+    """Close a worker's input: it ends at once, whatever it is doing."""
     if child.stdin is not None:
         with contextlib.suppress(OSError):
             child.stdin.close()

@@ -15,21 +15,27 @@ class RawConnection:
     ----------
     mechanism
         What the greeting says that follows.
+    greet
+        False to send nothing at all.
     """
 
-    def __init__(self, endpoint: str, mechanism: bytes = b"PLAIN") -> None:
+    def __init__(self, endpoint: str, mechanism: bytes = b"PLAIN", *, greet: bool = True) -> None:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=30)
         greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.ljust(20, b"\0") + b"\0" + bytes(31)
-        self.send_raw(greeting)
+        if greet:
+            self.send_raw(greeting)
 
-    def log_in(self, token: str, **properties: bytes) -> bytes:
+    def log_in(self, token: str, *, wait: bool = True, **properties: bytes) -> bytes:
         """Shake hands by PLAIN (RFC 24) as a DEALER with whatever properties; return the last command.
 
-        That is b"" when the other side has closed.
+        That is b"" when the other side has closed, and when its answer is not waited for.
         """
-        self._read(64)
+        if wait:
+            self._read(64)
         self.command(b"\x05HELLO" + _short(b"herohe") + _short(token.encode()))
+        if not wait:
+            return b""
         if not self.receive().startswith(b"\x07WELCOME"):
             return b""
         ready = b"".join(_property(name.replace("_", "-"), value) for name, value in properties.items())
