@@ -98,7 +98,7 @@ class PendingRequest:
 
 
 class Connection:
-    """What the client's thread does; everything but :meth:`run` is called by it alone, by calls into its loop.
+    """What the client's thread does; all but :meth:`run` is called by that thread alone, through its loop.
 
     Parameters
     ----------
