@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import psutil
 from bridge.transport.endpoints import ipc_path
 from bridge.transport.runtime_directory import remove_socket_directory, runtime_directory
 from herohe_model.errors import ServerError
+from herohe_model.files import replacing
 
 _SAME_PROCESS_S: Final = 0.5
 """How far apart two readings of a process's start may be."""
@@ -85,15 +85,18 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_record(record: ServerRecord) -> Path:
     """Write the discovery file, whole or not at all, readable by its user alone."""
+<<<<<<< HEAD
     path = record_path(record)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+=======
+    path = _record_path(record)
+>>>>>>> main
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(record))
-        os.replace(part, path)
+        with replacing(path) as part:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(record))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ServerError(
             f"The discovery file {path} cannot be written ({error.strerror})", "Check the disk"
         ) from error
