@@ -85,12 +85,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_record(record: ServerRecord) -> Path:
     """Write the discovery file, whole or not at all, readable by its user alone."""
-<<<<<<< HEAD
     path = record_path(record)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-=======
-    path = _record_path(record)
->>>>>>> main
     try:
         with replacing(path) as part:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
