@@ -16,6 +16,7 @@ import pytest
 import zmq
 from helpers.raw_zmtp import RawConnection
 from helpers.scripted_worker import WAIT_FOR_GATE
+from helpers.server_fuzz import fuzz
 from helpers.server_process import MIB, ServerProcess, server_process
 from helpers.servers import (
     PATIENCE_S,
@@ -39,6 +40,7 @@ from bridge.protocol.messages import (
     Hello,
     Info,
     PixelSource,
+    Read,
     Result,
     ScoreSlide,
     StatusRequest,
@@ -267,10 +269,10 @@ def test_an_image_that_claims_to_be_huge_takes_no_memory_and_is_refused_or_cance
 
 
 def test_a_cancel_is_obeyed_while_the_client_is_asked_for_pixels(running: Running) -> None:
-    source = PixelSource(name="made up", width=100_000, height=100_000, mpp=0.5)
+    source = PixelSource(name="made up", width=20_000, height=20_000, mpp=0.5)
     with Peer(running.record) as peer:
         peer.send(ScoreSlide(id="slow", slide="s", source=source, sample="slide"), b"")
-        peer.answer()
+        assert isinstance(peer.answer()[0], Read)
         assert isinstance(peer.ask(Cancel(id="c", request="slow"))[0], Result)
         assert peer.error().code == "cancelled"
         assert running.info().load.slides == 0
@@ -292,6 +294,16 @@ def test_a_worker_that_cannot_be_started_is_started_a_little_later(
         worker.kill()
         is_well(running)
         assert not refused
+
+
+def test_mutants_of_messages_are_answered_or_dropped(tmp_path: Path) -> None:
+    # A short run of tests/benchmarks/fuzz/server.py.
+    with server_process(tmp_path) as server:
+        (tmp_path / "gate").touch()
+        report = fuzz(server, 300, seed=11)
+        assert not report.crashed and not report.hung and report.unforeseen == []
+        assert server.highest - report.memory_before < 300 * MIB
+        is_well(server)
 
 
 @POSIX
