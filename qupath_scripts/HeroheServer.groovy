@@ -26,9 +26,11 @@ class HeroheServer {
     static final String SETTINGS = 'settings.json'
     static final String CHOSEN_MODEL = 'chosen-model.txt'
     static final String LOG = 'server.log'
+    // As herohe_model/engines/choice.py says it.
+    private static final String MEASURING = 'Measuring once'
 
     private static final int FORMAT = 1
-    private static final int START_PATIENCE_S = 300
+    private static final int START_PATIENCE_S = 900
     private static final int HELLO_PATIENCE_MS = 10_000
     private static final double SAME_PROCESS_S = 60
     private static final double TICKS_PER_S = 100
@@ -79,6 +81,18 @@ class HeroheServer {
         return running(sha256) ?: startOnce(wanted, sha256)
     }
 
+    /** The model file that was chosen at installation, '' when none was. */
+    String getUsualModel() {
+        def chosen = new File(home, CHOSEN_MODEL)
+        return String.valueOf(settings.get('model') ?: (chosen.file ? chosen.getText('UTF-8').trim() : ''))
+    }
+
+    /** The servers of this machine that run and are not some command's own. */
+    List<HeroheClient> clients() {
+        def shared = records().findAll { it.get('owned') != true && number(it, 'protocol') == HeroheClient.PROTOCOL }
+        return shared.collect { localClient(it) }.findAll { it != null }
+    }
+
     private Found greet(HeroheClient client, boolean local) {
         def version = String.valueOf(settings.get('version'))
         def info = client.hello(version, local ? HELLO_PATIENCE_MS : 2 * HELLO_PATIENCE_MS)
@@ -101,15 +115,14 @@ class HeroheServer {
     }
 
     private File modelFile(String model, Supplier<File> chooser) {
-        def chosen = new File(home, CHOSEN_MODEL)
-        def path = model ?: settings.get('model') ?: (chosen.file ? chosen.getText('UTF-8').trim() : '')
-        File file = path ? new File(String.valueOf(path)) : chooser.get()
+        def path = model ?: usualModel
+        File file = path ? new File(path) : chooser.get()
         if (file == null)
             throw new HeroheClient.Failure('model_file', 'No model was chosen', "Choose one by 'herohe-bridge qupath install --model FILE'")
         if (!file.file)
             throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(), "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
         if (!path)
-            chosen.setText(file.absolutePath, 'UTF-8')
+            new File(home, CHOSEN_MODEL).setText(file.absolutePath, 'UTF-8')
         return file
     }
 
@@ -162,7 +175,7 @@ class HeroheServer {
         if (!command)
             throw new HeroheClient.Failure('server_unavailable', 'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
         def log = new File(home, LOG)
-        notice.accept('Starting a model server, which takes up to a minute ...')
+        notice.accept('Starting a model server, which loads the model: up to a minute ...')
         def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', String.valueOf((long) number(settings, 'idle_timeout_s'))])
         builder.directory(home)
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)
@@ -198,6 +211,8 @@ class HeroheServer {
             def client = record == null ? null : localClient((Map) record)
             if (client != null)
                 return greet(client, true)
+            if (log.file && log.readLines('UTF-8').any { it.contains(MEASURING) })
+                notice.accept('The model server measures, this once, how it scores fastest here: some minutes ...')
             if (!process.alive)
                 throw new HeroheClient.Failure('server_unavailable', "The model server did not start: ${lastWords(log)}".toString(), "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
             pause()
