@@ -309,6 +309,9 @@ class HeroheClient {
             socket.setCurvePublicKey(ZMQ.Curve.z85Decode(curve.get('publicKey')))
             socket.setCurveSecretKey(ZMQ.Curve.z85Decode(curve.get('secretKey')))
             socket.setCurveServerKey(ZMQ.Curve.z85Decode(curve.get('serverKey')))
+        } else if (token) {
+            socket.setPlainUsername('herohe')
+            socket.setPlainPassword(token)
         }
         if (!socket.connect(endpoint))
             throw new Failure('server_unavailable', "${endpoint} is no address of a server".toString())

@@ -11,7 +11,10 @@ import groovy.transform.CompileStatic
 
 import java.nio.channels.FileLock
 import java.nio.channels.OverlappingFileLockException
+import java.nio.file.FileSystems
 import java.nio.file.Files
+import java.nio.file.attribute.FileAttribute
+import java.nio.file.attribute.PosixFilePermissions
 import java.security.MessageDigest
 import java.util.concurrent.TimeUnit
 import java.util.function.BooleanSupplier
@@ -30,6 +33,7 @@ class HeroheServer {
     private static final int START_PATIENCE_S = 900
     private static final int HELLO_PATIENCE_MS = 10_000
     private static final double SAME_PROCESS_S = 60
+    private static final double TICKS_PER_S = 100
     private static final String INSTALL = "Run 'herohe-bridge qupath install' in a terminal"
 
     private final File home
@@ -148,9 +152,7 @@ class HeroheServer {
 
     /** One starts while the others wait, or two windows would load the model twice. */
     private Found startOnce(File model, String sha256) {
-        def directory = runtimeDirectory()
-        directory.mkdirs()
-        new RandomAccessFile(new File(directory, 'starting.lock'), 'rw').withCloseable { file ->
+        new RandomAccessFile(new File(madeRuntimeDirectory(), 'starting.lock'), 'rw').withCloseable { file ->
             FileLock lock = null
             long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(START_PATIENCE_S)
             while (lock == null && System.nanoTime() < until) {
@@ -179,7 +181,7 @@ class HeroheServer {
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)
         builder.redirectErrorStream(true)
         builder.redirectOutput(log)
-        builder.environment().put('HEROHE_RUNTIME_DIR', runtimeDirectory().path)
+        builder.environment().put('HEROHE_RUNTIME_DIR', madeRuntimeDirectory().path)
         Process process
         try {
             process = builder.start()
@@ -248,15 +250,56 @@ class HeroheServer {
     }
 
     private static boolean isAlive(Map record) {
-        def process = ProcessHandle.of((long) number(record, 'pid')).orElse(null)
+        long pid = (long) number(record, 'pid')
+        def process = ProcessHandle.of(pid).orElse(null)
         if (process == null || !process.alive)
             return false
+        def stat = new File("/proc/${pid}/stat".toString())
+        if (stat.file) {
+            // On Linux 'started' is in s since the system's start, which a step of the clock does not change.
+            def text = stat.getText('ISO-8859-1')
+            def ticks = text.substring(text.lastIndexOf(')') + 2).split(' ')[19].toLong()
+            return Math.abs(ticks / TICKS_PER_S - number(record, 'started')) < 1
+        }
         def started = process.info().startInstant().orElse(null)
         return started == null || Math.abs(started.toEpochMilli() / 1000.0d - number(record, 'started')) < SAME_PROCESS_S
     }
 
+    /** Where servers are found: the directory of the settings, or what Python takes when that cannot be made. */
     private File runtimeDirectory() {
-        return new File(String.valueOf(settings.get('runtime_directory')))
+        def named = new File(String.valueOf(settings.get('runtime_directory')))
+        return named.directory || canBeMade(named) ? named : (fallback() ?: named)
+    }
+
+    /** The same, made for this user alone where it is not there. */
+    private File madeRuntimeDirectory() {
+        def directory = runtimeDirectory()
+        try {
+            if (!directory.directory)
+                Files.createDirectories(directory.toPath(), isPosix() ? [PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString('rwx------'))] as FileAttribute[] : [] as FileAttribute[])
+        } catch (IOException error) {
+            throw new HeroheClient.Failure('server_unavailable', "The runtime directory ${directory} cannot be made (${error.message})".toString(), 'Set HEROHE_RUNTIME_DIR to a directory of your own, and run herohe-bridge qupath install again')
+        }
+        return directory
+    }
+
+    /** Linux removes /run/user/... when its user logs out, and only the system can make it again. */
+    private static boolean canBeMade(File directory) {
+        def parent = directory.parentFile
+        while (parent != null && !parent.exists())
+            parent = parent.parentFile
+        return parent == null || Files.isWritable(parent.toPath())
+    }
+
+    private static File fallback() {
+        if (!isPosix())
+            return null
+        def uid = Files.getAttribute(new File(System.getProperty('user.home')).toPath(), 'unix:uid')
+        return new File(System.getProperty('java.io.tmpdir'), "runtime-${uid}/herohe-bridge".toString())
+    }
+
+    private static boolean isPosix() {
+        return FileSystems.default.supportedFileAttributeViews().contains('unix')
     }
 
     private List<String> command() {
