@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from bridge.client.locate import FixedServer
 from herohe_model.errors import HeroheError, OptionError, ProtocolError, ServerUnavailableError
 from herohe_model.model.card import read_card
 from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo
+
+_log = logging.getLogger(__name__)
 
 _GONE: Final = (ServerUnavailableError, ProtocolError)
 """Errors after which a server is not asked any more; one that was restarted does not know our token."""
@@ -50,8 +53,6 @@ class SpreadScorer:
     ----------
     servers
         Names and scorers, at least one.
-    notice
-        Told in words when one is gone; called from any thread.
 
     Raises
     ------
@@ -59,14 +60,8 @@ class SpreadScorer:
         If they differ in model, device, precision or engine: results would depend on which server was free.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[tuple[str, CompositeScorer]],
-        *,
-        notice: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, servers: Sequence[tuple[str, CompositeScorer]]) -> None:
         self._servers = [_Server(name, scorer) for name, scorer in servers]
-        self._notice = notice
         self._lock = threading.Lock()
         first = self._servers[0]
         for other in self._servers[1:]:
@@ -125,7 +120,7 @@ class SpreadScorer:
             first = lost and not server.gone
             server.gone = server.gone or lost
         if first:
-            self._notice(f"{error} Going on without {server.name}.")
+            _log.warning("%s Going on without %s.", error, server.name)
         if lost and not composite.future.cancelled():
             try:
                 self._hand_on(composite)
@@ -158,9 +153,7 @@ def _check_alike(first: _Server, other: _Server) -> None:
 
 
 @contextmanager
-def connect_servers(
-    endpoints: Sequence[str], model: Path | None, *, notice: Callable[[str], None] = lambda _: None
-) -> Iterator[SpreadScorer]:
+def connect_servers(endpoints: Sequence[str], model: Path | None) -> Iterator[SpreadScorer]:
     """Connect to several running servers.
 
     Parameters
@@ -188,4 +181,4 @@ def connect_servers(
                     "Leave --model out, or name servers of that model",
                 )
             clients.append((endpoint, client))
-        yield SpreadScorer(clients, notice=notice)
+        yield SpreadScorer(clients)

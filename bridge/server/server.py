@@ -150,19 +150,13 @@ class Server:
         self._cut_off.set()
         self._loop_calls.call_soon_threadsafe(lambda: None)
 
-    def run(
-        self,
-        started: Callable[[ServerRecord], None] = lambda _: None,
-        notice: Callable[[str], None] = _log.info,
-    ) -> None:
+    def run(self, started: Callable[[ServerRecord], None] = lambda _: None) -> None:
         """Serve until stopped: by a ``stop`` message, a signal, :meth:`cut_off`, or idleness.
 
         Parameters
         ----------
         started
             Called when clients can come.
-        notice
-            Told in words what takes long before that.
 
         Raises
         ------
@@ -173,7 +167,7 @@ class Server:
         slots = SharedPixelsDirectory()
         try:
             with ending_signals(self._signalled):
-                self._serve(directory.path, slots.path, started, notice)
+                self._serve(directory.path, slots.path, started)
         finally:
             self._loop_calls.close()
             self._context.destroy(linger=1000)
@@ -185,7 +179,6 @@ class Server:
         directory: Path,
         slots: str,
         started: Callable[[ServerRecord], None],
-        notice: Callable[[str], None],
     ) -> None:
         s = self._settings
         pool = WorkerPool(
@@ -194,7 +187,6 @@ class Server:
                 model=s.model,
                 directory=directory,
                 workers=s.workers,
-                notice=notice,
                 max_batch=s.max_batch,
                 max_wait_s=s.max_wait_s,
                 silence_s=s.worker_silence_s,

@@ -12,7 +12,6 @@ import logging
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -76,8 +75,6 @@ class PoolSettings:
         For its sockets, and for shared pixels ("" for none).
     arguments
         Of the Python that runs a worker.
-    notice
-        Told in words what takes a worker long before it is ready.
     over_tcp
         Use loopback TCP with keys of its own instead of ipc.
     """
@@ -90,7 +87,6 @@ class PoolSettings:
     silence_s: float = 30.0
     slots: str = ""
     arguments: tuple[str, ...] = ("-m", "bridge.server.worker")
-    notice: Callable[[str], None] = lambda _: None
     over_tcp: bool = field(default_factory=lambda: not has_ipc())
 
 
@@ -335,7 +331,7 @@ class WorkerPool:
         if isinstance(message, Ready):
             self._welcome(slot, message.info)
         elif isinstance(message, Note):
-            self._settings.notice(message.text)
+            _log.info("%s", message.text)
         elif isinstance(message, Failed):
             self._give_up(slot, TaskFailure(message.code, message.problem, message.remedy))
         elif isinstance(message, Scored):

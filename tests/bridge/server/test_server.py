@@ -97,7 +97,7 @@ def test_hello_tells_what_the_server_is(server: Running) -> None:
     assert (info.engine, server.record.engine, server.record.engine_asked) == ("scripted",) * 2 + ("auto",)
     assert server.record.computes_on == "cpu (fp32, scripted)"
     # What a worker said while it loaded.
-    assert server.notices == ["reading the script"]
+    assert server.notices[0] == "reading the script"
     assert info.card["patch_px"] * info.card["grid"] == SIDE_PX
     assert [worker.state for worker in info.workers] == ["ready"]
     assert info.paths
