@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from bridge.client.address import ServerAddress
-from bridge.protocol.codec import error_from
+from bridge.protocol.errors import error_from
 from bridge.transport.discovery import ServerRecord
 from herohe_model.child_process import end_child, start_child
 from herohe_model.errors import HeroheError, ServerUnavailableError

@@ -38,7 +38,7 @@ from bridge.cluster.registry import WorkerRegistry
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
 from bridge.scoring.slide import Progress, failed_result
-from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
+from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError, WorkerDiedError
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.device import default_threads
@@ -59,12 +59,6 @@ _TRIES: Final = 3
 """Workers that must fail at a slide before it, and not the worker, is taken for the reason."""
 _RETRIES: Final = 2
 """How often dask may try a slide again after an error of its own."""
-
-
-class WorkerDiedError(ClusterError):
-    """Workers do not survive a slide."""
-
-    code = "worker_died"
 
 
 @dataclass(eq=False)

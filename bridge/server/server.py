@@ -21,7 +21,7 @@ from typing import Final
 import zmq
 
 from bridge import __version__
-from bridge.protocol.codec import error_from
+from bridge.protocol.errors import error_from
 from bridge.protocol.messages import (
     MAX_READ_BYTES,
     MAX_REGIONS_BYTES,
