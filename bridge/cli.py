@@ -13,6 +13,7 @@ import click
 
 from bridge import __version__
 from herohe_model.errors import HeroheError, OptionError
+from herohe_model.model.machine import wait_passively
 
 _COMMANDS: Final = {
     "demo": "Run the whole system on synthetic slides.",
@@ -61,6 +62,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; exit codes: 0 all well, 1 something failed, 2 wrong usage."""
+    # Some commands compute, others start processes that do.
+    wait_passively()
     debug = "--debug" in sys.argv[1:]
     try:
         code = cli.main(prog_name="herohe-bridge", standalone_mode=False)

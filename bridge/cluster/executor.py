@@ -41,7 +41,7 @@ from bridge.scoring.slide import Progress, failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError, WorkerDiedError
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import AUTO, Compute
-from herohe_model.model.device import default_threads
+from herohe_model.model.machine import default_threads
 from herohe_model.model.score import ScorerInfo
 
 if TYPE_CHECKING:

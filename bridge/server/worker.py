@@ -39,6 +39,7 @@ from bridge.transport.loop_calls import LoopCalls, Socket
 from bridge.transport.shared_pixels import SharedPixelsReader
 from herohe_model.child_process import read_settings, watch_lifeline
 from herohe_model.errors import HeroheError
+from herohe_model.model.machine import wait_passively
 
 if TYPE_CHECKING:
     from herohe_model.model.score import CompositeScore, CompositeScorer
@@ -56,6 +57,7 @@ def run_worker(load: Callable[[WorkerSettings], CompositeScorer]) -> NoReturn:
         Gives the scorer; its errors are reported to the server, and so is what it logs, such as what takes
         long.
     """
+    wait_passively()
     settings = msgspec.json.decode(read_settings(), type=WorkerSettings)
     # At once and from any state: nothing of a worker is worth keeping when its server is gone.
     watch_lifeline(lambda: os._exit(0))

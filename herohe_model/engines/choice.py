@@ -28,7 +28,8 @@ from herohe_model.engines.trials import Measured, Trial, Trials, in_thread
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.compute import Compute, EngineName, Precision
-from herohe_model.model.device import choose_precision, find_devices, machine_memory
+from herohe_model.model.device import choose_precision, find_devices
+from herohe_model.model.machine import machine_memory
 from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 
 WORTH_MEASURING: Final = 5_000_000_000

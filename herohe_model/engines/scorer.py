@@ -25,7 +25,8 @@ from herohe_model.errors import CancelledError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.compute import AUTO, Compute
-from herohe_model.model.device import choose_device, default_threads, device_label
+from herohe_model.model.device import choose_device, device_label
+from herohe_model.model.machine import default_threads
 from herohe_model.model.network import load_networks
 from herohe_model.model.score import CompositeScore, ScorerInfo
 
