@@ -69,7 +69,7 @@ def test_the_menu_and_the_panel_do_what_they_say(inside: InsideQuPath, project: 
     reopened = "\n".join(seen["reopened"])
     assert "of first.tif" in reopened and "RANDOM MODEL" in reopened and "small 0" in reopened
     assert 0.1 < seen["covered"] < 0.25, "the heat map lies over the region, and only there"
-    assert seen["selected"] == 0 and not seen["mapper"]
+    assert seen["selected"] == 0 and not seen["mapper"] and not seen["touched"]
     assert not any(word.startswith("P(positive)") for word in seen["second"]), "it follows the image"
     assert seen["unchanged"], "preferences, the project and its data are as before"
 

@@ -40,7 +40,7 @@ class Driver {
             def value = fx(found)
             if (value)
                 return value
-            Thread.sleep(50)
+            Thread.sleep(300)
         }
         throw new IllegalStateException("waited in vain for $what; the panel says ${fx { words() }}")
     }
@@ -105,6 +105,8 @@ class Driver {
         Map seen = [:]
         await('an image') { qupath.imageData }
         seen.menu = fx { qupath.getMenu('Extensions>HER2-HE', false).items.findAll { it.text }*.text }
+        // QuPath itself may find something to save in an image that was just opened.
+        boolean fresh = fx { qupath.imageData.changed }
         def before = fx { [preferences(), files(), qupath.viewer.overlayOptions.fillDetections] }
 
         menu('Show result')
@@ -114,7 +116,12 @@ class Driver {
         seen.selected = fx { qupath.imageData.hierarchy.selectionModel.selectedObjects.size() }
         seen.mapper = fx { qupath.viewer.overlayOptions.measurementMapper != null }
         def second = fx { qupath.project.imageList.find { it.imageName == 'second.tif' } }
+        seen.touched = fx { qupath.imageData.changed } != fresh
         Platform.runLater { qupath.openImageEntry(second) }
+        if (fresh) {
+            def asked = await('whether to save') { dialog('No') }
+            Platform.runLater { press(asked, 'No') }
+        }
         seen.second = await('the second image') { words().contains('second.tif') && !layers() ? words() : null }
         seen.unchanged = fx { [preferences(), files(), qupath.viewer.overlayOptions.fillDetections] } == before
 
