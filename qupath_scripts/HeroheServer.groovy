@@ -11,7 +11,10 @@ import groovy.transform.CompileStatic
 
 import java.nio.channels.FileLock
 import java.nio.channels.OverlappingFileLockException
+import java.nio.file.FileSystems
 import java.nio.file.Files
+import java.nio.file.attribute.FileAttribute
+import java.nio.file.attribute.PosixFilePermissions
 import java.security.MessageDigest
 import java.util.concurrent.TimeUnit
 import java.util.function.BooleanSupplier
@@ -30,6 +33,7 @@ class HeroheServer {
     private static final int START_PATIENCE_S = 900
     private static final int HELLO_PATIENCE_MS = 10_000
     private static final double SAME_PROCESS_S = 60
+    private static final double TICKS_PER_S = 100
     private static final String INSTALL = "Run 'herohe-bridge qupath install' in a terminal"
 
     private final File home
@@ -95,7 +99,8 @@ class HeroheServer {
         def theirs = String.valueOf(info.get('version'))
         if (theirs != version)
             notice.accept("The model server is herohe-bridge ${theirs}, these scripts are of ${version}: ".toString() +
-                (isOlder(version, theirs) ? "update the scripts by 'herohe-bridge qupath install'." : "update herohe-bridge where the server runs."))
+                (isOlder(version, theirs) ? "update the scripts by 'herohe-bridge qupath install'." :
+                    "update herohe-bridge where the server runs."))
         return new Found(client, info, local)
     }
 
@@ -105,8 +110,10 @@ class HeroheServer {
         def publicKey = (keys =~ /public-key\s*=\s*"([^"]{40})"/)
         def secretKey = (keys =~ /secret-key\s*=\s*"([^"]{40})"/)
         if (!publicKey.find() || !secretKey.find())
-            throw new HeroheClient.Failure('option', "The key file ${file} is not there or holds no keys".toString(), "Make keys by 'herohe-bridge keys new', and run 'herohe-bridge qupath install' again")
-        Map<String, String> curve = [publicKey: publicKey.group(1), secretKey: secretKey.group(1), serverKey: String.valueOf(remote.get('server_key'))]
+            throw new HeroheClient.Failure('option', "The key file ${file} is not there or holds no keys".toString(),
+                "Make keys by 'herohe-bridge keys new', and run 'herohe-bridge qupath install' again")
+        Map<String, String> curve = [publicKey: publicKey.group(1), secretKey: secretKey.group(1),
+            serverKey: String.valueOf(remote.get('server_key'))]
         return new HeroheClient(String.valueOf(remote.get('endpoint')), '', curve)
     }
 
@@ -114,9 +121,11 @@ class HeroheServer {
         def path = model ?: usualModel
         File file = path ? new File(path) : chooser.get()
         if (file == null)
-            throw new HeroheClient.Failure('model_file', 'No model was chosen', "Choose one by 'herohe-bridge qupath install --model FILE'")
+            throw new HeroheClient.Failure('model_file', 'No model was chosen',
+                "Choose one by 'herohe-bridge qupath install --model FILE'")
         if (!file.file)
-            throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(), "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
+            throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(),
+                "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
         if (!path)
             new File(home, CHOSEN_MODEL).setText(file.absolutePath, 'UTF-8')
         return file
@@ -148,9 +157,7 @@ class HeroheServer {
 
     /** One starts while the others wait, or two windows would load the model twice. */
     private Found startOnce(File model, String sha256) {
-        def directory = runtimeDirectory()
-        directory.mkdirs()
-        new RandomAccessFile(new File(directory, 'starting.lock'), 'rw').withCloseable { file ->
+        new RandomAccessFile(new File(madeRuntimeDirectory(), 'starting.lock'), 'rw').withCloseable { file ->
             FileLock lock = null
             long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(START_PATIENCE_S)
             while (lock == null && System.nanoTime() < until) {
@@ -171,20 +178,24 @@ class HeroheServer {
     private Found start(File model) {
         def command = command()
         if (!command)
-            throw new HeroheClient.Failure('server_unavailable', 'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
+            throw new HeroheClient.Failure('server_unavailable',
+                'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
         def log = new File(home, LOG)
         notice.accept('Starting a model server, which loads the model: up to a minute ...')
-        def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', String.valueOf((long) number(settings, 'idle_timeout_s'))])
+        def idle = String.valueOf((long) number(settings, 'idle_timeout_s'))
+        def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', idle])
         builder.directory(home)
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)
         builder.redirectErrorStream(true)
         builder.redirectOutput(log)
-        builder.environment().put('HEROHE_RUNTIME_DIR', runtimeDirectory().path)
+        builder.environment().put('HEROHE_RUNTIME_DIR', madeRuntimeDirectory().path)
         Process process
         try {
             process = builder.start()
         } catch (IOException error) {
-            throw new HeroheClient.Failure('server_unavailable', "herohe-bridge cannot be started from ${command.get(0)} (${error.message})".toString(), "$INSTALL, with the Python it is installed in".toString())
+            throw new HeroheClient.Failure('server_unavailable',
+                "herohe-bridge cannot be started from ${command.get(0)} (${error.message})".toString(),
+                "$INSTALL, with the Python it is installed in".toString())
         }
         boolean ready = false
         try {
@@ -212,10 +223,13 @@ class HeroheServer {
             if (log.file && log.readLines('UTF-8').any { it.contains(MEASURING) })
                 notice.accept('The model server measures, this once, how it scores fastest here: some minutes ...')
             if (!process.alive)
-                throw new HeroheClient.Failure('server_unavailable', "The model server did not start: ${lastWords(log)}".toString(), "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
+                throw new HeroheClient.Failure('server_unavailable',
+                    "The model server did not start: ${lastWords(log)}".toString(),
+                    "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
             pause()
         }
-        throw new HeroheClient.Failure('server_unavailable', "The model server did not answer within ${START_PATIENCE_S} s".toString(), "Look into ${log}".toString())
+        throw new HeroheClient.Failure('server_unavailable',
+            "The model server did not answer within ${START_PATIENCE_S} s".toString(), "Look into ${log}".toString())
     }
 
     private static String lastWords(File log) {
@@ -227,13 +241,17 @@ class HeroheServer {
     private HeroheClient localClient(Map record) {
         def endpoints = record.get('endpoints')
         // Unix sockets of libzmq and JeroMQ do not understand each other.
-        def endpoint = endpoints instanceof List ? ((List) endpoints).find { String.valueOf(it).startsWith('tcp://') } : null
-        return endpoint == null ? null : new HeroheClient(String.valueOf(endpoint), String.valueOf(record.get('token')), null, (long) number(record, 'pid'))
+        def endpoint = endpoints instanceof List ? ((List) endpoints).find { String.valueOf(it).startsWith('tcp://') } :
+            null
+        return endpoint == null ? null :
+            new HeroheClient(
+            String.valueOf(endpoint), String.valueOf(record.get('token')), null, (long) number(record, 'pid'))
     }
 
     /** What the running servers wrote about themselves. */
     private List<Map> records() {
-        def files = runtimeDirectory().listFiles({ File folder, String name -> name.startsWith('server-') && name.endsWith('.json') } as FilenameFilter)
+        def files = runtimeDirectory().listFiles(
+            { File folder, String name -> name.startsWith('server-') && name.endsWith('.json') } as FilenameFilter)
         List<Map> found = []
         for (File file : files?.toList()?.sort() ?: []) {
             try {
@@ -248,15 +266,61 @@ class HeroheServer {
     }
 
     private static boolean isAlive(Map record) {
-        def process = ProcessHandle.of((long) number(record, 'pid')).orElse(null)
+        long pid = (long) number(record, 'pid')
+        def process = ProcessHandle.of(pid).orElse(null)
         if (process == null || !process.alive)
             return false
+        def stat = new File("/proc/${pid}/stat".toString())
+        if (stat.file) {
+            // On Linux 'started' is in s since the system's start, which a step of the clock does not change.
+            def text = stat.getText('ISO-8859-1')
+            def ticks = text.substring(text.lastIndexOf(')') + 2).split(' ')[19].toLong()
+            return Math.abs(ticks / TICKS_PER_S - number(record, 'started')) < 1
+        }
         def started = process.info().startInstant().orElse(null)
-        return started == null || Math.abs(started.toEpochMilli() / 1000.0d - number(record, 'started')) < SAME_PROCESS_S
+        return started == null ||
+            Math.abs(started.toEpochMilli() / 1000.0d - number(record, 'started')) < SAME_PROCESS_S
     }
 
+    /** Where servers are found: the directory of the settings, or what Python takes when that cannot be made. */
     private File runtimeDirectory() {
-        return new File(String.valueOf(settings.get('runtime_directory')))
+        def named = new File(String.valueOf(settings.get('runtime_directory')))
+        return named.directory || canBeMade(named) ? named : (fallback() ?: named)
+    }
+
+    /** The same, made for this user alone where it is not there. */
+    private File madeRuntimeDirectory() {
+        def directory = runtimeDirectory()
+        try {
+            if (!directory.directory)
+                Files.createDirectories(directory.toPath(), (isPosix() ?
+                    [PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString('rwx------'))] :
+                    []) as FileAttribute[])
+        } catch (IOException error) {
+            throw new HeroheClient.Failure('server_unavailable',
+                "The runtime directory ${directory} cannot be made (${error.message})".toString(),
+                'Set HEROHE_RUNTIME_DIR to a directory of your own, and run herohe-bridge qupath install again')
+        }
+        return directory
+    }
+
+    /** Linux removes /run/user/... when its user logs out, and only the system can make it again. */
+    private static boolean canBeMade(File directory) {
+        def parent = directory.parentFile
+        while (parent != null && !parent.exists())
+            parent = parent.parentFile
+        return parent == null || Files.isWritable(parent.toPath())
+    }
+
+    private static File fallback() {
+        if (!isPosix())
+            return null
+        def uid = Files.getAttribute(new File(System.getProperty('user.home')).toPath(), 'unix:uid')
+        return new File(System.getProperty('java.io.tmpdir'), "runtime-${uid}/herohe-bridge".toString())
+    }
+
+    private static boolean isPosix() {
+        return FileSystems.default.supportedFileAttributeViews().contains('unix')
     }
 
     private List<String> command() {
@@ -283,13 +347,15 @@ class HeroheServer {
         } catch (IOException | JsonParseException ignored) {
             // Said below.
         }
-        throw new HeroheClient.Failure('option', "The settings ${file} are not there, or of another version".toString(), INSTALL)
+        throw new HeroheClient.Failure('option', "The settings ${file} are not there, or of another version".toString(),
+            INSTALL)
     }
 
     private static double number(Map map, String name) {
         def value = map.get(name)
         if (!(value instanceof Number))
-            throw new HeroheClient.Failure('option', "There is no number ${name} in ${map.keySet()}".toString(), INSTALL)
+            throw new HeroheClient.Failure('option', "There is no number ${name} in ${map.keySet()}".toString(),
+                INSTALL)
         return ((Number) value).doubleValue()
     }
 

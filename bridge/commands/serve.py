@@ -6,21 +6,13 @@ from pathlib import Path
 
 import click
 
-from bridge.commands.computing import engine_option, precision_option
+from bridge.commands.compute_options import worker_options
+from herohe_model.model.compute import Compute
 
 
 @click.command("serve")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    default=("auto",),
-    show_default="auto",
-    help="auto, cpu, cuda[:n] or mps; may be repeated, for a worker on each.",
-)
-@precision_option
-@engine_option
+@worker_options
 @click.option(
     "--bind",
     "binds",
@@ -42,6 +34,7 @@ from bridge.commands.computing import engine_option, precision_option
     type=click.Path(path_type=Path),
     help="Clients of other machines may name slides below this folder; may be repeated.",
 )
+@click.option("--allow-stop", is_flag=True, help="Clients of other machines may stop this server.")
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 16),
@@ -65,13 +58,12 @@ from bridge.commands.computing import engine_option, precision_option
 @click.option("--owned", is_flag=True, hidden=True, help="End with the standard input; report on the output.")
 def command(
     model: Path,
-    devices: tuple[str, ...],
-    precision: str,
-    engine: str,
+    workers: tuple[Compute, ...],
     binds: tuple[str, ...],
     key: Path | None,
     allow: Path | None,
     slides_roots: tuple[Path, ...],
+    allow_stop: bool,
     max_batch: int,
     max_wait_ms: float,
     idle_timeout: float | None,
@@ -92,13 +84,12 @@ def command(
         logging.disable(logging.INFO)
     settings = ServerSettings(
         model=model,
-        devices=devices,
-        precision=precision,
-        engine=engine,
+        workers=workers,
         binds=binds,
         key=read_pair(key) if key is not None else None,
         allow=allow,
         slides_roots=slides_roots,
+        allow_stop=allow_stop,
         max_batch=max_batch,
         max_wait_s=max_wait_ms / 1000,
         idle_timeout_s=idle_timeout,
@@ -112,7 +103,7 @@ def command(
 
 
 def _run_owned(server: object) -> None:
-    """Run on the lifeline of the process that started this one, and report to it."""
+    """Run until the process that started this one ends, and report to it."""
     import sys
 
     from bridge.client.child_server import StartReport

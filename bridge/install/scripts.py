@@ -236,7 +236,7 @@ def _compiled(qupath: QuPathApp, classes: Mapping[str, str], jars: Sequence[Path
 
 
 def _settings(user_directory: Path, choices: Choices) -> ScriptSettings:
-    from bridge.transport.discovery import runtime_directory
+    from bridge.transport.runtime_directory import runtime_directory
 
     before = _previous_settings(user_directory)
     model = before.model if before else None

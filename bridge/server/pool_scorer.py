@@ -15,12 +15,11 @@ from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.loop_calls import LoopCalls
 from herohe_model.errors import ServerUnavailableError
-from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 
 class PoolScorer:
-    """The crew as a :class:`herohe_model.model.score.CompositeScorer`, for threads of the server.
+    """The worker pool as a :class:`herohe_model.model.score.CompositeScorer`, for threads of the server.
 
     Parameters
     ----------
@@ -29,25 +28,12 @@ class PoolScorer:
     """
 
     def __init__(
-        self,
-        pool: WorkerPool,
-        loop_calls: LoopCalls,
-        *,
-        client: Hashable,
-        card: ModelCard,
-        model_sha256: str,
-        device: str,
-        precision: str,
-        engine: str,
+        self, pool: WorkerPool, loop_calls: LoopCalls, *, client: Hashable, info: ScorerInfo
     ) -> None:
         self._pool = pool
         self._loop_calls = loop_calls
         self._client = client
-        self.card = card
-        self.model_sha256 = model_sha256
-        self.device = device
-        self.precision = precision
-        self.engine = engine
+        self.info = info
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`herohe_model.model.score.CompositeScorer`."""
@@ -71,7 +57,7 @@ class PoolScorer:
         return future
 
     def close(self) -> None:
-        """Do nothing: the crew is the server's."""
+        """Do nothing: the pool is the server's."""
 
 
 def _settle(future: Future[CompositeScore], end: TaskScore | TaskFailure) -> None:

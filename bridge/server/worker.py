@@ -72,7 +72,7 @@ def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], Composite
         scorer = load(settings, lambda text: socket.send(encode_worker(Note(text))))
     except Exception as error:
         _report_failure(socket, error)
-        # Until the server has read it and cuts the lifeline: its end must not be noticed before its reason.
+        # Until the server has read it and ends this process: its end must not be noticed before its reason.
         threading.Event().wait(_REPORT_S)
         os._exit(1)
     _Worker(context, socket, settings, scorer).run()
@@ -100,15 +100,7 @@ class _Worker:
         self._jobs: dict[int, Future[CompositeScore]] = {}
 
     def run(self) -> NoReturn:
-        self._send(
-            Ready(
-                msgspec.to_builtins(self._scorer.card),
-                self._scorer.model_sha256,
-                self._scorer.device,
-                self._scorer.precision,
-                self._scorer.engine,
-            )
-        )
+        self._send(Ready(self._scorer.info))
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._loop_calls.socket, zmq.POLLIN)
@@ -186,9 +178,7 @@ def _failure(number: int, error: BaseException) -> JobFailed:
 def _load(settings: WorkerSettings, notice: Callable[[str], None]) -> CompositeScorer:
     from herohe_model.engines.scorer import Scorer
 
-    return Scorer.load(
-        settings.model, settings.device, settings.precision, engine=settings.engine, notice=notice
-    )
+    return Scorer.load(settings.model, settings.compute, notice=notice)
 
 
 if __name__ == "__main__":

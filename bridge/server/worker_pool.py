@@ -8,11 +8,12 @@ die of is answered with an error, and its neighbours are scored.
 from __future__ import annotations
 
 import contextlib
+import logging
 import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -40,6 +41,8 @@ from bridge.transport.curve import WORKER_DOMAIN, KeyPair
 from bridge.transport.endpoints import has_ipc, ipc_endpoint
 from bridge.transport.loop_calls import Context, LoopCalls, Socket
 from herohe_model.child_process import end_child, start_child
+from herohe_model.model.compute import AUTO, Compute
+from herohe_model.model.score import ScorerInfo
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""
@@ -47,7 +50,12 @@ MAX_DEATHS: Final = 2
 _MAX_FAILURES: Final = 5
 """Deaths in a row that nothing explains, after which a device is given up."""
 
+_AGAIN_S: Final = 0.5
+"""How long to wait, twice as long each time, when a worker could not be started."""
+
 _SMALLER: Final = "Look at the server's log; if memory ran out, use another --device or fewer servers"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,8 @@ class PoolSettings:
 
     Attributes
     ----------
-    model, devices, precision, engine
-        A worker for each device.
+    model, workers
+        The model, and what computes it in each worker.
     max_batch
         Most composites in one worker's hands: one is computed, the others wait there.
     max_wait_s
@@ -76,9 +84,7 @@ class PoolSettings:
 
     model: Path
     directory: Path
-    devices: tuple[str, ...] = ("auto",)
-    precision: str = "auto"
-    engine: str = "auto"
+    workers: tuple[Compute, ...] = (AUTO,)
     max_batch: int = 4
     max_wait_s: float = 0.0
     silence_s: float = 30.0
@@ -90,9 +96,14 @@ class PoolSettings:
 
 @dataclass(eq=False)
 class _WorkerSlot:
-    """The place of one worker, on one device; ``name`` is that of the worker that has it now."""
+    """The place of one worker, on one device.
+
+    ``name`` is that of the worker that has it now; ``not_before``, on the monotonic clock, when the next is
+    started after one that could not be.
+    """
 
     index: int
+    compute: Compute
     device: str
     name: bytes = b""
     child: subprocess.Popen[bytes] | None = None
@@ -102,6 +113,7 @@ class _WorkerSlot:
     scored: int = 0
     restarts: int = -1
     failures: int = 0
+    not_before: float = 0.0
 
 
 class WorkerPool:
@@ -109,15 +121,13 @@ class WorkerPool:
 
     Parameters
     ----------
-    mailbox
+    loop_calls
         Of the polling thread.
 
     Attributes
     ----------
     socket
         To be polled; :meth:`receive` is to be called when it is readable.
-    ready
-        What the first worker said of its model; None before.
     failure
         Why no worker is left; None while there is one.
     """
@@ -126,11 +136,11 @@ class WorkerPool:
         self._settings = settings
         self._loop_calls = loop_calls
         self._queue: FairQueue[CompositeTask] = FairQueue()
-        self._slots = [_WorkerSlot(number, device) for number, device in enumerate(settings.devices)]
+        self._slots = [_WorkerSlot(n, compute, compute.device) for n, compute in enumerate(settings.workers)]
         self._numbers = 0
         self._closed = False
         self._complete = False
-        self.ready: Ready | None = None
+        self._ready: ScorerInfo | None = None
         self.failure: TaskFailure | None = None
         self.socket: Socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
@@ -175,9 +185,11 @@ class WorkerPool:
         return sum(slot.scored for slot in self._slots)
 
     @property
-    def device(self) -> str:
-        """The devices' names as they stand in results."""
-        return ", ".join(dict.fromkeys(slot.device for slot in self._slots))
+    def info(self) -> ScorerInfo | None:
+        """What scores, all devices in one name; None before a worker has loaded the model."""
+        if self._ready is None:
+            return None
+        return replace(self._ready, device=", ".join(dict.fromkeys(slot.device for slot in self._slots)))
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Describe every worker."""
@@ -229,7 +241,13 @@ class WorkerPool:
             slot = next((slot for slot in self._slots if slot.name == name), None)
             if slot is not None:
                 slot.heard = time.monotonic()
-                self._take(slot, decode_from_worker(header), frames)
+                try:
+                    self._take(slot, decode_from_worker(header), frames)
+                except (msgspec.DecodeError, LookupError, TypeError):
+                    # No worker of ours says that; what it had is given to the one that takes its place.
+                    _log.exception("the worker on %s is not understood", slot.device)
+                    if slot.child is not None:
+                        slot.child.kill()
         self.give_out()
 
     @property
@@ -251,6 +269,9 @@ class WorkerPool:
             silent = slot.state == "ready" and now - slot.heard > self._settings.silence_s
             if silent and slot.child is not None:
                 slot.child.kill()
+            if slot.not_before and now > slot.not_before and not self._closed:
+                slot.not_before = 0.0
+                self._fill(slot)
         self.give_out()
 
     def close(self) -> None:
@@ -312,7 +333,7 @@ class WorkerPool:
 
     def _take(self, slot: _WorkerSlot, message: object, frames: list[bytes]) -> None:
         if isinstance(message, Ready):
-            self._welcome(slot, message)
+            self._welcome(slot, message.info)
         elif isinstance(message, Note):
             self._settings.notice(message.text)
         elif isinstance(message, Failed):
@@ -326,10 +347,10 @@ class WorkerPool:
             composite = slot.in_work.pop(message.job)
             composite.done(TaskFailure(message.code, message.problem, message.remedy))
 
-    def _welcome(self, slot: _WorkerSlot, ready: Ready) -> None:
-        if self.ready is None:
-            self.ready = ready
-        elif ready.model_sha256 != self.ready.model_sha256:
+    def _welcome(self, slot: _WorkerSlot, ready: ScorerInfo) -> None:
+        if self._ready is None:
+            self._ready = ready
+        elif ready.model_sha256 != self._ready.model_sha256:
             changed = f"The model file {self._settings.model} has changed since the server was started"
             self._give_up(slot, TaskFailure("model_file", changed, "Restart the server"))
             return
@@ -346,26 +367,43 @@ class WorkerPool:
             endpoint=self._endpoint,
             name=slot.name.decode(),
             model=str(self._settings.model),
-            # The device's full name is that of a result; what torch takes is its first word.
-            device=slot.device.split()[0],
-            precision=self._settings.precision,
-            engine=self._settings.engine,
+            # One that was replaced goes to the same device: what torch takes is the first word of its name.
+            compute=msgspec.structs.replace(slot.compute, device=slot.device.split()[0]),
             slots=self._settings.slots,
             server_key=self._server_keys.public if self._server_keys else "",
             public_key=self._keys.public if self._keys else "",
             secret_key=self._keys.secret if self._keys else "",
         )
-        child = start_child(
-            self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
-        )
-        slot.child = child
         name = slot.name
 
-        def watch() -> None:
+        def watch(child: subprocess.Popen[bytes]) -> None:
             child.wait()
             self._loop_calls.call_soon_threadsafe(lambda: self._ended(slot, name))
 
-        threading.Thread(target=watch, name=f"worker {name.decode()}", daemon=True).start()
+        try:
+            slot.child = start_child(
+                self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
+            )
+            threading.Thread(
+                target=watch, args=(slot.child,), name=f"worker {name.decode()}", daemon=True
+            ).start()
+        except (OSError, RuntimeError) as error:
+            # No memory, process, thread or file descriptor for it: that may pass.
+            self._not_started(slot, error)
+
+    def _not_started(self, slot: _WorkerSlot, error: Exception) -> None:
+        """Let a slot be filled a little later; :meth:`tick` does."""
+        if slot.child is not None:
+            end_child(slot.child, grace_s=0)
+            slot.child = None
+        slot.name = b""
+        slot.failures += 1
+        why = f"No worker can be started on {slot.device} ({error})"
+        _log.warning("%s", why)
+        if not self._complete or slot.failures >= _MAX_FAILURES:
+            self._give_up(slot, TaskFailure("no_worker", why, _SMALLER))
+            return
+        slot.not_before = time.monotonic() + _AGAIN_S * 2**slot.failures
 
     def _ended(self, slot: _WorkerSlot, name: bytes) -> None:
         """Replace a worker that has ended, and give its composites to others."""
@@ -416,7 +454,7 @@ class WorkerPool:
 
 
 def _let_go(child: subprocess.Popen[bytes]) -> None:
-    """Cut a worker's lifeline: it ends at once, whatever it is doing."""
+    """Close a worker's input: it ends at once, whatever it is doing."""
     if child.stdin is not None:
         with contextlib.suppress(OSError):
             child.stdin.close()
