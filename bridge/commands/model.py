@@ -109,13 +109,7 @@ def verify(file: Path, compute: Compute) -> None:
     pixels = noise_composite(card.side_px)
     with (
         log_shown(lambda text: click.echo(text, err=True)),
-        Scorer(
-            card,
-            state,
-            compute,
-            model_sha256=sha256,
-            what=str(file),
-        ) as scorer,
+        Scorer(card, state, compute, model_sha256=sha256, what=str(file)) as scorer,
     ):
         first, second = scorer.score([pixels, pixels])
         where = f"{scorer.info.device} in {scorer.info.precision} by {scorer.info.engine}"

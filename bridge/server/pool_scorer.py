@@ -9,9 +9,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from bridge.protocol.codec import (
-    score_from,
-)
+from bridge.protocol.codec import score_from
 from bridge.protocol.errors import error_from
 from bridge.protocol.messages import ArrayHeader
 from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
