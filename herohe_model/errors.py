@@ -32,6 +32,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from herohe_model.printable import printable
+
 
 class HeroheError(Exception):
     """Base of the tree.
@@ -52,9 +54,10 @@ class HeroheError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        # Names of files and what stands in them come into every message: none of it reaches a terminal raw.
+        self.problem = printable(problem)
+        self.remedy = printable(remedy)
+        super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."

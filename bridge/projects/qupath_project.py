@@ -334,8 +334,9 @@ def _annotations(data: ImageData | None, transform: SlideTransform, entry: Entry
     if data is None:
         return ()
     source = f"The annotations of {entry.name}"
-    found = read_features(data.annotations_geojson(), (0, 0), source=source, own=True)
-    return tuple(replace(drawn, geometry=transform.to_slide(drawn.geometry)) for drawn, _ in found)
+    found = read_features([(source, data.annotations_geojson())], (0, 0), own=True)
+    drawn = [item.annotation for item in found]
+    return tuple(replace(item, geometry=transform.to_slide(item.geometry)) for item in drawn)
 
 
 def _open(qupath: QuPath, path: Path) -> list[Any]:
