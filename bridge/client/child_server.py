@@ -14,8 +14,8 @@ import msgspec
 
 from bridge.client.address import ServerAddress
 from bridge.protocol.codec import error_from
-from bridge.transport.child_process import end_child, start_child
 from bridge.transport.discovery import ServerRecord
+from herohe_model.child_process import end_child, start_child
 from herohe_model.errors import HeroheError, ServerUnavailableError
 
 _NOTICE_S: Final = 10.0

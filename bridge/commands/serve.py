@@ -117,7 +117,7 @@ def _run_owned(server: object) -> None:
 
     from bridge.client.child_server import StartReport
     from bridge.server.server import Server
-    from bridge.transport.child_process import watch_lifeline
+    from herohe_model.child_process import watch_lifeline
     from herohe_model.errors import HeroheError
 
     def report(line: StartReport) -> None:

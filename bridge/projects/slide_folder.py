@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ from bridge.annotations.regions import area_of
 from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
 from bridge.projects.surroundings import passed_over
-from bridge.qupath.safe_replace import changed_error, replace_file
+from bridge.qupath.safe_replace import changed_error, replace_file, write_new
 from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
@@ -244,7 +245,7 @@ class SlideFolder:
             ) from error
         replace_file(
             path,
-            lambda new: _write(new, text),
+            partial(write_new, text),
             verify,
             expected=sha256_of(path),
             what=str(path),
@@ -431,7 +432,3 @@ def _tiles(
             )
         )
     return made
-
-
-def _write(path: Path, text: bytes) -> None:
-    path.write_bytes(text)

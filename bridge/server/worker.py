@@ -33,9 +33,9 @@ from bridge.protocol.worker_messages import (
     decode_to_worker,
     encode_worker,
 )
-from bridge.transport.child_process import read_settings, watch_lifeline
 from bridge.transport.loop_calls import LoopCalls, Socket
 from bridge.transport.shared_pixels import SharedPixelsReader
+from herohe_model.child_process import read_settings, watch_lifeline
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:

@@ -36,10 +36,10 @@ from bridge.protocol.worker_messages import (
 )
 from bridge.server.fair_queue import FairQueue
 from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
-from bridge.transport.child_process import end_child, start_child
 from bridge.transport.curve import WORKER_DOMAIN, KeyPair
 from bridge.transport.endpoints import has_ipc, ipc_endpoint
 from bridge.transport.loop_calls import Context, LoopCalls, Socket
+from herohe_model.child_process import end_child, start_child
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""

@@ -32,9 +32,9 @@ from bridge.client.locate import FixedServer
 from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server.server import Server, ServerSettings
 from bridge.server.worker import run_worker
-from bridge.transport.child_process import end_child, start_child, watch_lifeline
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord
+from herohe_model.child_process import end_child, start_child, watch_lifeline
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model

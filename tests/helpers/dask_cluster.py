@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from bridge.transport.child_process import end_child, start_child
 from helpers import dask_process
 from helpers.dask_process import Part
+from herohe_model.child_process import end_child, start_child
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bridge.transport.child_process import read_settings, watch_lifeline
+from herohe_model.child_process import read_settings, watch_lifeline
 
 
 class Part(msgspec.Struct, frozen=True):

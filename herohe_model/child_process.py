@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Final
 
 ENDING_S: Final = 10.0
 """How long a child may take to end by itself."""
@@ -21,7 +21,12 @@ _STDIN: Final = 0
 
 
 def start_child(
-    arguments: Sequence[str], *, settings: bytes = b"", stdout: int | None = None
+    arguments: Sequence[str],
+    *,
+    settings: bytes = b"",
+    stdout: int | None = None,
+    stderr: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start this Python with `arguments`, away from the terminal's Ctrl-C, on a lifeline.
 
@@ -29,13 +34,17 @@ def start_child(
     ----------
     settings
         One line for the child's standard input: unlike arguments, nobody else can read it.
-    stdout
-        As :class:`subprocess.Popen` takes it; None to share this process's.
+    stdout, stderr
+        As :class:`subprocess.Popen` takes them; None to share this process's.
+    environment
+        Variables to be set or changed.
     """
     child = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, **environment} if environment else None,
         start_new_session=sys.platform != "win32",
         creationflags=_creation_flags(),
     )
