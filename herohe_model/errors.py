@@ -30,9 +30,19 @@ wrong, naming the file, and what to do about it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from herohe_model.printable import printable
+
+
+ALLOW: Final = "Check that it is there, its permissions, and that the disk is not full"
+"""Remedy for what the system refused."""
+
+
+def os_problem(error: OSError) -> str:
+    """Return what the system refused, with the file it was about; a sentence without its full stop."""
+    where = f"{error.filename} " if error.filename is not None else "a file "
+    return f"{where}cannot be used ({error.strerror or error})"
 
 
 class HeroheError(Exception):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from bridge.annotations.regions import build_regions
 from bridge.projects.base import Collection, Entry
+from bridge.scoring.slide import as_herohe
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
-from herohe_model.errors import CancelledError, HeroheError, OptionError
+from herohe_model.errors import CancelledError, OptionError
 from herohe_model.slides.slide import Slide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.foreground_cache import Unusable
@@ -97,8 +98,8 @@ def _read(
                 exclude_classes=exclude_classes,
                 slide_box=source.bounds,
             )
-    except HeroheError as error:
-        return Unusable(name, collection.root / entry.name, str(error))
+    except Exception as error:
+        return Unusable(name, collection.root / entry.name, str(as_herohe(error, entry.name)))
     if regions.union is None:
         return Unusable(name, content.slide_path, regions.no_match_message())
     return TrainingSlide(case, content.slide_path, regions.union.geometry, content.mpp)

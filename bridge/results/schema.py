@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from herohe_model.notice import RESEARCH_USE_ONLY as RESEARCH_USE_ONLY
+from herohe_model.printable import is_text, printable
 
 DECIMALS: Final = 6
 PREFIX: Final = "HER2-HE"
@@ -151,6 +152,15 @@ class SlideResult(msgspec.Struct, frozen=True):
     union: RegionResult | None = None
     annotations: tuple[RegionResult, ...] = ()
     provenance: Provenance | None = None
+
+    def __post_init__(self) -> None:
+        """Make text of what is none, such as names that are not UTF-8: whatever is kept can be written."""
+        for name in ("entry", "slide", "path", "message"):
+            text = getattr(self, name)
+            if not is_text(text):
+                msgspec.structs.force_setattr(self, name, printable(text))
+        if not all(is_text(warning) for warning in self.warnings):
+            msgspec.structs.force_setattr(self, "warnings", tuple(printable(text) for text in self.warnings))
 
 
 class Tile(msgspec.Struct, frozen=True):
