@@ -34,7 +34,6 @@ from typing import ClassVar, Final
 
 from herohe_model.printable import printable
 
-
 ALLOW: Final = "Check that it is there, its permissions, and that the disk is not full"
 """Remedy for what the system refused."""
 

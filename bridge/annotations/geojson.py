@@ -314,7 +314,8 @@ def _top_level(text: bytes, source: str) -> list[msgspec.Raw]:
             raise
         except msgspec.DecodeError:
             # Some programs write measurements that are not numbers as no JSON may have them.
-            document = _DOCUMENT.decode(_NOT_FINITE.sub(_finite, text))
+            text = _NOT_FINITE.sub(_finite, text)
+            document = _DOCUMENT.decode(text)
     except msgspec.ValidationError as error:
         raise RegionError(
             f"{source} is JSON, but no GeoJSON of features",
@@ -424,14 +425,14 @@ def _geometry(given: _Geometry, origin: NDArray[np.float64], where: str) -> Base
         case _LineString():
             return _line(points(given.coordinates))
         case _MultiLineString():
-            return shapely.MultiLineString([_line(points(line)) for line in given.coordinates])
+            lines = [_line(points(line)) for line in given.coordinates]
+            return shapely.MultiLineString([line for line in lines if not line.is_empty])
         case _Polygon():
             polygon = _polygon([points(ring) for ring in given.coordinates])
             return _ellipse(polygon) if given.isEllipse is True else polygon
         case _MultiPolygon():
-            return shapely.MultiPolygon(
-                [_polygon([points(ring) for ring in rings]) for rings in given.coordinates]
-            )
+            parts = [_polygon([points(ring) for ring in rings]) for rings in given.coordinates]
+            return shapely.MultiPolygon([part for part in parts if not part.is_empty])
         case _GeometryCollection():
             return shapely.GeometryCollection([_geometry(part, origin, where) for part in given.geometries])
 

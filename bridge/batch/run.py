@@ -387,4 +387,6 @@ def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:
 def _portable(path: Path, root: Path) -> str:
     """Return a path relative to the collection where it lies below it, with forward slashes."""
     resolved, base = path.resolve(), root.resolve()
-    return printable(resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved))
+    return printable(
+        resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    )

@@ -280,7 +280,7 @@ class QuPathProject:
         """Return what the project says about an image, and its slide's file."""
         if entry.id in self._rivals:
             raise EntryDamagedError(
-                f"{entry.name} has the id {self._rivals[entry.id]} of another image of {self._path}, and both "
+                f"{entry.name} has the id {self._rivals[entry.id]} of another image in {self._path}, so both "
                 "have the same data",
                 "Add the slide to the project again and remove this image from it in QuPath",
             )

@@ -86,6 +86,11 @@ class Prediction(msgspec.Struct, frozen=True):
     at_least: dict[str, float]
     levels: dict[str, float]
 
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot: files of results are read from anywhere."""
+        if not {"1+", "2+", "3+"} <= self.at_least.keys():
+            raise ValueError("at_least lacks one of 1+, 2+ and 3+")
+
 
 class RegionResult(msgspec.Struct, frozen=True):
     """The result for a slide's union of regions, or for one annotation.
@@ -107,6 +112,11 @@ class RegionResult(msgspec.Struct, frozen=True):
     composites: tuple[CompositeResult, ...] = ()
     patches: tuple[PlacedPatch, ...] = ()
     unsampled: tuple[ForegroundPatch, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse patches of composites that are not there."""
+        if not all(0 <= patch.composite < len(self.composites) for patch in self.patches):
+            raise ValueError("a patch lies in a composite that is not there")
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -159,6 +169,10 @@ class SlideResult(msgspec.Struct, frozen=True):
             text = getattr(self, name)
             if not is_text(text):
                 msgspec.structs.force_setattr(self, name, printable(text))
+        steps = len(self.provenance.steps) if self.provenance is not None else None
+        for region in filter(None, (self.union, *self.annotations)):
+            if steps is not None and any(len(patch.contributions) != steps for patch in region.patches):
+                raise ValueError("a patch has not one contribution a step")
         if not all(is_text(warning) for warning in self.warnings):
             msgspec.structs.force_setattr(self, "warnings", tuple(printable(text) for text in self.warnings))
 
