@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.classes import components, composed, is_ignored, matches, user_class
 from herohe_model.errors import RegionError
+from herohe_model.printable import printable_name
 from herohe_model.sampling.coverage import polygons, valid_area
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ class SlideRegions:
     def no_match_message(self) -> str:
         """Say that nothing matched, and what could have been asked for."""
         asked = " or ".join(self.wanted) or "asked for"
-        present = ", ".join(f"{name or 'unclassified'} ({count})" for name, count in self.classes_present)
+        present = printable_name(
+            ", ".join(f"{name or 'unclassified'} ({count})" for name, count in self.classes_present)
+        )
         if not present:
             return f"No annotation of the class {asked}: the slide has no annotations. Draw one in QuPath."
         return (
@@ -279,7 +282,7 @@ def _without(area: BaseGeometry, hole: BaseGeometry) -> BaseGeometry:
 def _label(annotation: Annotation) -> str:
     """Name an annotation as the user finds it."""
     name = f"'{annotation.name}'" if annotation.name else annotation.id
-    return f"{name} ({user_class(annotation.class_name) or 'unclassified'})"
+    return printable_name(f"{name} ({user_class(annotation.class_name) or 'unclassified'})")
 
 
 def _digest(chosen: Iterable[Annotation], excluded: Iterable[Annotation]) -> str:

@@ -11,10 +11,10 @@ import io
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 from herohe_model.errors import HeroheError
 from herohe_model.printable import printable
@@ -29,8 +29,11 @@ _XLSX: Final = b"PK\x03\x04"
 _XLS: Final = b"\xd0\xcf\x11\xe0"
 MAX_BYTES: Final = 1 << 26
 MAX_COLUMNS: Final = 1000
-MAX_ROWS: Final = 1_000_000
+MAX_ROWS: Final = 500_000
 MAX_CELLS: Final = 5_000_000
+
+
+_Cell = TypeVar("_Cell")
 
 
 class TableError(HeroheError):
@@ -105,7 +108,7 @@ def read_table(path: Path) -> Table:
     delimiter = _delimiter(text)
     try:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        records = _bounded(([_plain(cell) for cell in row] for row in rows), path)
+        records = _bounded(rows, _plain, path)
     except csv.Error as error:
         raise TableError(f"{path} is no CSV file ({error})", "Save it again as CSV") from error
     return _table(path, records, delimiter, problems)
@@ -207,8 +210,7 @@ def _sheet(path: Path, data: bytes) -> list[list[str]]:
             try:
                 sheet = book.worksheets[0]
                 sheet.reset_dimensions()
-                rows = sheet.iter_rows(max_row=MAX_ROWS + 1, max_col=MAX_COLUMNS, values_only=True)
-                return _bounded(([_text(value) for value in row] for row in rows), path)
+                return _bounded(sheet.iter_rows(values_only=True), _text, path)
             finally:
                 book.close()
     except TableError:
@@ -229,16 +231,20 @@ def _look_into(data: bytes, path: Path) -> None:
         raise TableError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB", "Name a table of cases")
 
 
-def _bounded(rows: Iterable[list[str]], path: Path) -> list[list[str]]:
-    """Return rows, empty ones for those that are; stop where there are more than a table of cases has."""
+def _bounded(rows: Iterable[Sequence[_Cell]], text: Callable[[_Cell], str], path: Path) -> list[list[str]]:
+    """Return rows as text, without cells for those that are empty.
+
+    Raises TableError at the first row or cell too many for a table of cases: a workbook of a few bytes may
+    stand for billions.
+    """
     found: list[list[str]] = []
     cells = 0
     for row in rows:
-        kept = row[:MAX_COLUMNS] if any(row) else []
-        cells += len(kept)
-        found.append(kept)
-        if len(found) > MAX_ROWS or cells > MAX_CELLS:
+        cells += len(row)
+        if len(found) >= MAX_ROWS or cells > MAX_CELLS:
             raise TableError(f"{path} has more rows or cells than a table of cases", "Name a table of cases")
+        texts = [text(cell) for cell in row[:MAX_COLUMNS]]
+        found.append(texts if any(texts) else [])
     return found
 
 

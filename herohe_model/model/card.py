@@ -42,7 +42,7 @@ TargetName = Literal["ihc", "ihc+ish"]
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
