@@ -84,12 +84,3 @@ def test_a_console_that_cannot_print_a_name_stops_nothing(tmp_path: Path) -> Non
     cleared = run("clear", str(home), env=old)
     assert (cleared.returncode, "4 of 4 images cleared" in cleared.stdout) == (0, True)
     assert not any(results.iterdir())
-
-
-def test_what_the_system_refuses_has_its_own_words(tmp_path: Path) -> None:
-    small_slide(tmp_path / "a.tif")
-    (tmp_path / "herohe-bridge").write_text("a file where a folder must be")
-    done = run("score", str(tmp_path), "--model", str(small_model(tmp_path / "m.safetensors")))
-    assert done.returncode == 1
-    assert "herohe-bridge cannot be made (File exists)" in done.stderr
-    assert "nexpected" not in done.stderr

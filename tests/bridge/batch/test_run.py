@@ -275,3 +275,10 @@ def test_an_output_folder_that_vanishes_is_said_and_not_made_again(tmp_path: Pat
         run(folder, scorer, ear := Thief(), one_by_one)
     assert Outcome.SCORED in ear.outcomes.values()
     assert not (output / "results.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_has_its_own_words(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 1)
+    (folder / "herohe-bridge").write_text("a file where a folder must be")
+    with pytest.raises(ResultFileError, match=r"herohe-bridge cannot be made \(File exists\)"):
+        run(folder, scorer, Ear())
