@@ -268,7 +268,7 @@ def test_annotations_of_one_identifier_get_their_own_values_and_tiles(world: Wor
     before = describe(path)
 
     result = score(path, "b.tif", per_annotation=True)
-    assert len(set(region.region for region in result.annotations)) == 2
+    assert len({region.region for region in result.annotations}) == 2
     rows = {row["name"]: row for row in describe(path)["b.tif"] if row.get("name") in ("left", "right")}
     assert rows["left"]["id"] == rows["right"]["id"]
     for region in result.annotations:
