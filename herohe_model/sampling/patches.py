@@ -26,7 +26,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from herohe_model.errors import CancelledError
+from herohe_model.errors import CancelledError, RegionError
 from herohe_model.sampling.coverage import clipped_area, grid_coverage, polygons, valid_area
 from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
 from herohe_model.slides.source import Box, SlideSource
@@ -36,6 +36,9 @@ ENOUGH: Final = 25
 
 SMALLEST_PART: Final = 1 / 16
 """Share of a patch's area below which a part of a region gets no patch of its own."""
+
+MOST_PATCHES: Final = 1 << 21
+"""Patches of a region's bounding box, foreground or not; a slide of 300,000 px has 343,000 of 512 px."""
 
 _TOLERANCE: Final = 1e-9
 
@@ -105,8 +108,12 @@ class PatchGrid:
         return self._edges(self.bounds.y, self.bounds.height, top, bottom)
 
     def _edges(self, start: int, length: int, low: float, high: float) -> NDArray[np.int64]:
-        count = math.ceil(length / self.step) + 1
-        edges: NDArray[np.int64] = start + np.floor(np.arange(count) * self.step + 0.5).astype(np.int64)
+        # Of the whole grid only what may overlap, with a patch to spare: a slide can claim any size.
+        first = max(0, math.floor((max(low, start) - self.size - start) / self.step) - 1)
+        last = math.ceil((min(high, start + length) - start) / self.step) + 1
+        if last - first > MOST_PATCHES:
+            raise _too_many(last - first)
+        edges: NDArray[np.int64] = start + np.floor(np.arange(first, last) * self.step + 0.5).astype(np.int64)
         inside = edges + self.size <= start + length
         edges = edges[inside & (edges + self.size > low) & (edges < high)]
         return edges
@@ -164,7 +171,7 @@ def find_patches(
     CancelledError
         When `cancelled` said so.
     RegionError
-        If the geometry cannot be made valid.
+        If the geometry cannot be made valid, or is of more than :data:`MOST_PATCHES` patches.
     SlideScaleError
         If the slide's µm/px are not known.
     SlideUnreadableError
@@ -208,14 +215,13 @@ def _covered_patches(
     box = grid.bounds
     everything = shapely.box(box.x, box.y, box.x + box.width, box.y + box.height)
     if geometry is None:
-        x, y = grid.columns(box.x, box.x + box.width), grid.rows(box.y, box.y + box.height)
+        x, y = _squares(grid, (box.x, box.y, box.x + box.width, box.y + box.height))
         return np.tile(x, len(y)), np.repeat(y, len(x)), np.ones(len(x) * len(y))
     region = clipped_area(valid_area(geometry), everything)
     if region.is_empty:
         none = np.empty(0, dtype=np.int64)
         return none, none, np.empty(0)
-    left, top, right, bottom = region.bounds
-    x, y = grid.columns(left, right), grid.rows(top, bottom)
+    x, y = _squares(grid, region.bounds)
     share = grid_coverage(region, x, y, grid.size, check)
     found = _pick(x, y, share, share >= min_coverage - _TOLERANCE)
     if len(found[0]) < ENOUGH:
@@ -223,6 +229,24 @@ def _covered_patches(
         if len(own[0]) > len(found[0]):
             return own
     return found
+
+
+def _squares(
+    grid: PatchGrid, box: tuple[float, float, float, float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the grid's columns and rows that overlap a box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    x, y = grid.columns(left, right), grid.rows(top, bottom)
+    if len(x) * len(y) > MOST_PATCHES:
+        raise _too_many(len(x) * len(y))
+    return x, y
+
+
+def _too_many(patches: int) -> RegionError:
+    return RegionError(
+        f"The region spans {patches:,} patches, and {MOST_PATCHES:,} can be looked at",
+        "Check the slide's size and its µm/px, or draw a smaller region",
+    )
 
 
 def _pick(
@@ -259,6 +283,8 @@ def _own_grid(grid: PatchGrid, part: BaseGeometry, min_coverage: float, check: _
     for columns, rows in itertools.product(
         _counts((right - left) / grid.step), _counts((bottom - top) / grid.step)
     ):
+        if columns * rows > MOST_PATCHES:
+            raise _too_many(columns * rows)
         x = grid.centred(columns, left, right, grid.bounds.x, grid.bounds.width)
         y = grid.centred(rows, top, bottom, grid.bounds.y, grid.bounds.height)
         share = grid_coverage(part, x, y, grid.size, check)
