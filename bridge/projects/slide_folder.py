@@ -10,6 +10,7 @@ user exported is never touched. Only slides directly in the folder count.
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
@@ -73,6 +74,8 @@ SLIDE_SUFFIXES: Final = (
 )
 """Suffixes of the slide formats that OpenSlide reads and that are one file to the user."""
 
+_MOMENT_NS: Final = 2_000_000_000
+"""As coarse as any file system keeps times."""
 _MEMBER: Final = PREFIX.lower()
 """Member of a result file that says what wrote it."""
 
@@ -288,10 +291,12 @@ class SlideFolder:
 
     def _annotation_file(self, slide_path: Path) -> Path | None:
         """Return the annotations of a slide as they lie there now: a run may take days."""
-        paths = self._listed()
-        if paths != self._paths:
-            self._paths = paths
-            self._files = find_annotation_files(paths, [path.name for path in self._slides.values()])
+        changed = os.stat(self._root).st_mtime_ns
+        # Two changes within a moment may bear the same time.
+        if changed != self._changed or time.time_ns() - changed < _MOMENT_NS:
+            self._changed = changed
+            self._paths = self._listed()
+            self._files = find_annotation_files(self._paths, [path.name for path in self._slides.values()])
         return self._files.of(slide_path.name)
 
     def _slide_path(self, entry: Entry) -> Path:
