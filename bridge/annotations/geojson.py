@@ -127,6 +127,7 @@ _Geometry = (
 _DOCUMENT: Final = msgspec.json.Decoder(list[msgspec.Raw] | _Collection | _Feature)
 _FEATURE: Final = msgspec.json.Decoder(_Feature)
 _GEOMETRY: Final = msgspec.json.Decoder(_Geometry)
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,15 @@ class DrawnFeature:
     text: msgspec.Raw
 
     def members(self) -> dict[str, Any]:
-        """Return all members of the feature, children included."""
-        found: dict[str, Any] = msgspec.json.decode(self.text)
-        return found
+        """Return all members of the feature, children included.
+
+        Raises
+        ------
+        RegionError
+            If one that is not understood otherwise is no value, such as a number without end.
+        """
+        what = f"The annotation {self.annotation.name or self.annotation.id} cannot be copied"
+        return _decoded(_MEMBERS, self.text, what)
 
 
 def annotations_from_geojson(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.annotations.files import read_texts
-from bridge.annotations.geojson import annotations_from_geojson, read_features
+from bridge.annotations.geojson import annotations_from_geojson, collection_text, read_features
 from bridge.annotations.regions import build_regions
 from bridge.install.installed_files import read_record
 from bridge.qupath.image_source import parse_builder
@@ -146,7 +146,9 @@ def _written(path: Path, data: bytes, read: Callable[[Path], object]) -> Case:
 
 
 def _regions_of(path: Path) -> object:
-    found = [item.annotation for item in read_features(read_texts(path), (10, 20))]
+    features = read_features(read_texts(path), (10, 20))
+    collection_text([feature.members() for feature in features])
+    found = [feature.annotation for feature in features]
     assert len({annotation.id for annotation in found}) == len(found)
     box = Box(0, 0, 1000, 1000)
     return build_regions(found, region_classes=("Tumor",), exclude_classes=("Necrosis",), slide_box=box)
