@@ -134,6 +134,7 @@ class SlideFolder:
         self._root = root
         self._results = (output or root / "herohe-bridge") / "geojson"
         self._seen: dict[str, str | None] = {}
+        self._changed = 0
         try:
             self._paths = sorted(root.iterdir())
         except OSError as error:
