@@ -135,13 +135,7 @@ class SlideFolder:
         self._results = (output or root / "herohe-bridge") / "geojson"
         self._seen: dict[str, str | None] = {}
         self._changed = 0
-        try:
-            self._paths = sorted(root.iterdir())
-        except OSError as error:
-            raise ProjectError(
-                f"The folder {root} cannot be looked into ({error.strerror or error})",
-                "Check its permissions",
-            ) from error
+        self._paths = self._listed()
         self._slides: dict[str, Path] = {}
         for path in self._paths:
             # A link to nowhere is a slide that cannot be read; so is a file that may not be looked at.
