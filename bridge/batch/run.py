@@ -280,6 +280,7 @@ class _Batch:
         self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
     ) -> str:
         """Digest what decides a slide's result."""
+        scored_by = self._executor.info
         return work_key(
             {
                 "entry": entry.id,
@@ -289,10 +290,10 @@ class _Batch:
                 "warnings": content.warnings,
                 "mpp": content.mpp,
                 "regions": regions.digest(),
-                "model": self._executor.model_sha256,
-                "device": self._executor.device,
-                "precision": self._executor.precision,
-                "engine": self._executor.engine,
+                "model": scored_by.model_sha256,
+                "device": scored_by.device,
+                "precision": scored_by.precision,
+                "engine": scored_by.engine,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )
