@@ -37,6 +37,7 @@ from bridge.qupath.project_file import (
     image_metadata,
     read_project,
     remove_classes,
+    repeated_images,
     update_metadata,
 )
 from bridge.qupath.safe_replace import Backups, changed_error
@@ -44,7 +45,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
-from herohe_model.errors import EntryChangedError, EntryDamagedError, ProjectError, WriteBackError
+from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.printable import printable_name
 from herohe_model.slides.slide import Slide
 
@@ -93,7 +94,8 @@ class QuPathProject:
         document = read_project(self._path)
         self._metadata = image_metadata(document)
         self._qupath = start_qupath()
-        self._images, self._rivals = _by_id(_open(self._qupath, self._path))
+        self._images = {str(image.entry_id): image for image in _open(self._qupath, self._path)}
+        self._repeated = repeated_images(document)
         self._finder = SlideFinder(self._path, str(document.get("uri") or ""), slides_root)
         self._backups = Backups(self.root, self.root / OWN_FOLDER / "backups")
         self._seen: dict[str, _Seen] = {}
@@ -109,8 +111,15 @@ class QuPathProject:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A QuPath that may have the project open, or one that is newer than any tested."""
-        found = open_project_warnings(self._path)
+        """A QuPath that may have the project open, one newer than any tested, and images it passes over."""
+        found = (
+            *open_project_warnings(self._path),
+            *(
+                f"{printable_name(name)} has the id of another image of the project, so QuPath shows one of "
+                "them and the other is not scored: add its slide to the project again."
+                for name in self._repeated
+            ),
+        )
         if self._qupath.is_tested:
             return found
         newer = f"QuPath {self._qupath.version} is newer than {NEWEST_TESTED}, the newest tested"
@@ -278,12 +287,6 @@ class QuPathProject:
 
     def _locate(self, entry: Entry) -> tuple[ImageSource, Path]:
         """Return what the project says about an image, and its slide's file."""
-        if entry.id in self._rivals:
-            raise EntryDamagedError(
-                f"{entry.name} has the id {self._rivals[entry.id]} of another image in {self._path}, so both "
-                "have the same data",
-                "Add the slide to the project again and remove this image from it in QuPath",
-            )
         java = self._qupath.java
         builder = self._images[entry.id].java_object.getServerBuilder()
         kind = java("qupath.lib.images.servers.ImageServerBuilder.ServerBuilder").class_
@@ -345,22 +348,6 @@ def _annotations(data: ImageData | None, transform: SlideTransform, entry: Entry
     found = read_features([(source, data.annotations_geojson())], (0, 0), own=True)
     drawn = [item.annotation for item in found]
     return tuple(replace(item, geometry=transform.to_slide(item.geometry)) for item in drawn)
-
-
-def _by_id(images: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return images by unique ids, and which of these ids stand for one that an image before has already."""
-    found: dict[str, Any] = {}
-    rivals: dict[str, str] = {}
-    for image in images:
-        own = id = str(image.entry_id)
-        number = 1
-        while own in found:
-            number += 1
-            own = f"{id} ({number})"
-        found[own] = image
-        if own != id:
-            rivals[own] = id
-    return found, rivals
 
 
 def _open(qupath: QuPath, path: Path) -> list[Any]:

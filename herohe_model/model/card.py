@@ -153,13 +153,13 @@ class _AnyVersion(msgspec.Struct):
     format_version: int
 
 
-_Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]
+_Side = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Extent(msgspec.Struct):
     dtype: str
-    shape: Annotated[list[_Size], msgspec.Meta(max_length=8)]
-    data_offsets: tuple[_Size, _Size]
+    shape: Annotated[list[_Side], msgspec.Meta(max_length=8)]
+    data_offsets: tuple[int, int]
 
 
 def check_card(card: ModelCard) -> ModelCard:

@@ -252,7 +252,7 @@ def test_names_that_are_no_text_are_one_outcome_and_stop_nothing(tmp_path: Path,
         **{"gone.tif": Outcome.UNREADABLE, "lat\\xe9n.tif": Outcome.UNREADABLE, "s0.tif": Outcome.SCORED}
     }
     assert summary.exit_code == 1
-    stored = {r.slide: r.message for r in read_json(folder / "herohe-bridge" / "results.json")}
+    stored = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
     assert "Rename it" in stored["lat\\xe9n.tif"]
     planned = {
         slide.slide: slide.problem for slide in plan_batch(open_collection(folder), scorer.card, OPTIONS)
@@ -263,7 +263,7 @@ def test_names_that_are_no_text_are_one_outcome_and_stop_nothing(tmp_path: Path,
 
 def test_an_output_folder_that_vanishes_is_said_and_not_made_again(tmp_path: Path, scorer: Scorer) -> None:
     folder = a_folder(tmp_path / "home", 2)
-    output = folder / "herohe-bridge"
+    output = folder / "out"
 
     class Thief(Ear):
         def finished(self, result: SlideResult, *, reused: bool) -> None:
@@ -280,6 +280,6 @@ def test_an_output_folder_that_vanishes_is_said_and_not_made_again(tmp_path: Pat
 
 def test_a_folder_that_cannot_be_made_has_its_own_words(tmp_path: Path, scorer: Scorer) -> None:
     folder = a_folder(tmp_path / "home", 1)
-    (folder / "herohe-bridge").write_text("a file where a folder must be")
-    with pytest.raises(ResultFileError, match=r"herohe-bridge cannot be made \(File exists\)"):
+    (folder / "out").write_text("a file where a folder must be")
+    with pytest.raises(ResultFileError, match=r"out cannot be made \(File exists\)"):
         run(folder, scorer, Ear())
