@@ -72,12 +72,14 @@ def image_metadata(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def repeated_images(document: Mapping[str, Any]) -> list[str]:
     """Return the names of images that have the id of one before them."""
-    ids = [str(image.get("entryID")) for image in document["images"]]
-    return [
-        str(image.get("imageName") or id)
-        for number, (id, image) in enumerate(zip(ids, document["images"], strict=True))
-        if id in ids[:number]
-    ]
+    seen: set[str] = set()
+    found = []
+    for image in document["images"]:
+        id = str(image.get("entryID"))
+        if id in seen:
+            found.append(str(image.get("imageName") or id))
+        seen.add(id)
+    return found
 
 
 def update_metadata(
