@@ -134,9 +134,8 @@ class Client:
         self.device = self.info.device
         self.precision = self.info.precision
         self.engine = self.info.engine
-        side = self.card.side_px
         window = min(_WINDOW, self.info.limits.in_flight)
-        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(3 * side * side, window))
+        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(window))
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.

@@ -24,8 +24,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         The worker's own name, its ZeroMQ identity.
     model, device, precision, engine
         As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
-    slots
-        Directory of shared pixels, "" for none.
     server_key, public_key, secret_key
         CURVE keys in Z85 where the connection is not private by itself; "" where it is.
     """
@@ -36,7 +34,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     precision: str
     engine: str = "auto"
-    slots: str = ""
     server_key: str = ""
     public_key: str = ""
     secret_key: str = ""
@@ -50,7 +47,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True, tag="work"):
-    """Score these; a frame follows for each that is in no slot."""
+    """Score these; a frame follows for each."""
 
     jobs: tuple[Job, ...]
 

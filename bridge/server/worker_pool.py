@@ -70,8 +70,8 @@ class PoolSettings:
         How long an idle worker's first composite may wait for others to go with it.
     silence_s
         A worker that says nothing for so long is killed and replaced.
-    directory, slots
-        For its sockets, and for shared pixels ("" for none).
+    directory
+        For its sockets.
     arguments
         Of the Python that runs a worker.
     notice
@@ -88,7 +88,6 @@ class PoolSettings:
     max_batch: int = 4
     max_wait_s: float = 0.0
     silence_s: float = 30.0
-    slots: str = ""
     arguments: tuple[str, ...] = ("-m", "bridge.server.worker")
     notice: Callable[[str], None] = lambda _: None
     over_tcp: bool = field(default_factory=lambda: not has_ipc())
@@ -370,7 +369,6 @@ class WorkerPool:
             device=slot.device.split()[0],
             precision=self._settings.precision,
             engine=self._settings.engine,
-            slots=self._settings.slots,
             server_key=self._server_keys.public if self._server_keys else "",
             public_key=self._keys.public if self._keys else "",
             secret_key=self._keys.secret if self._keys else "",

@@ -48,8 +48,6 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
         Where it listens with CURVE, and its key; empty without.
     directory
         Holds its ipc sockets.
-    slots
-        Directory for shared pixels (:mod:`bridge.transport.shared_pixels`); "" where there are none.
     owned
         It belongs to the process that started it and ends with that: not to be used by others.
     """
@@ -72,7 +70,6 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     remote_endpoints: tuple[str, ...] = ()
     public_key: str = ""
     directory: str = ""
-    slots: str = ""
     owned: bool = False
     engine: str = ""
     engine_asked: str = "auto"
@@ -99,12 +96,11 @@ def write_record(record: ServerRecord) -> Path:
 
 
 def remove_record(record: ServerRecord) -> None:
-    """Remove the discovery file and the directories of a server that has ended."""
+    """Remove the discovery file and the sockets of a server that has ended."""
     with contextlib.suppress(OSError):
         record_path(record).unlink()
-    for directory in (record.directory, record.slots):
-        if directory:
-            remove_socket_directory(directory)
+    if record.directory:
+        remove_socket_directory(record.directory)
 
 
 def restore_record(record: ServerRecord) -> ServerRecord:

@@ -1,8 +1,8 @@
 """Composites over ZeroMQ, beside the same scorer called in this process; both measured in this run, in turns.
 
 Run by hand: ``python tests/benchmarks/zeromq.py``. First, with a scorer that computes nothing, what a
-composite costs more on its way through the server: over ipc with shared memory, as Python clients send it
-(under 5 ms), over ipc and loopback TCP in frames, as QuPath sends it, and over TCP with CURVE. Then the
+composite costs more on its way through the server: over ipc, as Python clients send it, over loopback TCP,
+as QuPath sends it, and over TCP with CURVE; in wall time and in processor time of all processes. Then the
 throughput of a network of real size, the ratio of the server's to the process's own (at least 0.97).
 """
 
@@ -152,9 +152,8 @@ def overhead(model: Path, home: Path, pictures: list[NDArray[np.uint8]], count: 
         quickest = ServerAddress.of(record)
         remote = ServerAddress(record.remote_endpoints[0], server_key=record.public_key, key=keys)
         ways = {
-            "ipc, shared memory": quickest,
-            "ipc, frames": replace(quickest, slots=""),
-            "tcp, frames": replace(quickest, endpoint=record.endpoints[-1], slots=""),
+            "ipc": quickest,
+            "tcp": replace(quickest, endpoint=record.endpoints[-1]),
             "tcp, CURVE": remote,
         }
         for name, address in ways.items():
