@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from bridge.client.address import ServerAddress
@@ -142,6 +143,11 @@ def throughput(model: Path, pictures: list[NDArray[np.uint8]], count: int, round
     print(f"throughput, server / in process: median {median:.3f}, best / best {best:.3f} (at least 0.97)")
 
 
+def processor_time(processes: Sequence[psutil.Process]) -> float:
+    """Return the processor time of processes up to now, s."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def overhead(model: Path, home: Path, pictures: list[NDArray[np.uint8]], count: int, rounds: int) -> None:
     """Print what a composite costs more than in process, for each way through the server."""
     card, sha256 = read_card(model)
@@ -156,18 +162,26 @@ def overhead(model: Path, home: Path, pictures: list[NDArray[np.uint8]], count: 
             "tcp": replace(quickest, endpoint=record.endpoints[-1]),
             "tcp, CURVE": remote,
         }
+        server = psutil.Process(record.pid)
+        everybody = [psutil.Process(), server, *server.children(recursive=True)]
         for name, address in ways.items():
             with Client(FixedServer(address)) as client:
                 for submit in (client.submit, local.submit):
                     seconds_each(submit, pictures, 8)
                 for label, ahead in (("one at a time", 1), ("four under way", 4)):
-                    more = [
-                        seconds_each(client.submit, pictures, count, ahead)
-                        - seconds_each(local.submit, pictures, count, ahead)
-                        for _ in range(rounds)
-                    ]
-                    cost = f"{1000 * statistics.median(more):.1f} ms more than in process"
-                    print(f"  {name}, {label}: {cost} (best {1000 * min(more):.1f})")
+                    wall, processor = [], []
+                    for _ in range(rounds):
+                        began = processor_time(everybody)
+                        there = seconds_each(client.submit, pictures, count, ahead)
+                        between = processor_time(everybody)
+                        here = seconds_each(local.submit, pictures, count, ahead)
+                        wall.append(there - here)
+                        processor.append((2 * between - began - processor_time(everybody)) / count)
+                    median, best, busy = (
+                        1000 * ms for ms in (statistics.median(wall), min(wall), statistics.median(processor))
+                    )
+                    print(f"  {name}, {label}: {median:.1f} ms more than in process (best {best:.1f}),")
+                    print(f"    {busy:.1f} ms of processors")
     local.close()
 
 

@@ -81,6 +81,7 @@ def test_a_server_that_is_told_to_terminate_leaves_nothing_behind(model: Path, t
         (record,) = running_servers()
         server.send_signal(signal.SIGTERM)
         assert server.wait(PATIENCE_S) == 0
+        assert not Path(record.directory).exists()
         assert all_gone(processes)
     assert list((tmp_path / "run").iterdir()) == []
 
