@@ -25,7 +25,8 @@ class HeroheActions {
         def image = panel.image
         if (image == null)
             return
-        def chosen = HeroheDialog.ask(panel.qupath, HeroheParameters.remembered(HeroheScore.home()), HeroheDialog.meant(image))
+        def chosen = HeroheDialog.ask(panel.qupath, HeroheParameters.remembered(HeroheScore.home()),
+            HeroheDialog.meant(image))
         if (chosen == null)
             return
         HeroheParameters.remember(HeroheScore.home(), chosen)

@@ -58,7 +58,8 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
      * @param oneScale the same colour means the same number in all annotations; or else each has its own scale
      */
     void show(List<HeroheExplain.Ranked> ranked, boolean oneScale) {
-        def all = HeroheColours.range(ranked.collectMany { one -> one.tiles.collect { PathObject tile -> one.value(tile) } })
+        def all = HeroheColours.range(ranked.collectMany { one ->
+            one.tiles.collect { PathObject tile -> one.value(tile) } })
         List<Cell> found = []
         for (one in ranked) {
             def range = oneScale ? all : HeroheColours.range(one.tiles.collect { PathObject tile -> one.value(tile) })
@@ -77,7 +78,8 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
 
     /** Frame one patch, and only that. */
     void mark(ROI roi) {
-        marked = roi == null ? null : new Rectangle2D.Double(roi.boundsX, roi.boundsY, roi.boundsWidth, roi.boundsHeight)
+        marked = roi == null ? null :
+            new Rectangle2D.Double(roi.boundsX, roi.boundsY, roi.boundsWidth, roi.boundsHeight)
         repaint()
     }
 
@@ -91,12 +93,14 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
     }
 
     @Override
-    void changed(ObservableValue<? extends ImageData<BufferedImage>> value, ImageData<BufferedImage> before, ImageData<BufferedImage> now) {
+    void changed(ObservableValue<? extends ImageData<BufferedImage>> value, ImageData<BufferedImage> before,
+        ImageData<BufferedImage> now) {
         remove()
     }
 
     @Override
-    void paintOverlay(Graphics2D g2d, ImageRegion region, double downsample, ImageData<BufferedImage> shown, boolean completely) {
+    void paintOverlay(Graphics2D g2d, ImageRegion region, double downsample, ImageData<BufferedImage> shown,
+        boolean completely) {
         if (!shown.is(imageData))
             return
         def graphics = (Graphics2D) g2d.create()

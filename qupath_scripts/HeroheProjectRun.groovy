@@ -24,7 +24,8 @@ import java.util.function.Consumer
 @CompileStatic
 class HeroheProjectRun {
     private static final Logger LOG = LoggerFactory.getLogger('HER2-HE')
-    private static final String OPEN = 'An image that is open is scored as it is, and saved unless it had unsaved changes.'
+    private static final String OPEN =
+        'An image that is open is scored as it is, and saved unless it had unsaved changes.'
 
     private final Project<BufferedImage> project
     private final Map<String, Object> options
@@ -53,7 +54,8 @@ class HeroheProjectRun {
         dialog.resizable = true
         dialog.dialogPane.content = new VBox(8d, images, how)
         dialog.dialogPane.prefWidth = 640d
-        how.heightProperty().addListener({ observable -> dialog.dialogPane.scene.window.sizeToScene() } as javafx.beans.InvalidationListener)
+        how.heightProperty().addListener({ observable ->
+            dialog.dialogPane.scene.window.sizeToScene() } as javafx.beans.InvalidationListener)
         def score = new ButtonType('Score', ButtonBar.ButtonData.OK_DONE)
         form.addButtons(dialog, score)
         if (!dialog.showAndWait().orElse(null).is(score) || images.targetItems.empty)
@@ -61,7 +63,8 @@ class HeroheProjectRun {
         def options = form.values()
         HeroheParameters.remember(HeroheScore.home(), options)
         def entries = new ArrayList<ProjectImageEntry<BufferedImage>>(images.targetItems)
-        def window = new HeroheRunWindow('HER2-HE: score project', entries.size(), { String line -> LOG.info(line) } as Consumer<String>)
+        def window = new HeroheRunWindow('HER2-HE: score project', entries.size(),
+            { String line -> LOG.info(line) } as Consumer<String>)
         def run = new HeroheProjectRun(project, options + [selected: (Object) false], window)
         def thread = new Thread({ -> run.over(entries) }, 'HER2-HE project')
         thread.daemon = true
@@ -107,7 +110,8 @@ class HeroheProjectRun {
             results.add((String) result.remove(HeroheScore.TEXT))
             scored++
             def notes = ((List) result.get('warnings') ?: []).join(' ')
-            row.ended('scored', result, saves ? notes : "Not saved, because it had unsaved changes: press Ctrl+S in it. $notes".toString())
+            row.ended('scored', result, saves ? notes :
+                "Not saved, because it had unsaved changes: press Ctrl+S in it. $notes".toString())
         } catch (Throwable error) {
             def words = HeroheActions.wordsFor(error)
             failed++
@@ -124,7 +128,8 @@ class HeroheProjectRun {
 
     private static ImageData<BufferedImage> opened(ProjectImageEntry<BufferedImage> entry) {
         def qupath = QuPathGUI.getInstance()
-        def viewer = qupath.allViewers.find { QuPathViewer viewer -> viewer.hasServer() && qupath.project?.getEntry(viewer.imageData) == entry }
+        def viewer = qupath.allViewers.find { QuPathViewer viewer ->
+            viewer.hasServer() && qupath.project?.getEntry(viewer.imageData) == entry }
         return viewer?.imageData
     }
 }

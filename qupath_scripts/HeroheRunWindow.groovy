@@ -73,7 +73,8 @@ class HeroheRunWindow {
     private final int total
     private final Consumer<String> log
     private final Stage stage = new Stage()
-    private final Label label = HeroheResultView.text('', ''), alarm = HeroheResultView.text('', '-fx-font-style: italic;')
+    private final Label label = HeroheResultView.text('', '')
+    private final Label alarm = HeroheResultView.text('', '-fx-font-style: italic;')
     private final ProgressBar bar = new ProgressBar(0d)
     private final TableView<Row> table = new TableView<>()
     private final Button button = new Button('Cancel all'), copy = new Button('Copy table')
@@ -177,7 +178,8 @@ class HeroheRunWindow {
         column.cellValueFactory = { TableColumn.CellDataFeatures<Row, String> f ->
             (ObservableValue<String>) new ReadOnlyStringWrapper(f.value.cells[i])
         } as Callback<TableColumn.CellDataFeatures<Row, String>, ObservableValue<String>>
-        column.cellFactory = { TableColumn<Row, String> c -> new WordsCell() } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
+        column.cellFactory = { TableColumn<Row, String> c ->
+            new WordsCell() } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
         return column
     }
 

@@ -43,7 +43,6 @@ from bridge.server.slide_request import SlideRequest, any_path, paths_below
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.discovery import ServerRecord
 from bridge.transport.loop_calls import LoopCalls
-from herohe_model.model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0
 PROGRESS_S: Final = 0.25
@@ -306,18 +305,8 @@ class Broker:
             running += 1
 
     def _scorer(self, client: Hashable) -> PoolScorer:
-        ready, record = self._pool.ready, self._settings.record
-        assert ready is not None
-        return PoolScorer(
-            self._pool,
-            self._loop_calls,
-            client=client,
-            card=msgspec.convert(ready.card, ModelCard),
-            model_sha256=record.model_sha256,
-            device=record.device,
-            precision=record.precision,
-            engine=record.engine,
-        )
+        assert self._pool.info is not None
+        return PoolScorer(self._pool, self._loop_calls, client=client, info=self._pool.info)
 
     def _cancel(self, incoming: Incoming, request: Cancel) -> None:
         opened = self._open.get((incoming.who, request.request))
@@ -382,8 +371,8 @@ class Broker:
         self._start_slides()
 
     def _info(self, id: str, incoming: Incoming) -> Info:
-        record, ready = self._settings.record, self._pool.ready
-        assert ready is not None
+        record, info = self._settings.record, self._pool.info
+        assert info is not None
         return Info(
             id=id,
             version=__version__,
@@ -391,7 +380,7 @@ class Broker:
             pid=record.pid,
             model=record.model_name,
             model_sha256=record.model_sha256,
-            card=ready.card,
+            card=msgspec.to_builtins(info.card),
             device=record.device,
             precision=record.precision,
             engine=record.engine,
