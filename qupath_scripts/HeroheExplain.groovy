@@ -29,6 +29,10 @@ class HeroheExplain {
         double value(PathObject tile) {
             return tile.measurementList.get(measurement)
         }
+
+        List<Double> values() {
+            return tiles.collect { PathObject tile -> value(tile) }
+        }
     }
 
     /**
@@ -42,13 +46,12 @@ class HeroheExplain {
         def scored = everything.findAll { image.data.ownMeasurements(it) }
         def meant = scored.findAll { annotations.contains(it) } ?: scored
         if (meant.empty)
-            throw new HeroheClient.Failure('not_scored', "Nothing on $image.name was scored".toString(),
-                'Score its annotations first')
+            throw new HeroheClient.Failure(
+                'not_scored', "Nothing on $image.name was scored".toString(), 'Score its annotations first')
         List<Ranked> found = []
         for (PathObject annotation : meant) {
             def own = image.data.ownTiles(annotation).findAll { it.parent.is(annotation) }
-            def names = own.collectMany { it.measurementList.measurementNames }.unique()
-            .findAll { it.startsWith(CONTRIBUTION) }
+            def names = contributions(own)
             if (names.empty)
                 continue
             def name = stepOf(names, gradeOf(image, annotation), step)
@@ -57,17 +60,20 @@ class HeroheExplain {
             found.add(new Ranked(annotation, ranked, name))
         }
         if (found.empty)
-            throw new HeroheClient.Failure('no_tiles', "There are no patches on $image.name".toString(),
-                "Score it with tiles = 'sampled'")
+            throw new HeroheClient.Failure(
+                'no_tiles', "There are no patches on $image.name".toString(), "Score it with tiles = 'sampled'")
         return found
     }
 
     /** The steps that tiles have contributions to, the highest first. */
     static List<String> steps(HeroheImage image) {
         def tiles = image.data.ownTiles(image.hierarchy.rootObject)
+        return contributions(tiles).collect { it.substring(CONTRIBUTION.length()) }
+    }
+
+    private static List<String> contributions(List<PathObject> tiles) {
         def names = tiles.collectMany { it.measurementList.measurementNames }.unique()
-            .findAll { it.startsWith(CONTRIBUTION) }
-        return names.collect { it.substring(CONTRIBUTION.length()) }
+        return names.findAll { it.startsWith(CONTRIBUTION) }
     }
 
     static String gradeOf(HeroheImage image, PathObject annotation) {
@@ -94,7 +100,7 @@ class HeroheExplain {
      * @return a line for each
      */
     static List<String> export(HeroheImage image, HeroheTask task, PathObject annotation, List<PathObject> best,
-        Object composite, File folder) {
+            Object composite, File folder) {
         def layout = HeroheMarks.layout(image)
         def regions = (Map) layout?.get('regions')
         def composites = (List<List<List<Number>>>) (regions?.get(annotation.ID.toString()) ?: regions?.get('slide'))
@@ -102,7 +108,8 @@ class HeroheExplain {
             return ['Its composites were scored outside QuPath: score it again here to export them.']
         def corners = best.collect { [(int) it.ROI.boundsX, (int) it.ROI.boundsY] }.toSet()
         def hits = composites.collect { cells ->
-            cells.count { corners.contains([it[0].intValue(), it[1].intValue()]) } }
+            cells.count { corners.contains([it[0].intValue(), it[1].intValue()]) }
+        }
         List<Integer> numbers
         if (composite == 'all')
             numbers = (0..<composites.size()).toList()
@@ -112,8 +119,8 @@ class HeroheExplain {
             numbers = [hits.indexOf(hits.max())]
         folder.mkdirs()
         if (!folder.directory)
-            throw new HeroheClient.Failure('option', "The folder $folder cannot be made".toString(),
-                'Say another by the parameter folder')
+            throw new HeroheClient.Failure(
+                'option', "The folder $folder cannot be made".toString(), 'Say another by the parameter folder')
         int size = ((Number) layout.get('size')).intValue(), px = ((Number) layout.get('patch_px')).intValue()
         return numbers.collect { int number ->
             task.progress('Writing composites', numbers.indexOf(number), numbers.size())

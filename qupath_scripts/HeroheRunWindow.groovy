@@ -74,7 +74,6 @@ class HeroheRunWindow {
     private final Consumer<String> log
     private final Stage stage = new Stage()
     private final Label label = HeroheResultView.text('', '')
-    private final Label alarm = HeroheResultView.text('', '-fx-font-style: italic;')
     private final ProgressBar bar = new ProgressBar(0d)
     private final TableView<Row> table = new TableView<>()
     private final Button button = new Button('Cancel all'), copy = new Button('Copy table')
@@ -94,8 +93,8 @@ class HeroheRunWindow {
         copy.onAction = { copyTable() }
         def buttons = new HBox(8d, copy, button)
         buttons.alignment = Pos.CENTER_RIGHT
-        alarm.text = 'Research use only, not for diagnosis'
-        def box = new VBox(8d, label, bar, table, alarm, buttons)
+        def notice = HeroheResultView.text('Research use only, not for diagnosis', '-fx-font-style: italic;')
+        def box = new VBox(8d, label, bar, table, notice, buttons)
         box.padding = new Insets(12d)
         stage.title = title
         stage.scene = new Scene(box, 720d, 400d)
@@ -179,7 +178,8 @@ class HeroheRunWindow {
             (ObservableValue<String>) new ReadOnlyStringWrapper(f.value.cells[i])
         } as Callback<TableColumn.CellDataFeatures<Row, String>, ObservableValue<String>>
         column.cellFactory = { TableColumn<Row, String> c ->
-            new WordsCell() } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
+            (TableCell<Row, String>) new WordsCell()
+        } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
         return column
     }
 
