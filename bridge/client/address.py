@@ -1,4 +1,4 @@
-"""How a server is reached: its address with what proves the right to use it, and single questions."""
+"""Address of a server, with what proves the right to use it; and single questions to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from herohe_model.errors import OptionError, ServerUnavailableError
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is, and what it wants to see.
+    """Address of a server, and what proves the right to use it.
 
     Attributes
     ----------

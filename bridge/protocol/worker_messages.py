@@ -1,4 +1,4 @@
-"""What the server and its model workers say to each other: a header, then frames as it says.
+"""Messages between the server and its model workers: a header, then frames as it says.
 
 They share one machine and one installation, so there is no version and no token; the connection itself is
 private.
@@ -14,7 +14,7 @@ from herohe_model.model.score import ScorerInfo
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told on its standard input.
+    """Settings that a worker gets on its standard input.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the server answers: the requests that are open, and what becomes of each message.
+"""The broker: the requests that are open, and what is answered to each message.
 
 Used by the polling thread alone, except for what it hands to the loop.
 """
@@ -68,7 +68,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class BrokerSettings:
-    """What the answers depend on.
+    """Settings of a broker.
 
     Attributes
     ----------

@@ -66,7 +66,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What a server is.
+    """Settings of a server.
 
     Attributes
     ----------

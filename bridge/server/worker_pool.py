@@ -1,4 +1,4 @@
-"""The server's model workers: started, given composites in turn, watched, and replaced when they die.
+"""The pool of model workers: they are started, given composites in turn, watched, and replaced when they die.
 
 Everything here runs in the server's polling thread. A composite that was in a dead worker's hands is given
 out again, but from then on alone, so that the next death shows who is to blame: a composite that two workers
@@ -60,7 +60,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """What the workers are, and how they are given work.
+    """Settings of the workers, and of how they are given work.
 
     Attributes
     ----------

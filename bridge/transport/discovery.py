@@ -1,4 +1,4 @@
-"""How a running server is found: a small JSON file in a directory that only its user can read.
+"""Records by which running servers are found: small JSON files in a directory of their user alone.
 
 Each server writes one file and removes it when it ends. Several may run side by side, with different models.
 A file whose process is gone (its pid may belong to another process by now, so the time it was started is
@@ -28,7 +28,7 @@ _SAME_PROCESS_S: Final = 0.5
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server tells its user's other processes.
+    """Record of a server, for its user's other processes.
 
     Attributes
     ----------
