@@ -34,7 +34,7 @@ from bridge.protocol.worker_messages import (
     encode_worker,
 )
 from bridge.transport.loop_calls import LoopCalls, Socket
-from herohe_model.child_process import read_settings, watch_lifeline
+from herohe_model.child_process import read_settings, when_parent_ends
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], Composite
     """
     settings = msgspec.json.decode(read_settings(), type=WorkerSettings)
     # At once and from any state: nothing of a worker is worth keeping when its server is gone.
-    watch_lifeline(lambda: os._exit(0))
+    when_parent_ends(lambda: os._exit(0))
     context: zmq.Context[Socket] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.linger = 1000

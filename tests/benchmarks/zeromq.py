@@ -35,7 +35,7 @@ from bridge.server.server import Server, ServerSettings
 from bridge.server.worker import run_worker
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord
-from herohe_model.child_process import end_child, start_child, watch_lifeline
+from herohe_model.child_process import end_child, start_child, when_parent_ends
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model
@@ -98,7 +98,7 @@ def serve(model: Path, allowed: Path | None) -> None:
             allow=allowed,
         )
     server = Server(settings)
-    watch_lifeline(server.cut_off)
+    when_parent_ends(server.cut_off)
     server.run(lambda record: os.write(1, StartReport(ready=record).line()))
 
 
