@@ -31,7 +31,7 @@ from helpers.servers import (
 
 import bridge.server.broker
 import bridge.server.server
-import bridge.server.worker_pool
+import bridge.server.worker_slot
 from bridge.client.address import ServerAddress, ask
 from bridge.protocol.codec import encode, new_id
 from bridge.protocol.messages import (
@@ -281,7 +281,7 @@ def test_a_cancel_is_obeyed_while_the_client_is_asked_for_pixels(running: Runnin
 def test_a_worker_that_cannot_be_started_is_started_a_little_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused = bridge.server.worker_pool.start_child, [OSError(24, "Too many open files")] * 2
+    real, refused = bridge.server.worker_slot.start_child, [OSError(24, "Too many open files")] * 2
 
     def start(*arguments: object, **more: object) -> object:
         if refused:
@@ -289,7 +289,7 @@ def test_a_worker_that_cannot_be_started_is_started_a_little_later(
         return real(*arguments, **more)  # type: ignore[arg-type]
 
     with serving(scripted(tmp_path)) as running:
-        monkeypatch.setattr(bridge.server.worker_pool, "start_child", start)
+        monkeypatch.setattr(bridge.server.worker_slot, "start_child", start)
         (worker,) = running.workers()
         worker.kill()
         is_well(running)
