@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import sys
@@ -276,6 +277,34 @@ def test_a_cancel_is_obeyed_while_the_client_is_asked_for_pixels(running: Runnin
         assert isinstance(peer.ask(Cancel(id="c", request="slow"))[0], Result)
         assert peer.error().code == "cancelled"
         assert running.info().load.slides == 0
+
+
+def test_a_cancel_is_obeyed_while_regions_are_made(running: Running) -> None:
+    # Outlines that cross themselves a hundred times: all together they take minutes.
+    rng = random.Random(0)
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[rng.uniform(0, 9e4), rng.uniform(0, 9e4)] for _ in range(40)]],
+            },
+            "properties": {},
+        }
+        for _ in range(5000)
+    ]
+    for feature in features:
+        ring = feature["geometry"]["coordinates"][0]  # type: ignore[index]
+        ring.append(ring[0])
+    source = PixelSource(name="made up", width=100_000, height=100_000, mpp=1.0)
+    with Peer(running.record) as peer:
+        regions = json.dumps({"type": "FeatureCollection", "features": features}).encode()
+        peer.send(ScoreSlide(id="slow", slide="s", source=source), regions)
+        wait_until(lambda: running.info().load.slides == 1)
+        began = time.monotonic()
+        assert isinstance(peer.ask(Cancel(id="c", request="slow"))[0], Result)
+        assert peer.error().code == "cancelled"
+        assert time.monotonic() - began < 10
 
 
 def test_a_worker_that_cannot_be_started_is_started_a_little_later(
