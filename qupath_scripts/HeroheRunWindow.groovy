@@ -24,7 +24,6 @@ import javafx.scene.layout.HBox
 import javafx.scene.layout.Priority
 import javafx.scene.layout.VBox
 import javafx.stage.Stage
-import javafx.stage.Window
 import javafx.stage.WindowEvent
 import javafx.util.Callback
 import qupath.lib.gui.QuPathGUI
@@ -98,9 +97,7 @@ class HeroheRunWindow {
         box.padding = new Insets(12d)
         stage.title = title
         stage.scene = new Scene(box, 720d, 400d)
-        // QuPath's own progress lies over its window, and would keep clicks from this one.
-        def topmost = Window.windows.findAll { Window w -> w.showing && w instanceof Stage }
-        stage.initOwner(topmost.empty ? QuPathGUI.getInstance()?.stage : (Window) topmost.last())
+        stage.initOwner(QuPathGUI.getInstance().stage)
         stage.onCloseRequest = { WindowEvent event ->
             if (!ended) {
                 event.consume()
