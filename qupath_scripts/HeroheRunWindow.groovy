@@ -42,7 +42,7 @@ class HeroheRunWindow {
 
         Row(String title, String image, Consumer<String> log) {
             super(title, log)
-            cells = [image, '...', '', '', '']
+            cells = [image, 'in work', '', '', '']
         }
 
         /** Say what came of it. */
@@ -85,6 +85,9 @@ class HeroheRunWindow {
         this.total = total
         this.log = log
         bar.maxWidth = Double.MAX_VALUE
+        // The table would take all the height there is.
+        bar.minHeight = 18d
+        table.prefHeight = 200d
         COLUMNS.eachWithIndex { String name, int i -> table.columns.add(column(name, i)) }
         table.columnResizePolicy = TableView.CONSTRAINED_RESIZE_POLICY
         VBox.setVgrow(table, Priority.ALWAYS)
