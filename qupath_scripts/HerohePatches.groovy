@@ -76,7 +76,8 @@ class HerohePatches {
             frame.setPrefSize(PX, PX)
             frame.style = '-fx-background-color: #8884; -fx-cursor: hand;'
             frame.onMouseClicked = { chosen.accept(shown) }
-            def words = String.format(Locale.ROOT, 'contribution %+.2g; click to see it on the slide', values.get(shown))
+            def words = String.format(
+                Locale.ROOT, 'contribution %+.2g; click to see it on the slide', values.get(shown))
             Tooltip.install(frame, new Tooltip(words))
             row.children.add(frame)
             reader.submit({ read(image, shown, view, mine) } as Runnable)
