@@ -24,7 +24,7 @@ import java.util.concurrent.FutureTask
 import java.util.prefs.Preferences
 
 class Driver {
-    static final long PATIENCE_NS = 240_000_000_000L
+    static final long PATIENCE_NS = 600_000_000_000L
     final QuPathGUI qupath = QuPathGUI.getInstance()
 
     def fx(Closure action) {
@@ -127,7 +127,9 @@ class Driver {
 
         seen.dialog = scoreByDialog()
         seen.scored = await('a result') { words().any { it.startsWith('P(positive)') } ? words() : null }
-        seen.pictures = await('pictures of patches') { all(panel()).count { it instanceof javafx.scene.image.ImageView && it.image != null } }
+        seen.pictures = await('pictures of patches') {
+            all(panel()).count { it instanceof javafx.scene.image.ImageView && it.image != null }
+        }
         fx { button(panel(), 'Clear').fire() }
         seen.cleared = await('nothing') { words().any { it.startsWith('P(positive)') } ? null : words() }
         seen.project = scoreProject()
@@ -147,10 +149,15 @@ class Driver {
     List<List<String>> scoreProject() {
         menu('Score project...')
         def pane = await('the dialog') { dialog('Score') }
-        fx { all(pane).find { it.class.simpleName == 'ListSelectionView' }.with { targetItems.addAll(sourceItems); sourceItems.clear() } }
+        fx {
+            def view = all(pane).find { it.class.simpleName == 'ListSelectionView' }
+            view.with { targetItems.addAll(sourceItems); sourceItems.clear() }
+        }
         Platform.runLater { press(pane, 'Score') }
         def table = await('the table in the end') {
-            def root = Window.windows.find { it.showing && it.title == 'HER2-HE: score project' && button(it.scene.root, 'Close') }?.scene?.root
+            def root = Window.windows.find {
+                it.showing && it.title == 'HER2-HE: score project' && button(it.scene.root, 'Close')
+            }?.scene?.root
             root == null ? null : all(root).find { it instanceof TableView }
         }
         return fx { table.items.collect { it.cells.collect { cell -> String.valueOf(cell) } } }
