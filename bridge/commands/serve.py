@@ -112,7 +112,7 @@ def _run_owned(server: object) -> None:
     from bridge.client.child_server import StartReport
     from bridge.console.log import log_shown
     from bridge.server.server import Server
-    from herohe_model.child_process import watch_lifeline
+    from herohe_model.child_process import when_parent_ends
     from herohe_model.errors import HeroheError
 
     def report(line: StartReport) -> None:
@@ -120,7 +120,7 @@ def _run_owned(server: object) -> None:
         sys.stdout.buffer.flush()
 
     assert isinstance(server, Server)
-    watch_lifeline(server.cut_off)
+    when_parent_ends(server.cut_off)
     loading = ExitStack()
 
     def ready(record: ServerRecord) -> None:

@@ -47,7 +47,6 @@ SERVER_ERRORS: Final[Mapping[str, type[HeroheError]]] = {
     "wrong_model": RemoteError,
     "unknown_request": RemoteError,
     "not_allowed": RemoteError,
-    "slot": RemoteError,
     "internal": RemoteError,
 }
 """What a server says of a request by itself, and what that is for the client."""

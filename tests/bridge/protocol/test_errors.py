@@ -41,6 +41,6 @@ def test_what_a_server_says_by_itself_is_registered() -> None:
     room = Path(bridge.__path__[0])
     files = [*room.glob("server/*.py"), *room.glob("protocol/*.py")]
     said = {code for file in files for code in _SAID.findall(file.read_text(encoding="utf-8"))}
-    assert {"malformed", "slot", "stopping", "worker_died"} <= said
+    assert {"malformed", "busy", "stopping", "worker_died"} <= said
     assert said <= ERRORS.keys() | SERVER_ERRORS.keys()
     assert not ERRORS.keys() & SERVER_ERRORS.keys()
