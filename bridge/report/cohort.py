@@ -293,7 +293,12 @@ def agreement(run: ScoredRun, rows: Sequence[Row], truth: Truth) -> dict[str, An
         }
         shown["tables"].append(table)
     shown["figures"] = [
-        (m.label, _text(m.value), f"{_text(m.low)} to {_text(m.high)}", _trivial(m.trivial))
+        (
+            m.label,
+            _text(m.value),
+            "" if m.low is None else f"{_text(m.low)} to {_text(m.high)}",
+            _trivial(m.trivial),
+        )
         for m in (*found.grade, *found.status)
     ]
     shown["notes"] = [f"Intervals: {found.interval_method}.", *found.warnings]

@@ -67,7 +67,7 @@ class Progress:
     total: int
 
 
-_POINTS_A_PATCH: Final = 16
+_POINTS_A_PATCH: Final = 64
 """How finely outlines are kept for display."""
 
 ProgressCallback = Callable[[Progress], None]
