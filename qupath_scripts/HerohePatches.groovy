@@ -51,7 +51,8 @@ class HerohePatches {
         node.children.clear()
     }
 
-    private FlowPane row(HeroheImage image, List<PathObject> tiles, Map<PathObject, Double> values, Consumer<PathObject> chosen, int mine) {
+    private FlowPane row(HeroheImage image, List<PathObject> tiles, Map<PathObject, Double> values,
+            Consumer<PathObject> chosen, int mine) {
         def row = new FlowPane(4d, 4d)
         for (PathObject tile : tiles) {
             def shown = tile
@@ -63,7 +64,9 @@ class HerohePatches {
             frame.setPrefSize(PX, PX)
             frame.style = '-fx-background-color: #8884; -fx-cursor: hand;'
             frame.onMouseClicked = { chosen.accept(shown) }
-            Tooltip.install(frame, new Tooltip(String.format(Locale.ROOT, 'contribution %+.2g; click to see it on the slide', values.get(shown))))
+            def words = String.format(
+                Locale.ROOT, 'contribution %+.2g; click to see it on the slide', values.get(shown))
+            Tooltip.install(frame, new Tooltip(words))
             row.children.add(frame)
             reader.submit({ read(image, shown, view, mine) } as Runnable)
         }

@@ -73,7 +73,7 @@ class HeroheRunWindow {
     private final int total
     private final Consumer<String> log
     private final Stage stage = new Stage()
-    private final Label label = HeroheResultView.text('', ''), alarm = HeroheResultView.text('', '-fx-font-style: italic;')
+    private final Label label = HeroheResultView.text('', '')
     private final ProgressBar bar = new ProgressBar(0d)
     private final TableView<Row> table = new TableView<>()
     private final Button button = new Button('Cancel all'), copy = new Button('Copy table')
@@ -93,8 +93,8 @@ class HeroheRunWindow {
         copy.onAction = { copyTable() }
         def buttons = new HBox(8d, copy, button)
         buttons.alignment = Pos.CENTER_RIGHT
-        alarm.text = 'Research use only, not for diagnosis'
-        def box = new VBox(8d, label, bar, table, alarm, buttons)
+        def notice = HeroheResultView.text('Research use only, not for diagnosis', '-fx-font-style: italic;')
+        def box = new VBox(8d, label, bar, table, notice, buttons)
         box.padding = new Insets(12d)
         stage.title = title
         stage.scene = new Scene(box, 720d, 400d)
@@ -177,7 +177,9 @@ class HeroheRunWindow {
         column.cellValueFactory = { TableColumn.CellDataFeatures<Row, String> f ->
             (ObservableValue<String>) new ReadOnlyStringWrapper(f.value.cells[i])
         } as Callback<TableColumn.CellDataFeatures<Row, String>, ObservableValue<String>>
-        column.cellFactory = { TableColumn<Row, String> c -> new WordsCell() } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
+        column.cellFactory = { TableColumn<Row, String> c ->
+            (TableCell<Row, String>) new WordsCell()
+        } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
         return column
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 
 FACE = {
     herohe_model: {
+        "Compute",
         "HeroheError",
         "ModelCard",
         "Scorer",

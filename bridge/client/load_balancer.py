@@ -17,8 +17,8 @@ from bridge.client.address import ServerAddress
 from bridge.client.client import Client
 from bridge.client.locate import FixedServer
 from herohe_model.errors import HeroheError, OptionError, ProtocolError, ServerUnavailableError
-from herohe_model.model.card import ModelCard, read_card
-from herohe_model.model.score import CompositeScore, CompositeScorer
+from herohe_model.model.card import read_card
+from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo
 
 _GONE: Final = (ServerUnavailableError, ProtocolError)
 """Errors after which a server is not asked any more; one that was restarted does not know our token."""
@@ -73,29 +73,9 @@ class SpreadScorer:
             _check_alike(first, other)
 
     @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        return self._servers[0].scorer.card
-
-    @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the model file, hexadecimal."""
-        return self._servers[0].scorer.model_sha256
-
-    @property
-    def device(self) -> str:
-        """Name of each server's device."""
-        return self._servers[0].scorer.device
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``bf16``."""
-        return self._servers[0].scorer.precision
-
-    @property
-    def engine(self) -> str:
-        """What computes, and its version."""
-        return self._servers[0].scorer.engine
+    def info(self) -> ScorerInfo:
+        """What scores, on each server alike."""
+        return self._servers[0].scorer.info
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`~herohe_model.model.score.CompositeScorer`."""
@@ -161,17 +141,16 @@ class SpreadScorer:
 
 
 def _check_alike(first: _Server, other: _Server) -> None:
-    one, two = first.scorer, other.scorer
+    one, two = first.scorer.info, other.scorer.info
     if one.model_sha256 != two.model_sha256:
         raise OptionError(
             f"The server {first.name} has the model {one.card.name} ({one.model_sha256[:12]}), {other.name} "
             f"has {two.card.name} ({two.model_sha256[:12]})",
             "Start both with the same model file",
         )
-    if (one.device, one.precision, one.engine) != (two.device, two.precision, two.engine):
+    if one.computes_on != two.computes_on:
         raise OptionError(
-            f"The server {first.name} scores on {one.device} ({one.precision}, {one.engine}), "
-            f"{other.name} on {two.device} ({two.precision}, {two.engine}): "
+            f"The server {first.name} scores on {one.computes_on}, {other.name} on {two.computes_on}: "
             "a slide's result would depend on which of them was free",
             "Start both with the same --device, --precision and --engine on machines that are alike, "
             "or name one",
@@ -203,9 +182,9 @@ def connect_servers(
         clients: list[tuple[str, CompositeScorer]] = []
         for endpoint in dict.fromkeys(endpoints):
             client = stack.enter_context(Client(FixedServer(ServerAddress.named(endpoint))))
-            if sha256 and client.model_sha256 != sha256:
+            if sha256 and client.info.model_sha256 != sha256:
                 raise OptionError(
-                    f"The server {endpoint} has the model {client.card.name}, not {model}",
+                    f"The server {endpoint} has the model {client.info.card.name}, not {model}",
                     "Leave --model out, or name servers of that model",
                 )
             clients.append((endpoint, client))

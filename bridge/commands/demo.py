@@ -9,6 +9,7 @@ import click
 
 from bridge.commands.report import report_line
 from bridge.scoring.options import ScoreOptions, WriteOptions
+from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +60,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
     click.echo(
         f"herohe-bridge score {target} --model {model} --region-class {TUMOUR_CLASS} --output {output}"
     )
-    summary = score_collection(
-        collection, model, device=device, precision="auto", options=options, output=output
-    )
+    summary = score_collection(collection, model, Compute(device), options=options, output=output)
     _report(folder, output, held_out)
     if summary.exit_code:
         click.get_current_context().exit(summary.exit_code)

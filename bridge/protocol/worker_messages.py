@@ -6,11 +6,11 @@ private.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from bridge.protocol.messages import ArrayHeader
+from herohe_model.model.compute import Compute
+from herohe_model.model.score import ScorerInfo
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         The server's socket for workers.
     name
         The worker's own name, its ZeroMQ identity.
-    model, device, precision, engine
+    model, compute
         As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
     slots
         Directory of shared pixels, "" for none.
@@ -33,9 +33,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     name: str
     model: str
-    device: str
-    precision: str
-    engine: str = "auto"
+    compute: Compute
     slots: str = ""
     server_key: str = ""
     public_key: str = ""
@@ -62,13 +60,9 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded; ``card`` is the model card."""
+    """The model is loaded."""
 
-    card: dict[str, Any]
-    model_sha256: str
-    device: str
-    precision: str
-    engine: str = ""
+    info: ScorerInfo
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):

@@ -20,7 +20,7 @@ from herohe_model.dataset.predictions import EvaluationError, match_truth
 from herohe_model.errors import OptionError
 from herohe_model.evaluation.evaluate import evaluate
 from herohe_model.evaluation.plots import plots
-from herohe_model.evaluation.schema import Evaluation, Number, Trivial
+from herohe_model.evaluation.schema import Evaluation, Measure, Number, Trivial
 from herohe_model.grades import GRADES
 from herohe_model.pages.svg import Chart, ticks
 
@@ -304,6 +304,10 @@ def agreement(run: ScoredRun, rows: Sequence[Row], truth: Truth) -> dict[str, An
     shown["notes"] = [f"Intervals: {found.interval_method}.", *found.warnings]
     shown["roc"] = Markup(plots(found).get("roc", ""))
     return shown
+
+
+def _within(measure: Measure) -> str:
+    return "" if measure.low is None else f"{_text(measure.low)} to {_text(measure.high)}"
 
 
 def _trivial(answers: Sequence[Trivial]) -> str:

@@ -44,7 +44,6 @@ from bridge.server.slide_request import SlideRequest, any_path, paths_below
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.discovery import ServerRecord
 from bridge.transport.loop_calls import LoopCalls
-from herohe_model.model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0
 PROGRESS_S: Final = 0.25
@@ -324,18 +323,8 @@ class Broker:
             running += 1
 
     def _scorer(self, client: Hashable) -> PoolScorer:
-        ready, record = self._pool.ready, self._settings.record
-        assert ready is not None
-        return PoolScorer(
-            self._pool,
-            self._loop_calls,
-            client=client,
-            card=msgspec.convert(ready.card, ModelCard),
-            model_sha256=record.model_sha256,
-            device=record.device,
-            precision=record.precision,
-            engine=record.engine,
-        )
+        assert self._pool.info is not None
+        return PoolScorer(self._pool, self._loop_calls, client=client, info=self._pool.info)
 
     def _cancel(self, incoming: Incoming, request: Cancel) -> None:
         opened = self._open.get((incoming.who, request.request))
@@ -406,8 +395,8 @@ class Broker:
                 (Path(self._settings.record.slots) / name).unlink()
 
     def _info(self, id: str, incoming: Incoming) -> Info:
-        record, ready = self._settings.record, self._pool.ready
-        assert ready is not None
+        record, info = self._settings.record, self._pool.info
+        assert info is not None
         return Info(
             id=id,
             version=__version__,
@@ -415,7 +404,7 @@ class Broker:
             pid=record.pid,
             model=record.model_name,
             model_sha256=record.model_sha256,
-            card=ready.card,
+            card=msgspec.to_builtins(info.card),
             device=record.device,
             precision=record.precision,
             engine=record.engine,

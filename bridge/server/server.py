@@ -55,6 +55,7 @@ from bridge.transport.loop_calls import Context, LoopCalls
 from bridge.transport.runtime_directory import SocketDirectory
 from bridge.transport.shared_pixels import SharedPixelsDirectory
 from herohe_model.errors import ModelFileError, OptionError, ServerError
+from herohe_model.model.compute import AUTO, Compute
 
 TICK_S: Final = 0.2
 
@@ -70,8 +71,8 @@ class ServerSettings:
 
     Attributes
     ----------
-    model, devices, precision, engine
-        The model, with a worker on each device.
+    model, workers
+        The model, and what computes it in each worker; precision and engine are the same in all.
     binds
         Further addresses; with `key`, they want CURVE.
     key, allow
@@ -95,9 +96,7 @@ class ServerSettings:
     """
 
     model: Path
-    devices: tuple[str, ...] = ("auto",)
-    precision: str = "auto"
-    engine: str = "auto"
+    workers: tuple[Compute, ...] = (AUTO,)
     binds: tuple[str, ...] = ()
     key: KeyPair | None = None
     allow: Path | None = None
@@ -126,7 +125,7 @@ class ServerSettings:
             )
         if self.allow is not None and not self.allow.is_dir():
             raise OptionError(f"{self.allow} is no folder", "Name the folder of the clients' public keys")
-        if not self.devices:
+        if not self.workers:
             raise OptionError("A server needs a device", "Name one with --device")
 
 
@@ -194,9 +193,7 @@ class Server:
             PoolSettings(
                 model=s.model,
                 directory=directory,
-                devices=s.devices,
-                precision=s.precision,
-                engine=s.engine,
+                workers=s.workers,
                 notice=notice,
                 max_batch=s.max_batch,
                 max_wait_s=s.max_wait_s,
@@ -245,9 +242,9 @@ class Server:
         token: str,
         started: Callable[[ServerRecord], None],
     ) -> None:
-        s, ready = self._settings, pool.ready
-        assert ready is not None
-        side = int(ready.card["patch_px"]) * int(ready.card["grid"])
+        s, info = self._settings, pool.info
+        assert info is not None
+        side = info.card.side_px
         if side > MAX_SIDE_PX:
             raise ModelFileError(
                 f"{s.model} takes composites of {side} px; a server takes up to {MAX_SIDE_PX}",
@@ -267,15 +264,15 @@ class Server:
                 started=process_start(os.getpid()),
                 protocol=PROTOCOL,
                 version=__version__,
-                model_name=str(ready.card["name"]),
+                model_name=info.card.name,
                 model_path=str(s.model.resolve()),
-                model_sha256=ready.model_sha256,
-                device=pool.device,
-                precision=ready.precision,
-                devices_asked=s.devices,
-                precision_asked=s.precision,
-                engine=ready.engine,
-                engine_asked=s.engine,
+                model_sha256=info.model_sha256,
+                device=info.device,
+                precision=info.precision,
+                devices_asked=tuple(compute.device for compute in s.workers),
+                precision_asked=s.workers[0].precision,
+                engine=info.engine,
+                engine_asked=s.workers[0].engine,
                 endpoints=frontend.local_endpoints,
                 token=token,
                 remote_endpoints=frontend.remote_endpoints,

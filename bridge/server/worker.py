@@ -100,15 +100,7 @@ class _Worker:
         self._jobs: dict[int, Future[CompositeScore]] = {}
 
     def run(self) -> NoReturn:
-        self._send(
-            Ready(
-                msgspec.to_builtins(self._scorer.card),
-                self._scorer.model_sha256,
-                self._scorer.device,
-                self._scorer.precision,
-                self._scorer.engine,
-            )
-        )
+        self._send(Ready(self._scorer.info))
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._loop_calls.socket, zmq.POLLIN)
@@ -186,9 +178,7 @@ def _failure(number: int, error: BaseException) -> JobFailed:
 def _load(settings: WorkerSettings, notice: Callable[[str], None]) -> CompositeScorer:
     from herohe_model.engines.scorer import Scorer
 
-    return Scorer.load(
-        settings.model, settings.device, settings.precision, engine=settings.engine, notice=notice
-    )
+    return Scorer.load(settings.model, settings.compute, notice=notice)
 
 
 if __name__ == "__main__":

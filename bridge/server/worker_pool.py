@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -41,6 +41,8 @@ from bridge.transport.curve import WORKER_DOMAIN, KeyPair
 from bridge.transport.endpoints import has_ipc, ipc_endpoint
 from bridge.transport.loop_calls import Context, LoopCalls, Socket
 from herohe_model.child_process import end_child, start_child
+from herohe_model.model.compute import AUTO, Compute
+from herohe_model.model.score import ScorerInfo
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""
@@ -62,8 +64,8 @@ class PoolSettings:
 
     Attributes
     ----------
-    model, devices, precision, engine
-        A worker for each device.
+    model, workers
+        The model, and what computes it in each worker.
     max_batch
         Most composites in one worker's hands: one is computed, the others wait there.
     max_wait_s
@@ -82,9 +84,7 @@ class PoolSettings:
 
     model: Path
     directory: Path
-    devices: tuple[str, ...] = ("auto",)
-    precision: str = "auto"
-    engine: str = "auto"
+    workers: tuple[Compute, ...] = (AUTO,)
     max_batch: int = 4
     max_wait_s: float = 0.0
     silence_s: float = 30.0
@@ -103,6 +103,7 @@ class _WorkerSlot:
     """
 
     index: int
+    compute: Compute
     device: str
     name: bytes = b""
     child: subprocess.Popen[bytes] | None = None
@@ -127,8 +128,6 @@ class WorkerPool:
     ----------
     socket
         To be polled; :meth:`receive` is to be called when it is readable.
-    ready
-        What the first worker said of its model; None before.
     failure
         Why no worker is left; None while there is one.
     """
@@ -137,11 +136,11 @@ class WorkerPool:
         self._settings = settings
         self._loop_calls = loop_calls
         self._queue: FairQueue[CompositeTask] = FairQueue()
-        self._slots = [_WorkerSlot(number, device) for number, device in enumerate(settings.devices)]
+        self._slots = [_WorkerSlot(n, compute, compute.device) for n, compute in enumerate(settings.workers)]
         self._numbers = 0
         self._closed = False
         self._complete = False
-        self.ready: Ready | None = None
+        self._ready: ScorerInfo | None = None
         self.failure: TaskFailure | None = None
         self.socket: Socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
@@ -186,9 +185,11 @@ class WorkerPool:
         return sum(slot.scored for slot in self._slots)
 
     @property
-    def device(self) -> str:
-        """The devices' names as they stand in results."""
-        return ", ".join(dict.fromkeys(slot.device for slot in self._slots))
+    def info(self) -> ScorerInfo | None:
+        """What scores, all devices in one name; None before a worker has loaded the model."""
+        if self._ready is None:
+            return None
+        return replace(self._ready, device=", ".join(dict.fromkeys(slot.device for slot in self._slots)))
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Describe every worker."""
@@ -332,7 +333,7 @@ class WorkerPool:
 
     def _take(self, slot: _WorkerSlot, message: object, frames: list[bytes]) -> None:
         if isinstance(message, Ready):
-            self._welcome(slot, message)
+            self._welcome(slot, message.info)
         elif isinstance(message, Note):
             self._settings.notice(message.text)
         elif isinstance(message, Failed):
@@ -346,10 +347,10 @@ class WorkerPool:
             composite = slot.in_work.pop(message.job)
             composite.done(TaskFailure(message.code, message.problem, message.remedy))
 
-    def _welcome(self, slot: _WorkerSlot, ready: Ready) -> None:
-        if self.ready is None:
-            self.ready = ready
-        elif ready.model_sha256 != self.ready.model_sha256:
+    def _welcome(self, slot: _WorkerSlot, ready: ScorerInfo) -> None:
+        if self._ready is None:
+            self._ready = ready
+        elif ready.model_sha256 != self._ready.model_sha256:
             changed = f"The model file {self._settings.model} has changed since the server was started"
             self._give_up(slot, TaskFailure("model_file", changed, "Restart the server"))
             return
@@ -366,10 +367,8 @@ class WorkerPool:
             endpoint=self._endpoint,
             name=slot.name.decode(),
             model=str(self._settings.model),
-            # The device's full name is that of a result; what torch takes is its first word.
-            device=slot.device.split()[0],
-            precision=self._settings.precision,
-            engine=self._settings.engine,
+            # One that was replaced goes to the same device: what torch takes is the first word of its name.
+            compute=msgspec.structs.replace(slot.compute, device=slot.device.split()[0]),
             slots=self._settings.slots,
             server_key=self._server_keys.public if self._server_keys else "",
             public_key=self._keys.public if self._keys else "",

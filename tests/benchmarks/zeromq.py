@@ -38,8 +38,9 @@ from herohe_model.child_process import end_child, start_child, watch_lifeline
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
-from herohe_model.model.score import CompositeScore, CompositeScorer
+from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo
 
 Submit = Callable[[NDArray[np.uint8]], "Future[CompositeScore]"]
 
@@ -47,13 +48,8 @@ Submit = Callable[[NDArray[np.uint8]], "Future[CompositeScore]"]
 class NothingScorer:
     """Takes each composite as the real one does, by a copy to where it is computed, and computes nothing."""
 
-    device = "cpu"
-    precision = "fp32"
-    engine = "nothing"
-
     def __init__(self, card: ModelCard, sha256: str) -> None:
-        self.card = card
-        self.model_sha256 = sha256
+        self.info = ScorerInfo(card, sha256, "cpu", "fp32", "nothing")
         self._pool = ThreadPoolExecutor(1)
         self._staged = np.zeros((card.side_px, card.side_px, 3), dtype=np.uint8)
 
@@ -65,7 +61,7 @@ class NothingScorer:
 
     def _score(self, pixels: NDArray[np.uint8]) -> CompositeScore:
         np.copyto(self._staged, pixels)
-        cells, bits = self.card.grid**2, len(self.card.steps)
+        cells, bits = self.info.card.grid**2, len(self.info.card.steps)
         return CompositeScore(np.zeros(bits, np.float32), np.zeros((cells, bits), np.float32))
 
 
@@ -90,11 +86,11 @@ def serving(model: Path, *more: str) -> Iterator[ServerRecord]:
 
 def serve(model: Path, allowed: Path | None) -> None:
     """Be the server: of the real model, or of one that computes nothing, with CURVE beside."""
-    settings = ServerSettings(model, devices=("cpu",))
+    settings = ServerSettings(model, workers=(Compute("cpu"),))
     if allowed is not None:
         settings = ServerSettings(
             model,
-            devices=("cpu",),
+            workers=(Compute("cpu"),),
             worker_arguments=(__file__, "--nothing"),
             binds=("tcp://127.0.0.1:*",),
             key=KeyPair.new(),
@@ -127,7 +123,7 @@ def throughput(model: Path, pictures: list[NDArray[np.uint8]], count: int, round
     with (
         serving(model) as record,
         Client(FixedServer(ServerAddress.of(record))) as client,
-        Scorer.load(model, "cpu", threads=threads) as scorer,
+        Scorer.load(model, Compute("cpu"), threads=threads) as scorer,
     ):
         for submit in (client.submit, scorer.submit):
             submit(pictures[0]).result()

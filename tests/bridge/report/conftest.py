@@ -17,6 +17,7 @@ from bridge.projects.open import open_collection
 from bridge.results.run import DEFAULT_FOLDER
 from bridge.scoring.options import ScoreOptions
 from herohe_model.engines.scorer import Scorer
+from herohe_model.model.compute import Compute
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "case-2.tif").write_bytes(b"no slide")
     model = small_model(tmp_path_factory.mktemp("model") / "m.safetensors")
     options = BatchOptions(("Tumor",), score=ScoreOptions(composites=3, per_annotation=True))
-    with Scorer.load(model, "cpu", "fp32") as scorer:
+    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
         run_batch(
             open_collection(folder),
             scorer,

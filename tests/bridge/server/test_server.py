@@ -51,6 +51,7 @@ from bridge.protocol.messages import (
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import running_servers
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
+from herohe_model.model.compute import Compute
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -384,7 +385,7 @@ def test_a_composite_that_workers_die_of_gets_an_error_and_its_neighbours_scores
 
 
 def test_workers_on_two_devices_share_the_work(tmp_path: Path) -> None:
-    with serving(replace(scripted(tmp_path), devices=("cpu", "cpu"))) as running:
+    with serving(replace(scripted(tmp_path), workers=(Compute("cpu"),) * 2)) as running:
         with Client(FixedServer(running.address)) as client:
             futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
             # One alone would begin but one while the gate is closed.
@@ -480,7 +481,7 @@ def test_over_curve_only_allowed_keys_come_in(tmp_path: Path) -> None:
         with connect(mine, server_key.public) as client:
             assert client.submit(composite(name=6)).result(PATIENCE_S).logits[0] == 6
             # It could name any file of the server's user otherwise.
-            assert not client.info.paths
+            assert not client.server_info.paths
         for key, server in ((theirs, server_key.public), (mine, theirs.public)):
             with pytest.raises(ServerUnavailableError, match="your public key is allowed"):
                 connect(key, server, hello_s=1)
