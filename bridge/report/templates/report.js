@@ -62,7 +62,8 @@ function shownRows() {
 function neighbours(number) {
   const rows = shownRows().map((row) => row.dataset.number);
   const at = rows.indexOf(number);
-  return { before: at > 0 ? rows[at - 1] : null, after: at >= 0 ? rows[at + 1] ?? null : rows[0] ?? null, at, of: rows.length };
+  const after = (at >= 0 ? rows[at + 1] : rows[0]) ?? null;
+  return { before: at > 0 ? rows[at - 1] : null, after, at, of: rows.length };
 }
 
 function facts(pairs) {
@@ -79,7 +80,7 @@ function plainTable(caption, heads, rows) {
   const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
   const body = rows.map((cells) =>
     element("tr", {}, ...cells.map((cell, i) =>
-      i ? element("td", { className: typeof cell === "number" || /^[\d±. −+]+$/.test(cell) ? "number" : "text" }, String(cell))
+      i ? element("td", { className: /^[\d±. −+]+$/.test(cell) ? "number" : "text" }, String(cell))
         : element("th", { scope: "row" }, String(cell)))));
   return element("div", { className: "wide" },
     element("table", { className: "plain" },
@@ -95,7 +96,8 @@ function dot(shown) {
 function heatMapFigure(slide) {
   const canvas = element("canvas", { tabIndex: 0, role: "img" });
   canvas.setAttribute("aria-label",
-    `Heat map of ${slide.name}: sampled patches coloured by their contribution. Arrow keys move it, plus and minus zoom, 0 shows the whole slide.`);
+    `Heat map of ${slide.name}: sampled patches coloured by their contribution. ` +
+    "Arrow keys move it, plus and minus zoom, 0 shows the whole slide.");
   const readout = element("output", { className: "small" });
   const steps = element("select", { id: "map-step" },
     ...slide.steps.map((step, i) => element("option", { value: i, selected: i === slide.step }, step)));
@@ -117,7 +119,8 @@ function heatMapFigure(slide) {
   const share = (i) => (region().tiles.contributions[i] ?? [])[steps.value];
   const about = () => {
     const { x, size } = region().tiles;
-    return `${x.length} patches, ${size} px each. Move over one to read its share; click into the picture to zoom with the wheel.`;
+    return `${x.length} patches, ${size} px each. Move over one to read its share; ` +
+      "click into the picture to zoom with the wheel.";
   };
   const inside = (outline) => (outline < 0 ? "" : `, in ${slide.outlines[outline].label}`);
   map = new HeatMap(canvas, slide.bounds, slide.layers, slide.outlines, slide.mpp, (i, outline) => {
@@ -144,7 +147,8 @@ function heatMapFigure(slide) {
     low.textContent = signed(zero - scale) + (either && `${either}less`);
     high.textContent = signed(zero + scale) + (either && `${either}more`);
     meaning.textContent = either
-      ? `blue speaks against, red for; one scale for the whole run${scale > run.floor ? "" : ", no finer than what would matter"}`
+      ? "blue speaks against, red for; one scale for the whole run" +
+        (scale > run.floor ? "" : ", no finer than what would matter")
       : `blue speaks for it less than this slide's mean patch (${signed(zero)}), red more; a scale of its own`;
     readout.textContent = about();
   };
@@ -203,7 +207,8 @@ function tellingPatches(slide, highest, chosen) {
   const speaksFor = tiles.contributions[chosen[0][0]][slide.step] > 0;
   const title = highest === speaksFor
     ? `Most telling: the patches that speak most ${speaksFor ? "for" : "against"} ${step}`
-    : `No patch speaks ${highest ? "for" : "against"} ${step}: those that speak least ${speaksFor ? "for" : "against"} it`;
+    : `No patch speaks ${highest ? "for" : "against"} ${step}: ` +
+      `those that speak least ${speaksFor ? "for" : "against"} it`;
   const items = chosen.map(([index, source]) => {
     const text = `${signed(tiles.contributions[index][slide.step])}`;
     const picture = element("img", { src: source, alt: `Patch at x ${tiles.x[index]}, y ${tiles.y[index]}` });
@@ -239,7 +244,8 @@ function composites(slide) {
     cells.forEach((shares, cell) => {
       const square = document.createElementNS(svg, "rect");
       for (const [key, value] of Object.entries({
-        x: cell % side, y: Math.floor(cell / side), width: 1, height: 1, fill: colourOf(shares[slide.step] / scale, 0.6),
+        x: cell % side, y: Math.floor(cell / side), width: 1, height: 1,
+        fill: colourOf(shares[slide.step] / scale, 0.6),
       })) square.setAttribute(key, value);
       overlay.append(square);
     });
@@ -257,7 +263,8 @@ function composites(slide) {
   return [
     element("h2", {}, "Composites as the model saw them"),
     element("p", { className: "small" },
-      items.length < total ? `The first ${items.length} of ${total}; shown smaller than the model sees them. ` : "Shown smaller than the model sees them. ",
+      items.length < total ? `The first ${items.length} of ${total}. ` : "",
+      "Shown smaller than the model sees them. ",
       element("label", { className: "no-print" }, tint, ` colour by contribution to ${slide.steps[slide.step]}`)),
     element("ul", { className: "pictures" }, ...items),
   ];
@@ -269,7 +276,8 @@ function render(slide, number) {
   const prediction = region?.prediction;
   parts.push(facts([
     ["Outcome", slide.outcome], ["Grade", prediction?.grade], ["Status", prediction?.status],
-    ["P(positive)", prediction && `${probability(prediction.p_positive, prediction.p_positive_sd)} (standard deviation over its composites)`],
+    ["P(positive)", prediction &&
+      `${probability(prediction.p_positive, prediction.p_positive_sd)} (standard deviation over its composites)`],
     ["IHC", slide.ihc], ["Composites", region?.composites.length],
     ["Patches", region && `${region.sampled} sampled of ${region.foreground} foreground`],
   ]));
@@ -281,22 +289,25 @@ function render(slide, number) {
   if (slide.speaking_against.length) parts.push(...tellingPatches(slide, false, slide.speaking_against));
   if (slide.composites.length) parts.push(...composites(slide));
   const columns = element("div", { className: "columns" });
+  const column = (title, ...content) => columns.append(element("div", {}, element("h2", {}, title), ...content));
   if (prediction) {
-    columns.append(element("div", {}, element("h2", {}, "Probabilities"), plainTable("Of each level, and of at least each grade", ["Level", "Probability"], [
+    column("Probabilities", plainTable("Of each level, and of at least each grade", ["Level", "Probability"], [
       ...Object.entries(prediction.levels).map(([level, p]) => [level, p.toFixed(3)]),
       ...Object.entries(prediction.at_least).map(([grade, p]) => [`at least ${grade}`, p.toFixed(3)]),
       ["expected grade", prediction.expected_grade.toFixed(3)],
-    ])));
+    ]));
   }
   if (region?.composites.length) {
-    columns.append(element("div", {}, element("h2", {}, "Each composite"), plainTable("P(positive) and grade of each", ["Composite", "P(positive)", "Grade"],
-      region.composites.map((c, i) => [i + 1, c.p.toFixed(3), c.grade]))));
+    column("Each composite", plainTable("P(positive) and grade of each", ["Composite", "P(positive)", "Grade"],
+      region.composites.map((c, i) => [i + 1, c.p.toFixed(3), c.grade])));
   }
   if (slide.regions.length > 1) {
-    columns.append(element("div", {}, element("h2", {}, "Annotations"), plainTable("Each sampled and scored for itself", ["Annotation", "Outcome", "Grade", "P(positive)", "Patches"],
-      slide.regions.slice(1).map((r) => [r.label, r.outcome, r.prediction?.grade ?? "", r.prediction ? probability(r.prediction.p_positive, r.prediction.p_positive_sd) : "", r.sampled]))));
+    const heads = ["Annotation", "Outcome", "Grade", "P(positive)", "Patches"];
+    column("Annotations", plainTable("Each sampled and scored for itself", heads,
+      slide.regions.slice(1).map(({ label, outcome, prediction: own, sampled }) => [
+        label, outcome, own?.grade ?? "", own ? probability(own.p_positive, own.p_positive_sd) : "", sampled])));
   }
-  if (slide.provenance.length) columns.append(element("div", {}, element("h2", {}, "Where this result comes from"), facts(slide.provenance)));
+  if (slide.provenance.length) column("Where this result comes from", facts(slide.provenance));
   parts.push(columns);
   article.append(...parts);
 }
@@ -309,7 +320,9 @@ async function open(number) {
   if (!list.hidden) scrolled = window.scrollY;
   const name = row.cells[1].querySelector("a").textContent;
   const { before, after, at, of } = neighbours(number);
-  const link = (text, to) => (to === null ? element("span", { className: "small" }, text) : element("a", { href: to ? `#slide-${to}` : "#" }, text));
+  const link = (text, to) => (to === null
+    ? element("span", { className: "small" }, text)
+    : element("a", { href: to ? `#slide-${to}` : "#" }, text));
   const nav = element("nav", {}, link("All slides", ""), link("← Before", before), link("After →", after),
     element("span", { className: "small" }, at >= 0 ? `${at + 1} of ${of}` : ""));
   nav.setAttribute("aria-label", "Slides");
@@ -323,7 +336,8 @@ async function open(number) {
     const slide = await details(number);
     if (opened === number) render(slide, number);
   } catch (error) {
-    if (opened === number) article.append(element("p", { className: "warning" }, `This slide cannot be shown: ${error.message}.`));
+    const said = `This slide cannot be shown: ${error.message}.`;
+    if (opened === number) article.append(element("p", { className: "warning" }, said));
   }
 }
 
