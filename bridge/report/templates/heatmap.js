@@ -266,7 +266,8 @@ class HeatMap {
     this.outlines.forEach(({ label, box, top }, i) => {
       const width = context.measureText(label).width;
       if (i !== this.outlined && box.width * this.scale < 0.6 * width) return;
-      const x = (top[0] - this.x) * this.scale + this.canvas.clientWidth / 2 - width / 2;
+      const above = (top[0] - this.x) * this.scale + this.canvas.clientWidth / 2 - width / 2;
+      const x = Math.max(Math.min(above, this.canvas.clientWidth - width - 4), 4);
       const y = Math.max((top[1] - this.y) * this.scale + this.canvas.clientHeight / 2 - 8, 18);
       context.fillStyle = "rgb(255 255 255 / 0.85)";
       context.fillRect(x - 4, y - 14, width + 8, 19);
