@@ -132,9 +132,8 @@ class Client:
             self.close()
             raise
         self.info = ScorerInfo(card, server.model_sha256, server.device, server.precision, server.engine)
-        side = card.side_px
         window = min(_WINDOW, server.limits.in_flight)
-        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(3 * side * side, window))
+        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(window))
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.
@@ -280,6 +279,26 @@ def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:
 
 
 @contextmanager
+def connect_named(endpoint: str, sha256: str) -> Iterator[Client]:
+    """Connect to a running server that was named.
+
+    Raises
+    ------
+    ServerUnavailableError
+        If it does not answer.
+    OptionError
+        If it has another model than that of the SHA-256; "" for any.
+    """
+    with Client(FixedServer(ServerAddress.named(endpoint))) as client:
+        if sha256 not in ("", client.info.model_sha256):
+            raise OptionError(
+                f"The server {endpoint} has the model {client.info.card.name}, not that of --model",
+                "Leave --model out, or name the server of that model",
+            )
+        yield client
+
+
+@contextmanager
 def connect_or_start(
     model: Path | None,
     compute: Compute = AUTO,
@@ -310,13 +329,7 @@ def connect_or_start(
     sha256 = read_card(model)[1] if model is not None else ""
     with ExitStack() as stack:
         if server is not None:
-            client = stack.enter_context(Client(FixedServer(ServerAddress.named(server))))
-            if sha256 and client.info.model_sha256 != sha256:
-                raise OptionError(
-                    f"The server {server} has the model {client.info.card.name}, not {model}",
-                    "Leave --model out, or name the server of that model",
-                )
-            yield client
+            yield stack.enter_context(connect_named(server, sha256))
             return
         if model is None:
             raise OptionError("There is no model", "Name a model file, or a running server")

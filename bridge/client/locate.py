@@ -1,4 +1,4 @@
-"""Choosing among the running servers: the same model, in the precision, by the engine, on the device."""
+"""Locators of servers: by their address, or among the running ones by model and what computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from herohe_model.model.compute import AUTO, Compute, engine_name
 
 @dataclass(frozen=True)
 class ServerRequirements:
-    """What a server must be to be used without asking.
+    """Requirements of a server that is used without asking.
 
     Attributes
     ----------

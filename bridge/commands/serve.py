@@ -108,7 +108,7 @@ def _run_owned(server: object) -> None:
 
     from bridge.client.child_server import StartReport
     from bridge.server.server import Server
-    from herohe_model.child_process import watch_lifeline
+    from herohe_model.child_process import when_parent_ends
     from herohe_model.errors import HeroheError
 
     def report(line: StartReport) -> None:
@@ -116,7 +116,7 @@ def _run_owned(server: object) -> None:
         sys.stdout.buffer.flush()
 
     assert isinstance(server, Server)
-    watch_lifeline(server.cut_off)
+    when_parent_ends(server.cut_off)
     try:
         server.run(
             lambda record: report(StartReport(ready=record)), lambda text: report(StartReport(note=text))

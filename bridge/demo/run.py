@@ -6,7 +6,6 @@ tissue.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from bridge.annotations.regions import Annotation
 from herohe_model.dataset.cases import Case
+from herohe_model.dataset.tables import CsvWriter
 from herohe_model.files import write_atomically
 from herohe_model.grades import GRADES, Status, Target
 from herohe_model.synthetic.phantom import draw_phantom, look_like_tissue
@@ -105,7 +105,7 @@ def make_slides(folder: Path, count: int, *, seed: int = 0) -> Iterator[DemoSlid
 def write_truth(path: Path, slides: Sequence[DemoSlide]) -> None:
     """Write the grades that were drawn, the status that follows, and the split of each slide."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     writer.writerow(("case", "ihc", "status", "split"))
     for case in (slide.case for slide in slides):
         writer.writerow((case.id, case.ihc, (case.status or "").removeprefix("HER2-"), case.split))

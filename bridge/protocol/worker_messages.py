@@ -1,4 +1,4 @@
-"""What the server and its model workers say to each other: a header, then frames as it says.
+"""Messages between the server and its model workers: a header, then frames as it says.
 
 They share one machine and one installation, so there is no version and no token; the connection itself is
 private.
@@ -14,7 +14,7 @@ from herohe_model.model.score import ScorerInfo
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told on its standard input.
+    """Settings that a worker gets on its standard input.
 
     Attributes
     ----------
@@ -24,8 +24,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         The worker's own name, its ZeroMQ identity.
     model, compute
         As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
-    slots
-        Directory of shared pixels, "" for none.
     server_key, public_key, secret_key
         CURVE keys in Z85 where the connection is not private by itself; "" where it is.
     """
@@ -34,7 +32,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     model: str
     compute: Compute
-    slots: str = ""
     server_key: str = ""
     public_key: str = ""
     secret_key: str = ""
@@ -48,7 +45,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True, tag="work"):
-    """Score these; a frame follows for each that is in no slot."""
+    """Score these; a frame follows for each."""
 
     jobs: tuple[Job, ...]
 

@@ -53,7 +53,6 @@ from bridge.transport.ending_signals import ending_signals
 from bridge.transport.endpoints import has_ipc
 from bridge.transport.loop_calls import Context, LoopCalls
 from bridge.transport.runtime_directory import SocketDirectory
-from bridge.transport.shared_pixels import SharedPixelsDirectory
 from herohe_model.errors import ModelFileError, OptionError, ServerError
 from herohe_model.model.compute import AUTO, Compute
 
@@ -67,7 +66,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What a server is.
+    """Settings of a server.
 
     Attributes
     ----------
@@ -170,20 +169,17 @@ class Server:
             If the model cannot be loaded, an address cannot be had, or no worker is left.
         """
         directory = SocketDirectory()
-        slots = SharedPixelsDirectory()
         try:
             with ending_signals(self._signalled):
-                self._serve(directory.path, slots.path, started, notice)
+                self._serve(directory.path, started, notice)
         finally:
             self._loop_calls.close()
             self._context.destroy(linger=1000)
             directory.remove()
-            slots.remove()
 
     def _serve(
         self,
         directory: Path,
-        slots: str,
         started: Callable[[ServerRecord], None],
         notice: Callable[[str], None],
     ) -> None:
@@ -198,7 +194,6 @@ class Server:
                 max_batch=s.max_batch,
                 max_wait_s=s.max_wait_s,
                 silence_s=s.worker_silence_s,
-                slots=slots,
                 arguments=s.worker_arguments,
                 over_tcp=s.workers_over_tcp or not has_ipc(),
             ),
@@ -217,7 +212,7 @@ class Server:
             pool.start()
             if not self._wait_for(pool, authenticator):
                 return
-            self._open_to_clients(pool, authenticator, directory, slots, token, started)
+            self._open_to_clients(pool, authenticator, directory, token, started)
         finally:
             pool.close()
             authenticator.close()
@@ -238,7 +233,6 @@ class Server:
         pool: WorkerPool,
         authenticator: ZapAuthenticator,
         directory: Path,
-        slots: str,
         token: str,
         started: Callable[[ServerRecord], None],
     ) -> None:
@@ -278,7 +272,6 @@ class Server:
                 remote_endpoints=frontend.remote_endpoints,
                 public_key=s.key.public if s.key else "",
                 directory=str(directory),
-                slots=slots,
                 owned=s.owned,
             )
             broker = Broker(

@@ -92,12 +92,8 @@ def the_same(one: list[CompositeScore], other: list[CompositeScore]) -> bool:
     )
 
 
-@pytest.mark.parametrize("slots", [True, False], ids=["shared memory", "frames"])
-def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
-    real: Running, model: Path, slots: bool
-) -> None:
-    address = real.address if slots else replace(real.address, slots="")
-    with Client(FixedServer(address)) as client, Scorer.load(model, Compute("cpu")) as scorer:
+def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(real: Running, model: Path) -> None:
+    with Client(FixedServer(real.address)) as client, Scorer.load(model, Compute("cpu")) as scorer:
         assert client.info == scorer.info
         # Many at a time, one at a time, in another order: neighbours do not matter.
         together = [future.result(PATIENCE_S) for future in [client.submit(p) for p in pictures(12)]]
@@ -175,7 +171,6 @@ def test_the_deadline_ends_the_wait(gated: Running) -> None:
         with pytest.raises(ServerBusyError, match="deadline"):
             future.result(PATIENCE_S)
         gated.open_gate()
-        # Its slot is free again once the server has let go of it.
         assert client.submit(composite(name=5)).result(PATIENCE_S).logits[0] == 5
 
 
@@ -191,17 +186,6 @@ def test_closing_a_client_ends_what_it_waits_for(gated: Running) -> None:
     with pytest.raises(CancelledError):
         client.submit(composite())
     wait_until(lambda: gated.info().load.queued == 0)
-    assert not list(Path(gated.record.slots).glob("[0-9a-f]*")) if gated.record.slots else True
-
-
-def test_where_no_memory_can_be_shared_pixels_are_sent(gated: Running, tmp_path: Path) -> None:
-    gated.open_gate()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    # A directory that the client can write and the server does not know, as in a container.
-    for slots in (str(elsewhere), str(tmp_path / "absent")):
-        with Client(FixedServer(replace(gated.address, slots=slots))) as client:
-            assert client.submit(composite(name=7)).result(PATIENCE_S).logits[0] == 7
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_composites_are_spread_and_scored_as_by_one(scorer: Scorer, tmp_path: Pa
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8) for _ in range(6)]
     with Scorer.load(small_model(tmp_path / "m.safetensors"), Compute("cpu", "fp32")) as other:
-        both = SpreadScorer([("a", scorer), ("b", other)])
+        both = SpreadScorer({"a": scorer, "b": other})
         assert both.info == scorer.info
         scores = [future.result(PATIENCE_S) for future in [both.submit(p) for p in pictures]]
     for score, alone in zip(scores, scorer.score(pictures), strict=True):
@@ -128,7 +128,7 @@ def test_a_server_that_ends_leaves_its_composites_to_the_others(
 
 def test_an_error_of_a_composite_is_its_own(scorer: Scorer) -> None:
     one, two = Told(scorer.info.card), Told(scorer.info.card)
-    both = SpreadScorer([("a", one), ("b", two)])
+    both = SpreadScorer({"a": one, "b": two})
     future = both.submit(composite())
     one.asked[0].set_exception(RemoteError("2 workers ended while they scored a composite"))
     with pytest.raises(RemoteError):
@@ -138,7 +138,7 @@ def test_an_error_of_a_composite_is_its_own(scorer: Scorer) -> None:
 
 def test_cancelling_reaches_the_server_that_has_it(scorer: Scorer) -> None:
     one, two = Told(scorer.info.card), Told(scorer.info.card)
-    both = SpreadScorer([("a", one), ("b", two)])
+    both = SpreadScorer({"a": one, "b": two})
     future = both.submit(composite())
     assert future.cancel() and one.asked[0].cancelled()
     with pytest.raises(FutureCancelledError):
@@ -160,7 +160,7 @@ def test_servers_that_differ_are_refused_and_both_are_named(scorer: Scorer) -> N
         Told(scorer.info.card, device="cuda:0 NVIDIA H100"),
     ):
         with pytest.raises(OptionError, match=r"tcp://a.*tcp://b"):
-            SpreadScorer([("tcp://a", one), ("tcp://b", other)])
+            SpreadScorer({"tcp://a": one, "tcp://b": other})
 
 
 def test_the_model_that_was_named_must_be_the_servers(two: tuple[Running, Running], tmp_path: Path) -> None:
