@@ -29,7 +29,7 @@ from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
@@ -324,7 +324,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
             if regions.union is None:
                 yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message())
                 continue
-            with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+            with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
                 patches = find_patches(
                     slide,
                     regions.union.geometry,
@@ -352,7 +352,7 @@ def _read(
 ) -> tuple[EntryContent, SlideRegions, str]:
     """Read an entry's annotations and its slide's bounds and fingerprint."""
     content = collection.read(entry)
-    with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+    with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,

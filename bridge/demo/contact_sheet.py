@@ -14,7 +14,7 @@ from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from bridge.results.schema import SlideResult, tiles
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 _THUMBNAIL_PX: Final = 300
 _CAPTION_PX: Final = 44
@@ -78,7 +78,7 @@ def draw_sheet(items: Sequence[SheetItem], step: int, *, legend: str = "", colum
 
 
 def _thumbnail(item: SheetItem, step: int, scale: float) -> Image.Image:
-    with Slide(item.slide_path) as slide:
+    with GuardedSlide(item.slide_path) as slide:
         box = slide.bounds
         side = max(box.width, box.height)
         zoom = _THUMBNAIL_PX / side

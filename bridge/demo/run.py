@@ -28,7 +28,7 @@ from herohe_model.model.checkpoint import save_model
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.sampling.composite import draw_composites, read_composite
 from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 
@@ -163,7 +163,7 @@ def is_positive(grade: str) -> bool:
 
 def _composites(slide: DemoSlide, seed: int) -> NDArray[np.uint8]:
     """Return composites that between them hold every foreground patch: (n, side, side, 3)."""
-    with Slide(slide.path) as source:
+    with GuardedSlide(slide.path) as source:
         patches = find_patches(
             source,
             slide.regions,

@@ -44,7 +44,7 @@ from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
 from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
 from herohe_model.files import sha256_of
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 SLIDE_SUFFIXES: Final = (
     ".bif",
@@ -257,7 +257,7 @@ def _candidates(slide: Path) -> tuple[Path, Path]:
 
 
 def _transform(slide_path: Path) -> SlideTransform:
-    with Slide(slide_path) as slide:
+    with GuardedSlide(slide_path) as slide:
         return SlideTransform.at(slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height)
 
 

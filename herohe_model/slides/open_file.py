@@ -11,8 +11,7 @@ from typing import Final
 import openslide
 
 from herohe_model.errors import SlideError, SlideNotFoundError, SlideUnreadableError
-
-COPY_AGAIN: Final = "Copy it again from where it was scanned"
+from herohe_model.slides.slide_file import COPY_AGAIN
 
 _DIGESTED_BYTES: Final = 1 << 20
 _CACHE_BYTES: Final = 32 << 20

@@ -1,5 +1,7 @@
 """Slide: one OpenSlide handle behind bounds, scale, background colour and reopening after errors.
 
+A damaged file can end the process that has it open: see :mod:`herohe_model.slides.guarded_slide`.
+
 Everything is in level-0 pixels of the slide as OpenSlide counts them, x to the right and y down.
 """
 
@@ -7,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -21,18 +21,18 @@ from PIL import Image
 
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.slides.jpeg_tiles import JpegTiles, LeftToOpenSlide
-from herohe_model.slides.open_file import COPY_AGAIN, ends_digest, open_slide_file
+from herohe_model.slides.open_file import ends_digest, open_slide_file
 from herohe_model.slides.openslide_pixels import read_rgb
-from herohe_model.slides.source import PLAUSIBLE_MPP, Box, scale_warning
+from herohe_model.slides.slide_file import COPY_AGAIN, SlideFacts, SlideFile
+from herohe_model.slides.source import PLAUSIBLE_MPP, Box
 
 _SQUARE_TOLERANCE: Final = 0.05
 _LEVEL_TOLERANCE: Final = 1.01
 _LONGEST_READ_PX: Final = 4096
-_MOST_READERS: Final = 4
 
 
-class Slide:
-    """A slide file, open for reading from any number of threads. A context manager.
+class Slide(SlideFile):
+    """A slide file, open in this process.
 
     Parameters
     ----------
@@ -45,26 +45,6 @@ class Slide:
     fast
         Read JPEG tiles past OpenSlide where they were found to be the same, see
         :mod:`herohe_model.slides.jpeg_tiles`. The pixels do not depend on it.
-
-    Attributes
-    ----------
-    path
-        As given.
-    size
-        (width, height) of level 0, px.
-    bounds
-        The scanned area (``openslide.bounds-*``, clipped to the slide), or the whole slide.
-    level_downsamples
-        Level-0 px per px of each level, ascending from 1.0.
-    background
-        RGB of unscanned pixels: the file's own, or white.
-    warnings
-        What a user should know before trusting a result.
-    fingerprint
-        OpenSlide's quickhash-1, which covers the smallest level and the properties; where a format has none,
-        SHA-256 over the file's size, its first and its last MiB.
-    readers
-        How many threads are best to read with.
 
     Raises
     ------
@@ -84,48 +64,36 @@ class Slide:
         readers: int | None = None,
         fast: bool = True,
     ) -> None:
-        self.path = Path(path)
-        self.readers = readers or min(os.cpu_count() or 1, _MOST_READERS)
+        path = Path(path)
         if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-            raise SlideScaleError(f"{mpp} µm/px, given for {self.path}, is no scale", "Give one above 0")
-        handle = open_slide_file(self.path)
+            raise SlideScaleError(f"{mpp} µm/px, given for {path}, is no scale", "Give one above 0")
+        handle = open_slide_file(path)
         try:
             properties = dict(handle.properties)
             self._level_sizes = handle.level_dimensions
-            self.level_downsamples: tuple[float, ...] = handle.level_downsamples
+            downsamples: tuple[float, ...] = handle.level_downsamples
         except openslide.OpenSlideError as error:
-            raise SlideUnreadableError(f"{self.path} is damaged ({error})", COPY_AGAIN) from error
+            raise SlideUnreadableError(f"{path} is damaged ({error})", COPY_AGAIN) from error
         self._lock = threading.Lock()
         self._handle: openslide.OpenSlide | None = handle
-        self.size = self._level_sizes[0]
-        self.bounds = _bounds(properties, self.size)
-        self.background = _background(properties)
+        size = self._level_sizes[0]
         quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
-        self.fingerprint = f"quickhash-1:{quickhash}" if quickhash else ends_digest(self.path)
-        self.warnings: tuple[str, ...] = ()
-        self._mpp = mpp
-        self._scale_problem = ""
-        if mpp is None:
-            self._mpp, self._scale_problem, self.warnings = _scale(properties, self.path)
+        own_mpp, scale_problem, warnings = (mpp, "", ()) if mpp else _scale(properties, path)
+        facts = SlideFacts(
+            size=size,
+            bounds=_bounds(properties, size),
+            level_downsamples=downsamples,
+            background=_background(properties),
+            fingerprint=f"quickhash-1:{quickhash}" if quickhash else ends_digest(path),
+            mpp=own_mpp,
+            scale_problem=scale_problem,
+            warnings=warnings,
+        )
+        super().__init__(path, facts, readers)
         self._tiles: JpegTiles | None = None
         if fast:
-            self._tiles = JpegTiles(
-                self.path,
-                properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
-                self._level_sizes,
-                self.level_downsamples,
-            )
-
-    def __enter__(self) -> Slide:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Slide({str(self.path)!r}, size={self.size})"
+            vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+            self._tiles = JpegTiles(path, vendor, self._level_sizes, downsamples)
 
     def close(self) -> None:
         """Let go of the file, once the reads under way have ended; may be called twice."""
@@ -135,66 +103,13 @@ class Slide:
         if self._tiles is not None:
             self._tiles.close()
 
-    @property
-    def mpp(self) -> float:
-        """µm per level-0 px: the override, or the mean of ``openslide.mpp-x`` and ``mpp-y``.
-
-        Raises
-        ------
-        SlideScaleError
-            If the file says nothing, or nothing that a microscope slide can have.
-        """
-        if self._mpp is None:
-            raise SlideScaleError(self._scale_problem, "Give the slide's scale with --mpp")
-        return self._mpp
-
-    def scale_warning(self, model_mpp: float) -> str | None:
-        """Return a warning when the slide is coarser than `model_mpp` by more than a quarter."""
-        return scale_warning(self.path.name, self.mpp, model_mpp)
-
     def read_box(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a box of the slide at any scale.
-
-        The pixels come from the coarsest pyramid level that is not coarser than asked, lie over the
-        background colour, and are then resampled (bicubic, antialiased). Where box and `out` coincide with
-        a level's pixels, they are returned as stored.
-
-        Parameters
-        ----------
-        x, y, width, height
-            Level-0 px; the box may reach beyond the slide, where it is background.
-        out
-            (width, height) of the result, px.
-
-        Returns
-        -------
-        ndarray
-            Shape (out height, out width, 3), uint8 RGB, writable.
-
-        Raises
-        ------
-        SlideUnreadableError
-            If these pixels are damaged, or the slide was closed. Other boxes can still be read.
-        ValueError
-            If the box or `out` is empty.
-        """
+        """Read a box at any scale; see :meth:`SlideFile.read_box`."""
         if min(width, height, *out) < 1:
             raise ValueError(f"a box of {width} x {height} px into {out} px is empty")
         wanted = min(width / out[0], height / out[1]) * _LEVEL_TOLERANCE
         level = max(i for i, ds in enumerate(self.level_downsamples) if i == 0 or ds <= wanted)
         return self._resampled(level, (x, y, x + width, y + height), out)
-
-    def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pixels of several boxes in their order, each as :meth:`read_box` gives them."""
-        for box in boxes:
-            yield self.read_box(box.x, box.y, box.width, box.height, out)
-
-    def thumbnail(self, max_side: int) -> NDArray[np.uint8]:
-        """Return the bounds as (h, w, 3) uint8 RGB, the longer side at most `max_side` px."""
-        box = self.bounds
-        shrink = max(1.0, max(box.width, box.height) / max_side)
-        out = (max(1, round(box.width / shrink)), max(1, round(box.height / shrink)))
-        return self.read_box(box.x, box.y, box.width, box.height, out)
 
     def _resampled(
         self, level: int, edges: tuple[float, float, float, float], out: tuple[int, int]
