@@ -157,18 +157,18 @@ class GuardedSlide(SlideFile):
             raise
 
     def _fatal_error(self, end: ReaderEnded) -> SlideUnreadableError:
-        if end.was_killed:
-            return SlideUnreadableError(
-                f"What reads {self.path} was killed twice, perhaps for want of memory ({end.how})",
-                "Close other programs, or score fewer slides at once, and run again",
+        if end.by_fault:
+            return SlideFatalError(
+                f"{self.path} is damaged: it ends every process that reads it ({end.how})", COPY_AGAIN
             )
         if end.status is None:
             return SlideUnreadableError(
                 f"{self.path} cannot be read: {end.how}", "Look at its disk, and run again"
             )
-        return SlideFatalError(
-            f"{self.path} is damaged: it ends every process that reads it ({end.how})",
-            COPY_AGAIN,
+        return SlideUnreadableError(
+            f"What reads {self.path} was ended twice ({end.how})",
+            "Close programs that take much memory, or score fewer slides at once; 'herohe-bridge doctor' says "
+            "whether slides can be read at all",
         )
 
 

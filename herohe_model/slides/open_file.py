@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import openslide
 
 from herohe_model.errors import SlideError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.slides.slide_file import COPY_AGAIN
+from herohe_model.slides.tiff_levels import false_claim
 
 _DIGESTED_BYTES: Final = 1 << 20
 _CACHE_BYTES: Final = 32 << 20
@@ -50,6 +52,10 @@ def open_slide_file(path: Path) -> openslide.OpenSlide:
             f"{path} lacks the folder {path.stem} beside it, with Slidedat.ini and the pixels",
             "Copy the folder together with the file",
         )
+    with FileIO(path) as file:
+        claim = false_claim(file)
+    if claim is not None:
+        raise SlideUnreadableError(f"{path} is damaged: it claims {claim}", COPY_AGAIN)
     try:
         handle = openslide.OpenSlide(path)
         handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))

@@ -81,9 +81,14 @@ class ReaderEnded(Exception):
         return f"{what}: {self.said}" if self.said else what
 
     @property
-    def was_killed(self) -> bool:
-        """Whether somebody ended it, the system for want of memory perhaps, and not a fault of its own."""
-        return os.name == "posix" and self.status in (-signal.SIGKILL, -signal.SIGTERM)
+    def by_fault(self) -> bool:
+        """Whether it crashed, and was not ended by somebody, the system for want of memory perhaps."""
+        if self.status is None:
+            return False
+        if os.name == "nt":
+            # TerminateProcess says 1, abort() 3, and a fault of memory a number of its own.
+            return self.status not in (0, 1)
+        return self.status < 0 and -self.status not in (signal.SIGKILL, signal.SIGTERM)
 
 
 class Refused(Exception):
@@ -209,11 +214,8 @@ class ReaderProcess:
         """Tell everybody who waits that no answer will come."""
         answers.close()
         # What closed its output, or answers nonsense, is of no more use.
-        try:
-            status = self._child.wait(_ENDING_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            status = self._child.wait()
+        end_child(self._child, grace_s=_ENDING_S)
+        status = self._child.returncode
         with self._said as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _SAID_BYTES))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
