@@ -1,8 +1,7 @@
 """What a TIFF claims about its tiles: where they lie in the file, and whether it can hold them at all.
 
 TIFF 6.0 and BigTIFF, of either byte order; only what it takes to find tiles that are whole JPEG streams, and
-claims for which OpenSlide would take memory on trust. tifffile's parser knows far more, and takes three times
-as long to open a slide and as long to import as all else that a reader needs.
+claims for which OpenSlide would take memory on trust. (tifffile knows far more, and takes three times as long.)
 """
 
 from __future__ import annotations
