@@ -223,7 +223,7 @@ def _qupath() -> Iterable[Finding]:
             QUPATH,
             "problem",
             f"starting its Java classes failed ({type(error).__name__})",
-            "Install QuPath 0.5 or 0.6 anew, and see that PAQUO_QUPATH_DIR names it",
+            "Install QuPath 0.7 anew, and see that PAQUO_QUPATH_DIR names it",
         )
         return
     if "problem" in facts:

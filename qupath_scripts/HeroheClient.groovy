@@ -2,7 +2,7 @@
  * What the HER2-HE scripts and a herohe-bridge server say to each other: the client's half of the messages that
  * bridge/protocol/codec.py describes, and nothing of QuPath, so that it can be tested without.
  *
- * Needs JeroMQ and Gson. Last tested with Groovy 4.0.15 and 4.0.26, JeroMQ 0.6.0, Java 17 and 21.
+ * Needs JeroMQ and Gson. Last tested with Groovy 4.0.15, 4.0.26 and 5.0.4, JeroMQ 0.6.0, Java 17 to 25.
  */
 import com.google.gson.Gson
 import com.google.gson.JsonParseException

@@ -3,7 +3,7 @@
  * thousands of calls through the bridge from Python would cost more than the work itself, and Java finds the
  * classes of a data file only from code that was loaded beside them.
  *
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import groovy.transform.CompileStatic
 import qupath.lib.io.GsonTools

@@ -2,7 +2,7 @@
  * What the HER2-HE scripts read of an image that is open in QuPath: which annotations are meant, where the
  * slide's file is, and pixels for a server that cannot open it.
  *
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import com.google.gson.Gson
 import groovy.transform.CompileStatic

@@ -2,7 +2,7 @@
  * What the HER2-HE scripts write onto an image, and how it is taken away again: the same as bridge/projects/qupath_project.py
  * writes from outside. HeroheData, which that uses too, does it to single objects.
  *
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import com.google.gson.Gson
 import groovy.transform.CompileStatic

@@ -2,7 +2,7 @@
  * What 'herohe-bridge qupath' asks of an installed QuPath, as 'QuPath script HeroheProbe.groovy --args FILE'. The
  * file holds a request as JSON, and says where the answer goes.
  *
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import com.google.gson.Gson
 import org.codehaus.groovy.control.CompilationUnit

@@ -1,7 +1,7 @@
 /*
  * What herohe_score.groovy, herohe_clear.groovy and herohe_explain.groovy do.
  *
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import groovy.transform.CompileStatic
 import javafx.application.Platform

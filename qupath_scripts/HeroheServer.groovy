@@ -3,7 +3,7 @@
  * QuPath, so that it can be tested without.
  *
  * Where herohe-bridge and the model are stands in settings.json beside this file, which
- * 'herohe-bridge qupath install' wrote. Last tested with Groovy 4.0.15 and 4.0.26, Java 17 and 21.
+ * 'herohe-bridge qupath install' wrote. Last tested with Groovy 4.0.15, 4.0.26 and 5.0.4, Java 17 to 25.
  */
 import com.google.gson.Gson
 import com.google.gson.JsonParseException

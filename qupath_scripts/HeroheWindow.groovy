@@ -2,7 +2,7 @@
  * How the HER2-HE scripts show in QuPath's window what they do: a small window with a progress bar and a Cancel
  * button, and messages. Without a window, lines in the log.
  *
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import groovy.transform.CompileStatic
 import javafx.application.Platform

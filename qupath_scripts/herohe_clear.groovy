@@ -3,7 +3,7 @@
  *
  * Needs: 'herohe-bridge qupath install'. Works with Run, Run for project, and from a terminal:
  *   QuPath script -s -p project.qpproj herohe_clear.groovy
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 def home = qupath.lib.gui.UserDirectoryManager.getInstance().getUserPath()?.resolve('herohe-bridge')?.toFile()
 def loader = new GroovyClassLoader(getClass().classLoader)

@@ -6,7 +6,7 @@
  *
  * Needs: 'herohe-bridge qupath install', and a result of herohe_score.groovy. From a terminal:
  *   QuPath script -p project.qpproj herohe_explain.groovy --args top=5 --args composite=all
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 def parameters = [
     step: '',                   // such as '>=2+'; '' for the step that the grade stands on

@@ -9,7 +9,7 @@
  *
  * Needs: 'herohe-bridge qupath install' and an H&E slide. Works with Run, Run for project, and from a terminal:
  *   QuPath script -s -p project.qpproj herohe_score.groovy --args seed=1 --args regionClasses=Tumor
- * Last tested with QuPath 0.5.1 and 0.6.0.
+ * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 def parameters = [
     regionClasses: ['Tumor'],   // sampled when nothing is selected; [] for the whole slide

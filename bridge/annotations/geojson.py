@@ -29,6 +29,7 @@ from bridge.annotations.classes import (
 )
 from bridge.annotations.regions import Annotation
 from herohe_model.errors import RegionError
+from herohe_model.files import write_atomically
 
 MAX_BYTES: Final = 1 << 30
 """Larger texts are refused: a slide's annotations take a few MB, a million exported cells less than this."""
@@ -122,7 +123,7 @@ def write_annotations(
         for annotation in annotations
     ]
     path = slide_path.with_name(slide_path.name + ".geojson")
-    path.write_bytes(collection_text(features))
+    write_atomically(path, collection_text(features))
     return path
 
 

@@ -117,8 +117,8 @@ class SlideRegions:
 def build_regions(
     annotations: Sequence[Annotation],
     *,
-    region_classes: Sequence[str],
-    exclude_classes: Sequence[str],
+    region_classes: Sequence[str] = (),
+    exclude_classes: Sequence[str] = (),
     slide_box: Box,
     everything: bool = False,
 ) -> SlideRegions:

@@ -88,6 +88,19 @@ class Listener(Protocol):
         """Tell the outcome of one slide; `reused` when it was known from an earlier run."""
 
 
+class NullListener:
+    """Hears nothing."""
+
+    def started(self, total: int) -> None:
+        """Do nothing."""
+
+    def running(self, slides: Sequence[tuple[str, Progress]]) -> None:
+        """Do nothing."""
+
+    def finished(self, result: SlideResult, *, reused: bool) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """A slide on its way: what it is, and where it stands in the collection."""
@@ -105,7 +118,7 @@ def run_batch(
     options: BatchOptions,
     *,
     output: Path,
-    listener: Listener,
+    listener: Listener | None = None,
     restart: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> BatchSummary:
@@ -116,7 +129,7 @@ def run_batch(
             collection,
             options,
             output=output,
-            listener=listener,
+            listener=listener or NullListener(),
             restart=restart,
             cancelled=cancelled,
         )
@@ -136,7 +149,7 @@ def run_batch_on(
 
     Parameters
     ----------
-    site
+    executor
         Where slides are scored.
     output
         Folder of the manifest, ``results.csv`` and ``results.json``; made when absent.

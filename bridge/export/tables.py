@@ -8,7 +8,6 @@ slide, so memory does not grow with the run.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from bridge.results.files import ResultFileError
 from bridge.results.run import ScoredRun
 from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
 from herohe_model.errors import OptionError
+from herohe_model.files import replacing
 from herohe_model.grades import Target
 
 Kind = Literal["text", "integer", "number"]
@@ -121,10 +121,10 @@ def export_tables(run: ScoredRun, folder: Path, format: Format) -> Exported:
     columns = table_columns([Target(name) for name in targets] or [Target.IHC])
     begin = _CsvTable if format == "csv" else _parquet_table()
     paths = {name: folder / f"{name}.{format}" for name in TABLES}
-    parts = {name: path.with_name(path.name + ".part") for name, path in paths.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            parts = {name: stack.enter_context(replacing(path)) for name, path in paths.items()}
             tables = {name: begin(parts[name], columns[name]) for name in TABLES}
             for table in tables.values():
                 stack.callback(table.close)
@@ -132,13 +132,8 @@ def export_tables(run: ScoredRun, folder: Path, format: Format) -> Exported:
                 for name, rows in _rows(result).items():
                     for row in rows:
                         tables[name].add(row)
-        for name in TABLES:
-            os.replace(parts[name], paths[name])
     except OSError as error:
         raise _unwritable(folder, error) from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
     return Exported(tuple(paths.values()))
 
 
@@ -246,7 +241,7 @@ class _CsvTable:
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._names = [name for name, _ in columns]
         self._numbers = {name for name, kind in columns if kind == "number"}
-        self._file = path.open("w", encoding="utf-8", newline="")
+        self._file = path.open("x", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(self._names)
 

@@ -7,7 +7,6 @@ overwritten and never deleted: it is set aside or left, and named.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from herohe_model.errors import HeroheError
-from herohe_model.files import sha256_of
+from herohe_model.files import replacing, sha256_of
 
 _FORMAT: Final = 1
 _OFF_LIMITS: Final = "It is in use or protected: close QuPath, allow writing there, and run again"
@@ -205,12 +204,8 @@ def _save(root: Path, record_name: str, record: Record, folders: list[str]) -> N
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".herohe-new")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path, alone=True) as part, part.open("xb") as file:
+        file.write(content)
 
 
 def _free_name(path: Path) -> Path:

@@ -21,7 +21,7 @@ import msgspec
 from herohe_model.errors import QuPathNotFoundError
 
 _PATIENCE_S: Final = 300.0
-_INSTALL: Final = "Install QuPath 0.6 from qupath.github.io, or name the folder of one with --qupath"
+_INSTALL: Final = "Install QuPath 0.7 from qupath.github.io, or name the folder of one with --qupath"
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -8,7 +8,9 @@ from bridge.projects.base import Collection
 from herohe_model.errors import ProjectNotFoundError
 
 
-def open_collection(path: Path, *, slides_root: Path | None = None, output: Path | None = None) -> Collection:
+def open_collection(
+    path: Path | str, *, slides_root: Path | None = None, output: Path | None = None
+) -> Collection:
     """Open a QuPath project, or a folder of slides.
 
     Parameters
@@ -29,6 +31,7 @@ def open_collection(path: Path, *, slides_root: Path | None = None, output: Path
     QuPathNotFoundError
         If it is a project and there is no QuPath.
     """
+    path = Path(path)
     if path.is_file() and path.suffix == ".qpproj":
         projects = [path]
     elif path.is_dir():

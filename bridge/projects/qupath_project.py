@@ -30,7 +30,7 @@ from bridge.qupath.image_source import (
     parse_builder,
     users_mpp,
 )
-from bridge.qupath.jvm import QuPath, qupath_facts, start_qupath
+from bridge.qupath.jvm import NEWEST_TESTED, QuPath, qupath_facts, start_qupath
 from bridge.qupath.processes import open_project_warnings
 from bridge.qupath.project_file import (
     add_classes,
@@ -112,7 +112,8 @@ class QuPathProject:
         found = open_project_warnings(self._path)
         if self._qupath.is_tested:
             return found
-        return (*found, f"QuPath {self._qupath.version} is newer than any tested: try it on a copy first.")
+        newer = f"QuPath {self._qupath.version} is newer than {NEWEST_TESTED}, the newest tested"
+        return (*found, f"{newer}: try it on a copy of the project first.")
 
     def entries(self) -> Sequence[Entry]:
         """All images, in the project's order."""

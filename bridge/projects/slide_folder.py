@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ from bridge.annotations.geojson import (
 from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
-from bridge.qupath.safe_replace import changed_error, replace_file
+from bridge.qupath.safe_replace import changed_error, replace_file, write_new
 from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
@@ -188,7 +189,7 @@ class SlideFolder:
 
         replace_file(
             path,
-            lambda new: _write(new, text),
+            partial(write_new, text),
             verify,
             expected=sha256_of(path),
             what=str(path),
@@ -333,7 +334,3 @@ def _tiles(
             )
         )
     return made
-
-
-def _write(path: Path, text: bytes) -> None:
-    path.write_bytes(text)

@@ -30,11 +30,11 @@ from bridge.annotations.classes import (
 from herohe_model.errors import QuPathNotFoundError
 
 OLDEST: Final = "0.5.0"
-NEWEST_TESTED: Final = "0.6"
-_FIRST_UNTESTED: Final = "0.7.0-m0"
+NEWEST_TESTED: Final = "0.7"
+_FIRST_UNTESTED: Final = "0.8.0-m0"
 
 INSTALL: Final = (
-    "Install QuPath 0.6 from qupath.github.io, or run 'paquo get_qupath'; one elsewhere is named by the "
+    "Install QuPath 0.7 from qupath.github.io, or run 'paquo get_qupath'; one elsewhere is named by the "
     "environment variable PAQUO_QUPATH_DIR. 'herohe-bridge doctor' says what is found"
 )
 
@@ -56,7 +56,7 @@ class QuPath:
     Attributes
     ----------
     version
-        As QuPath says it, such as ``0.6.0``.
+        As QuPath says it, such as ``0.7.0``.
     directory
         Where it is installed.
     is_tested
@@ -211,7 +211,7 @@ def qupath_facts() -> dict[str, Any]:
         "user_directory": str(user) if user is not None else "",
     }
     if not facts["supported"]:
-        facts["remedy"] = f"It is newer than {NEWEST_TESTED}, which was tested: try it on a copy of a project"
+        facts["remedy"] = f"It is newer than {NEWEST_TESTED}, the newest tested: try it on a copy of a project"
     elif not facts["openslide"]:
         facts["remedy"] = "Its OpenSlide does not load: install QuPath again"
     return facts

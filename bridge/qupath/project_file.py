@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridge.annotations.classes import Colour, is_own_class, own_colour
-from bridge.qupath.safe_replace import Backups, replace_file
+from bridge.qupath.safe_replace import Backups, replace_file, write_new
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.files import sha256_of
 
@@ -123,15 +123,11 @@ def _edit(
         text = json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
         backups.keep(path)
         try:
-            replace_file(path, partial(_write, text), verify, expected=before, what=str(path))
+            replace_file(path, partial(write_new, text), verify, expected=before, what=str(path))
             return
         except EntryChangedError:
             if attempt == _ATTEMPTS - 1:
                 raise
-
-
-def _write(text: bytes, path: Path) -> None:
-    path.write_bytes(text)
 
 
 def _read_classes(path: Path) -> dict[str, Any]:

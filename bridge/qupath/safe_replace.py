@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from herohe_model.errors import EntryChangedError, WriteBackError
-from herohe_model.files import sha256_of
+from herohe_model.files import replacing, sha256_of
 
-_NEW: Final = ".herohe-new"
-"""Suffix of a file that is being written beside the one it will replace."""
 _OLD: Final = ".herohe-old"
 """Suffix of the file that was replaced, until the new one was read back."""
 
@@ -52,21 +50,19 @@ def replace_file(
         If writing, verifying or replacing failed. The old file is as it was.
     """
     path = path.resolve()
-    new, old = path.with_name(path.name + _NEW), path.with_name(path.name + _OLD)
+    old = path.with_name(path.name + _OLD)
     try:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only")
-        write(new)
-        _to_disk(new)
-        verify(new)
-        written = sha256_of(new)
-        if sha256_of(path) != expected:
-            raise changed_error(what)
-        if expected is not None:
-            shutil.copymode(path, new)
-            _second_name(path, old)
-        os.replace(new, path)
-        _to_disk(path.parent)
+        with replacing(path, alone=True) as new:
+            write(new)
+            verify(new)
+            written = sha256_of(new)
+            if sha256_of(path) != expected:
+                raise changed_error(what)
+            if expected is not None:
+                shutil.copymode(path, new)
+                _second_name(path, old)
         if written is None or sha256_of(path) != written:
             _put_back(path, old, existed=expected is not None)
             raise WriteBackError(f"{what} did not read back as it was written", "Check the disk")
@@ -77,8 +73,13 @@ def replace_file(
             "Make room on the disk, allow writing there, close QuPath, and run again",
         ) from error
     finally:
-        new.unlink(missing_ok=True)
         old.unlink(missing_ok=True)
+
+
+def write_new(content: bytes, path: Path) -> None:
+    """Write bytes to a file that is not there yet."""
+    with path.open("xb") as file:
+        file.write(content)
 
 
 def changed_error(what: str) -> EntryChangedError:
@@ -126,8 +127,8 @@ class Backups:
             inside = path.is_relative_to(self._root)
             copy = self._own_folder() / (path.relative_to(self._root) if inside else Path(*path.parts[1:]))
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
-            _to_disk(copy)
+            with replacing(copy) as part:
+                shutil.copy2(path, part)
             kept = sha256_of(copy)
         except OSError as error:
             raise WriteBackError(
@@ -160,15 +161,3 @@ def _put_back(path: Path, old: Path, *, existed: bool) -> None:
         os.replace(old, path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    # Windows flushes only what was opened for writing.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -27,6 +27,7 @@ from bridge.results.files import ResultFileError
 from bridge.results.run import ScoredRun
 from bridge.results.schema import SlideResult, tiles
 from herohe_model.errors import SlideError
+from herohe_model.files import replacing
 from herohe_model.pages.page import data_uri, json_in_html, write_page
 from herohe_model.read_ahead import read_ahead
 
@@ -251,27 +252,24 @@ def _put_together(
         "run": json_in_html({"scales": survey.scales, "beside": None if details_inside else beside.name}),
         "details": details() if details_inside else (),
     }
-    page = spool / path.name
-    with page.open("w", encoding="utf-8", newline="") as file:
-        write_page(
-            file,
-            "report.html",
-            context,
-            package="bridge.report",
-            scripts=("table.js", "heatmap.js", "report.js"),
-            files_beside=not details_inside,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    for slide in drawn:
-        held = _detail_path(spool, slide.number)
-        if not details_inside:
-            text = held.read_text(encoding="utf-8")
-            script = held.with_suffix(".js")
-            script.write_text(f'heroheSlide("{slide.number}", {text});\n', encoding="utf-8", newline="")
-        held.unlink()
-    _replace_folder(spool / "slides", beside, spool / "before")
-    os.replace(page, path)
+    with replacing(path) as page:
+        with page.open("x", encoding="utf-8", newline="") as file:
+            write_page(
+                file,
+                "report.html",
+                context,
+                package="bridge.report",
+                scripts=("table.js", "heatmap.js", "report.js"),
+                files_beside=not details_inside,
+            )
+        for slide in drawn:
+            held = _detail_path(spool, slide.number)
+            if not details_inside:
+                text = held.read_text(encoding="utf-8")
+                script = held.with_suffix(".js")
+                script.write_text(f'heroheSlide("{slide.number}", {text});\n', encoding="utf-8", newline="")
+            held.unlink()
+        _replace_folder(spool / "slides", beside, spool / "before")
     return WrittenReport(path, None if details_inside else beside, len(drawn), missing)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -13,6 +11,7 @@ import msgspec
 
 from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
 from herohe_model.errors import HeroheError
+from herohe_model.files import replacing
 
 JSON_FORMAT: Final = "herohe-bridge results"
 JSON_VERSION: Final = 1
@@ -154,22 +153,14 @@ def _region_cells(region: RegionResult) -> dict[str, Any]:
 
 
 def _replace(path: Path, fill: Callable[[IO[str]], None]) -> None:
-    """Write beside, flush to the disk, then replace: a reader sees the old file or the new one."""
-    with _beside(path) as beside:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    beside = path.with_name(path.name + ".part")
+    """Write a whole file in place of the old one. The manifest lets one run at a time do so."""
     try:
-        yield beside
+        with (
+            replacing(path, alone=True) as beside,
+            beside.open("x", encoding="utf-8", newline="") as file,
+        ):
+            fill(file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise ResultFileError(
             f"{path} cannot be written: {error.strerror or error}",
             "Close it elsewhere, check the free space and the folder's permissions, or name another --output",

@@ -116,7 +116,7 @@ class ScoredRun:
             yield self.folder.joinpath(*parts)
 
 
-def find_run(where: Path, *, slides_root: Path | None = None) -> ScoredRun:
+def find_run(where: Path | str, *, slides_root: Path | None = None) -> ScoredRun:
     """Find the results of a run.
 
     Parameters
@@ -130,6 +130,7 @@ def find_run(where: Path, *, slides_root: Path | None = None) -> ScoredRun:
     ResultFileError
         If there are none.
     """
+    where = Path(where)
     for path in (where, where / RESULTS_NAME, where / DEFAULT_FOLDER / RESULTS_NAME):
         if path.is_file():
             return ScoredRun(path, slides_root)

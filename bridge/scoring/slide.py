@@ -74,8 +74,8 @@ def score_slide(
     options: ScoreOptions,
     scorer: CompositeScorer,
     *,
-    entry: str,
-    slide: str,
+    entry: str | None = None,
+    slide: str | None = None,
     path: str | None = None,
     warnings: Sequence[str] = (),
     progress: ProgressCallback | None = None,
@@ -93,7 +93,7 @@ def score_slide(
         A model, in this process or behind a server.
     entry, slide, path
         Identifier within the collection, display name and file of the slide, as they shall stand in the
-        result; `path` defaults to the source's.
+        result; by default the source's path and its file's name.
     warnings
         What was noticed before, to be kept with the result.
     progress, cancelled
@@ -121,6 +121,8 @@ def score_slide(
 
     provenance = _provenance(source, regions, options, scorer)
     where = path if path is not None else str(source.path)
+    entry = entry if entry is not None else source.path.name
+    slide = slide if slide is not None else source.path.name
     if regions.union is None:
         return SlideResult(
             entry=entry,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import platformdirs
 import psutil
 
 from herohe_model.errors import ServerError
+from herohe_model.files import replacing
 
 DIRECTORY_VARIABLE: Final = "HEROHE_RUNTIME_DIR"
 """Environment variable that names another runtime directory."""
@@ -160,14 +160,12 @@ def remove_private_directory(path: str | Path) -> None:
 def write_record(record: ServerRecord) -> Path:
     """Write the discovery file, whole or not at all, readable by its user alone."""
     path = _record_path(record)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(record))
-        os.replace(part, path)
+        with replacing(path) as part:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(record))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ServerError(
             f"The discovery file {path} cannot be written ({error.strerror})", "Check the disk"
         ) from error

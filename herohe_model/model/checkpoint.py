@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from herohe_model.errors import ModelFileError
+from herohe_model.files import replacing
 from herohe_model.model.card import (
     CARD_KEY,
     COPY_AGAIN,
@@ -57,24 +57,19 @@ def save_model(path: str | Path, card: ModelCard, state: Mapping[str, torch.Tens
     # One metadata key: safetensors writes several in an order that changes from run to run.
     metadata = {CARD_KEY: msgspec.json.encode(card, order="deterministic").decode()}
     data = safetensors.torch.save(tensors, metadata)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        read_card_, read_state, sha256 = load_model(part)
-        same = read_state.keys() == tensors.keys()
-        if not (same and read_card_ == card and all(torch.equal(read_state[k], tensors[k]) for k in tensors)):
-            raise ModelFileError(f"{path} did not read back as it was written", "Check the disk")
-        os.replace(part, path)
+        with replacing(path) as part:
+            with part.open("xb") as file:
+                file.write(data)
+            read_card_, read, sha256 = load_model(part)
+            same = read.keys() == tensors.keys()
+            if not (same and read_card_ == card and all(torch.equal(read[k], tensors[k]) for k in tensors)):
+                raise ModelFileError(f"{path} did not read back as it was written", "Check the disk")
     except OSError as error:
         raise ModelFileError(
             f"{path} cannot be written: {error.strerror or error}",
             "Check the folder, its rights and the disk",
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return sha256
 
 

@@ -45,7 +45,7 @@ def test_a_file_that_was_not_there_is_made(tmp_path: Path) -> None:
 
 
 def test_left_overs_of_a_killed_process_are_in_nobodys_way(file: Path) -> None:
-    for suffix in (".herohe-new", ".herohe-old"):
+    for suffix in (".part", ".herohe-old"):
         file.with_name(file.name + suffix).write_bytes(b"half")
     replace_file(file, put, accept, expected=sha256_of(file), what="it")
     assert file.read_bytes() == AFTER
