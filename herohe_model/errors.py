@@ -80,9 +80,19 @@ class SlideUnreadableError(SlideError):
 
 
 class SlideFatalError(SlideUnreadableError):
-    """The file is damaged in a way that ends every process that reads it."""
+    """The file is damaged in a way that ends every process that reads it.
+
+    Attributes
+    ----------
+    path
+        The file, "" where that is not known.
+    """
 
     code = "slide_fatal"
+
+    def __init__(self, problem: str, remedy: str = "", *, path: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.path = path
 
 
 class SlideScaleError(SlideError):

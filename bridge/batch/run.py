@@ -25,7 +25,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
-from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.sampling.patches import find_patches
@@ -237,10 +237,18 @@ class _Batch:
 
     def _prepare(self, position: int, entry: Entry) -> None:
         """Read an entry, and begin its slide when its outcome is not already known."""
+        fatal = self._manifest.find_fatal(entry.id)
+        if fatal is not None:
+            self._reused += 1
+            self._close_slides((position, fatal), reused=True)
+            return
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
         except Exception as error:
-            self._close_slides((position, _failed(error, entry)))
+            result = _failed(error, entry)
+            if isinstance(error, SlideFatalError) and error.path:
+                result = self._keep_fatal(Path(error.path), result)
+            self._close_slides((position, result))
             return
         path = _portable(content.slide_path, self._collection.root)
         key = work_key(
@@ -282,7 +290,16 @@ class _Batch:
     def _finish(self, job: _Job, result: SlideResult) -> None:
         if result.outcome in _KEPT:
             self._manifest.keep(job.key, result)
+        if result.error_code == SlideFatalError.code:
+            result = self._keep_fatal(job.content.slide_path, result)
         self._close_slides((job.position, self._write_back(job, result)))
+
+    def _keep_fatal(self, file: Path, result: SlideResult) -> SlideResult:
+        """Remember a slide that is not to be read again, and say so."""
+        said = f"{result.message} It is not tried again before the file changes, or with --restart."
+        result = msgspec.structs.replace(result, message=said)
+        self._manifest.keep_fatal(file, result)
+        return result
 
     def _write_back(self, job: _Job, result: SlideResult) -> SlideResult:
         """Bring the collection up to date; an error becomes the slide's outcome."""

@@ -7,10 +7,11 @@ aborts the process. No check beforehand can promise that this is the last such c
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,11 @@ from herohe_model.errors import (
     SlideScaleError,
     SlideUnreadableError,
 )
-from herohe_model.slides.reader_messages import Open, Read
+from herohe_model.slides.reader_messages import Lacks, Open, Read
 from herohe_model.slides.reader_pool import ReaderEnded, ReaderProcess, Refused, reader_pool
 from herohe_model.slides.slide_file import COPY_AGAIN, SlideFacts, SlideFile
+
+_T = TypeVar("_T")
 
 _ERRORS: Final = {kind.code: kind for kind in (SlideNotFoundError, SlideScaleError, SlideUnreadableError)}
 
@@ -98,6 +101,20 @@ class GuardedSlide(SlideFile):
         """
         if min(width, height, *out) < 1:
             raise ValueError(f"a box of {width} x {height} px into {out} px is empty")
+        box = (int(x), int(y), int(width), int(height))
+        return self._ask(lambda place: place.process.read(Read(place.slide, *box, out)))
+
+    def lacks_pixels(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: int, out: int
+    ) -> NDArray[np.bool_]:
+        """Whether squares lack pixels; see :meth:`SlideFile.lacks_pixels`."""
+        if not self.facts.sparse:
+            return np.zeros(len(x), np.bool_)
+        corners = x.tolist(), y.tolist()
+        return self._ask(lambda place: place.process.lacks(Lacks(place.slide, *corners, size, out)))
+
+    def _ask(self, ask: Callable[[_Place], _T]) -> _T:
+        """Ask where the slide is open, and once more where its reader ended."""
         while True:
             with self._lock:
                 place, fatal = self._place, self._fatal
@@ -106,7 +123,7 @@ class GuardedSlide(SlideFile):
             if place is None:
                 raise SlideUnreadableError(f"{self.path} was closed while it was being read", "Open it again")
             try:
-                return place.process.read(Read(place.slide, int(x), int(y), int(width), int(height), out))
+                return ask(place)
             except Refused as refused:
                 raise _error(refused) from None
             except ReaderEnded as end:
@@ -159,7 +176,9 @@ class GuardedSlide(SlideFile):
     def _fatal_error(self, end: ReaderEnded) -> SlideUnreadableError:
         if end.by_fault:
             return SlideFatalError(
-                f"{self.path} is damaged: it ends every process that reads it ({end.how})", COPY_AGAIN
+                f"{self.path} is damaged: it ends every process that reads it ({end.how})",
+                COPY_AGAIN,
+                path=str(self.path),
             )
         if end.status is None:
             return SlideUnreadableError(
@@ -167,8 +186,8 @@ class GuardedSlide(SlideFile):
             )
         return SlideUnreadableError(
             f"What reads {self.path} was ended twice ({end.how})",
-            "Close programs that take much memory, or score fewer slides at once; 'herohe-bridge doctor' says "
-            "whether slides can be read at all",
+            "Close programs that take much memory, or score fewer slides at once; 'herohe-bridge doctor' "
+            "says whether slides can be read at all",
         )
 
 

@@ -41,6 +41,16 @@ class Read(msgspec.Struct, frozen=True, tag=True):
     out: tuple[int, int]
 
 
+class Lacks(msgspec.Struct, frozen=True, tag=True):
+    """Ask which squares lack pixels, as ``SlideFile.lacks_pixels`` does; answered by a byte each, 0 or 1."""
+
+    slide: int
+    x: list[int]
+    y: list[int]
+    size: int
+    out: int
+
+
 class Close(msgspec.Struct, frozen=True, tag=True):
     """Close a slide; not answered."""
 
@@ -51,7 +61,7 @@ class Question(msgspec.Struct, frozen=True):
     """Something asked, and the number that its answer bears."""
 
     number: int
-    what: Open | Read | Close
+    what: Open | Read | Lacks | Close
 
 
 class Problem(msgspec.Struct, frozen=True):

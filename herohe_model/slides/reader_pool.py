@@ -31,6 +31,7 @@ from herohe_model.slides.reader_messages import (
     PIXELS,
     PROBLEM,
     Close,
+    Lacks,
     Open,
     Problem,
     Question,
@@ -147,6 +148,12 @@ class ReaderProcess:
         self._ask(what, pixels)
         return pixels
 
+    def lacks(self, what: Lacks) -> NDArray[np.bool_]:
+        """Return which squares lack pixels, shape (n,); raises Refused, or ReaderEnded."""
+        answer = np.empty(len(what.x), dtype=np.bool_)
+        self._ask(what, answer.view(np.uint8))
+        return answer
+
     def close(self, slide: int) -> None:
         """Close a slide there."""
         with self._asking:
@@ -156,7 +163,7 @@ class ReaderProcess:
         """End it."""
         end_child(self._child, grace_s=_ENDING_S)
 
-    def _ask(self, what: Open | Read, pixels: NDArray[np.uint8] | None) -> bytes:
+    def _ask(self, what: Open | Read | Lacks, pixels: NDArray[np.uint8] | None) -> bytes:
         waiting = _Waiting(pixels)
         with self._asking:
             if self._ended is not None:

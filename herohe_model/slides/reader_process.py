@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
+import numpy as np
+
 from herohe_model.errors import SlideError, SlideUnreadableError
 from herohe_model.slides.reader_messages import (
     ANSWER,
@@ -19,6 +21,7 @@ from herohe_model.slides.reader_messages import (
     PIXELS,
     PROBLEM,
     Close,
+    Lacks,
     Open,
     Problem,
     Question,
@@ -60,17 +63,21 @@ class _Reader:
         self._writing = Lock()
         self._slides: dict[int, Slide] = {}
 
-    def answer(self, number: int, what: Open | Read) -> None:
+    def answer(self, number: int, what: Open | Read | Lacks) -> None:
         """Do what is asked; whatever goes wrong is the answer."""
         try:
             if isinstance(what, Open):
                 slide = self._slides[what.slide] = Slide(what.path, mpp=what.mpp)
                 self._send(number, OPENED, to_line(slide.facts))
-            else:
-                slide = self._slides[what.slide]
-                self._send(
-                    number, PIXELS, slide.read_box(what.x, what.y, what.width, what.height, what.out).data
-                )
+                return
+            slide = self._slides[what.slide]
+            if isinstance(what, Lacks):
+                x, y = (np.array(edges, dtype=np.int64) for edges in (what.x, what.y))
+                lacks = slide.lacks_pixels(x, y, what.size, what.out)
+                self._send(number, PIXELS, lacks.view(np.uint8).data)
+                return
+            pixels = slide.read_box(what.x, what.y, what.width, what.height, what.out)
+            self._send(number, PIXELS, pixels.data)
         except Exception as error:
             known = error if isinstance(error, SlideError) else self._unforeseen(what, error)
             self._send(number, PROBLEM, to_line(Problem(known.code, known.problem, known.remedy)))
@@ -81,7 +88,7 @@ class _Reader:
         if slide is not None:
             slide.close()
 
-    def _unforeseen(self, what: Open | Read, error: Exception) -> SlideError:
+    def _unforeseen(self, what: Open | Read | Lacks, error: Exception) -> SlideError:
         slide = self._slides.get(what.slide)
         path = Path(what.path) if isinstance(what, Open) else slide.path if slide else "The slide"
         return SlideUnreadableError(f"{path} cannot be read ({type(error).__name__}: {error})", COPY_AGAIN)

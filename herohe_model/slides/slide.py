@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +25,12 @@ from herohe_model.slides.jpeg_tiles import JpegTiles, LeftToOpenSlide
 from herohe_model.slides.open_file import ends_digest, open_slide_file
 from herohe_model.slides.openslide_pixels import read_rgb
 from herohe_model.slides.slide_file import COPY_AGAIN, SlideFacts, SlideFile
-from herohe_model.slides.source import PLAUSIBLE_MPP, Box
+from herohe_model.slides.source import PLAUSIBLE_MPP, Box, level_read
+from herohe_model.slides.tiff_levels import MissingTiles, missing_tiles
 
 _SQUARE_TOLERANCE: Final = 0.05
+_SHAPE_TOLERANCE: Final = 0.02
+_SPARSE: Final = ("aperio", "generic-tiff")
 _LEVEL_TOLERANCE: Final = 1.01
 _LONGEST_READ_PX: Final = 4096
 
@@ -70,14 +74,17 @@ class Slide(SlideFile):
         handle = open_slide_file(path)
         try:
             properties = dict(handle.properties)
-            self._level_sizes = handle.level_dimensions
-            downsamples: tuple[float, ...] = handle.level_downsamples
+            self._levels = _pyramid(handle.level_dimensions)
+            self._level_sizes = tuple(handle.level_dimensions[level] for level in self._levels)
+            downsamples = tuple(float(handle.level_downsamples[level]) for level in self._levels)
         except openslide.OpenSlideError as error:
             raise SlideUnreadableError(f"{path} is damaged ({error})", COPY_AGAIN) from error
         self._lock = threading.Lock()
         self._handle: openslide.OpenSlide | None = handle
         size = self._level_sizes[0]
         quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+        self._missing = self._missing_tiles(path, vendor)
         own_mpp, scale_problem, warnings = (mpp, "", ()) if mpp else _scale(properties, path)
         facts = SlideFacts(
             size=size,
@@ -88,11 +95,11 @@ class Slide(SlideFile):
             mpp=own_mpp,
             scale_problem=scale_problem,
             warnings=warnings,
+            sparse=any(self._missing),
         )
         super().__init__(path, facts, readers)
         self._tiles: JpegTiles | None = None
         if fast:
-            vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
             self._tiles = JpegTiles(path, vendor, self._level_sizes, downsamples)
 
     def close(self) -> None:
@@ -107,9 +114,25 @@ class Slide(SlideFile):
         """Read a box at any scale; see :meth:`SlideFile.read_box`."""
         if min(width, height, *out) < 1:
             raise ValueError(f"a box of {width} x {height} px into {out} px is empty")
-        wanted = min(width / out[0], height / out[1]) * _LEVEL_TOLERANCE
-        level = max(i for i, ds in enumerate(self.level_downsamples) if i == 0 or ds <= wanted)
+        level = level_read(self.level_downsamples, min(width / out[0], height / out[1]))
         return self._resampled(level, (x, y, x + width, y + height), out)
+
+    def lacks_pixels(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: int, out: int
+    ) -> NDArray[np.bool_]:
+        """Whether squares lack pixels; see :meth:`SlideFile.lacks_pixels`."""
+        level = level_read(self.level_downsamples, size / out)
+        missing, ds = self._missing[level], self.level_downsamples[level]
+        return np.zeros(len(x), np.bool_) if missing is None else missing.touched(x / ds, y / ds, size / ds)
+
+    def _missing_tiles(self, path: Path, vendor: str) -> list[MissingTiles | None]:
+        """Return which tiles of each level are missing, None for a level where that is not known."""
+        if vendor not in _SPARSE:
+            return [None] * len(self._levels)
+        with FileIO(path) as file:
+            levels = [missing_tiles(file, size) for size in self._level_sizes]
+        # OpenSlide draws a missing tile of an Aperio's pyramid from the level below.
+        return levels if vendor != "aperio" else [levels[0], *[None] * len(levels[1:])]
 
     def _resampled(
         self, level: int, edges: tuple[float, float, float, float], out: tuple[int, int]
@@ -168,12 +191,12 @@ class Slide(SlideFile):
         if handle is None:
             raise SlideUnreadableError(f"{self.path} was closed while it was being read", "Open it again")
         with contextlib.suppress(openslide.OpenSlideError):
-            return read_rgb(handle, location, level, size, self.background)
+            return read_rgb(handle, location, self._levels[level], size, self.background)
         # The handle is dead from its first error on, which may have been another thread's. A fresh one that
         # no other thread has seen tells whether these very pixels are damaged.
         fresh = open_slide_file(self.path)
         try:
-            pixels = read_rgb(fresh, location, level, size, self.background)
+            pixels = read_rgb(fresh, location, self._levels[level], size, self.background)
         except openslide.OpenSlideError as error:
             width, height = (round(n * ds) for n in size)
             raise SlideUnreadableError(
@@ -188,6 +211,22 @@ class Slide(SlideFile):
     def _closed(self) -> bool:
         with self._lock:
             return self._handle is None
+
+
+def _pyramid(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return which of a file's levels are its pyramid: each smaller than the last, of the shape of level 0.
+
+    Others are focal planes, or pictures of the label or of the whole glass.
+    """
+    levels, last = [0], 1.0
+    for level, (width, height) in enumerate(sizes[1:], start=1):
+        across, down = sizes[0][0] / max(width, 1), sizes[0][1] / max(height, 1)
+        # Sides are rounded to whole px.
+        alike = abs(across - down) <= across * (_SHAPE_TOLERANCE + 2 / max(1, min(width, height)))
+        if min(across, down) > last * _LEVEL_TOLERANCE and alike:
+            levels.append(level)
+            last = max(across, down)
+    return tuple(levels)
 
 
 def _bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Box:

@@ -46,6 +46,8 @@ class SlideFacts:
         What is wrong with the scale where it is not known.
     warnings
         What a user should know before trusting a result.
+    sparse
+        Whether tiles of a level are known to be missing.
     """
 
     size: tuple[int, int]
@@ -56,6 +58,7 @@ class SlideFacts:
     mpp: float | None
     scale_problem: str
     warnings: tuple[str, ...]
+    sparse: bool
 
 
 class SlideFile(ABC):
@@ -172,6 +175,27 @@ class SlideFile(ABC):
         """Yield the pixels of several boxes in their order, each as :meth:`read_box` gives them."""
         for box in boxes:
             yield self.read_box(box.x, box.y, box.width, box.height, out)
+
+    @abstractmethod
+    def lacks_pixels(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: int, out: int
+    ) -> NDArray[np.bool_]:
+        """Whether squares lie over tiles that were not stored on the level that they are read from.
+
+        Coarser levels may show something there, which nobody sees who looks closer.
+
+        Parameters
+        ----------
+        x, y
+            Upper left corners, level-0 px, shape (n,).
+        size, out
+            Side, level-0 px, and px that they are read into.
+
+        Returns
+        -------
+        ndarray
+            Shape (n,); False where it is not known.
+        """
 
     def thumbnail(self, max_side: int) -> NDArray[np.uint8]:
         """Return the bounds as (h, w, 3) uint8 RGB, the longer side at most `max_side` px."""

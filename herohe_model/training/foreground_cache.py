@@ -21,7 +21,7 @@ from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Changes when :func:`~herohe_model.sampling.patches.find_patches` comes to other patches."""
 
 
