@@ -193,7 +193,8 @@ def _engines() -> Iterable[Finding]:
 
 
 def _servers() -> Iterable[Finding]:
-    from bridge.transport.discovery import running_servers, runtime_directory
+    from bridge.transport.discovery import running_servers
+    from bridge.transport.runtime_directory import runtime_directory
 
     servers = list(running_servers())
     for server in servers:

@@ -119,7 +119,7 @@ class HeroheClient {
         expect(ask([type: 'stop', finish: finish]), 'result')
     }
 
-    /** Have a slide scored: the whole of bridge.results.schema.SlideResult, and what is to be written. */
+    /** Have a slide scored: the whole of bridge.results.schema.SlideResult, also as text, and what is to be written. */
     Map<String, Object> scoreSlide(Map<String, Object> request, String regions, Reader reader, Listener listener) {
         def frame = regions.getBytes(StandardCharsets.UTF_8)
         if (frame.length > MAX_REGIONS_BYTES)
@@ -133,6 +133,7 @@ class HeroheClient {
         Map<String, Object> found = [:]
         found.put('origin', slide)
         found.put('result', parse(answer.frames.get(0)))
+        found.put('text', new String(answer.frames.get(0), StandardCharsets.UTF_8))
         found.put('markup', parse(answer.frames.get(1)))
         return found
     }
@@ -308,6 +309,9 @@ class HeroheClient {
             socket.setCurvePublicKey(ZMQ.Curve.z85Decode(curve.get('publicKey')))
             socket.setCurveSecretKey(ZMQ.Curve.z85Decode(curve.get('secretKey')))
             socket.setCurveServerKey(ZMQ.Curve.z85Decode(curve.get('serverKey')))
+        } else if (token) {
+            socket.setPlainUsername('herohe')
+            socket.setPlainPassword(token)
         }
         if (!socket.connect(endpoint))
             throw new Failure('server_unavailable', "${endpoint} is no address of a server".toString())

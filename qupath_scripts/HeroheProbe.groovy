@@ -42,6 +42,12 @@ if (request.jar) {
             jar.putNextEntry(entry)
             jar.write(it.bytes)
         }
+        request.resources.each { name, text ->
+            def entry = new JarEntry(name)
+            entry.time = 0
+            jar.putNextEntry(entry)
+            jar.write(text.getBytes('UTF-8'))
+        }
     }
 }
 

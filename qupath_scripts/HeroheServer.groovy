@@ -11,7 +11,10 @@ import groovy.transform.CompileStatic
 
 import java.nio.channels.FileLock
 import java.nio.channels.OverlappingFileLockException
+import java.nio.file.FileSystems
 import java.nio.file.Files
+import java.nio.file.attribute.FileAttribute
+import java.nio.file.attribute.PosixFilePermissions
 import java.security.MessageDigest
 import java.util.concurrent.TimeUnit
 import java.util.function.BooleanSupplier
@@ -23,11 +26,14 @@ class HeroheServer {
     static final String SETTINGS = 'settings.json'
     static final String CHOSEN_MODEL = 'chosen-model.txt'
     static final String LOG = 'server.log'
+    // As herohe_model/engines/choice.py says it.
+    private static final String MEASURING = 'Measuring once'
 
     private static final int FORMAT = 1
-    private static final int START_PATIENCE_S = 300
+    private static final int START_PATIENCE_S = 900
     private static final int HELLO_PATIENCE_MS = 10_000
     private static final double SAME_PROCESS_S = 60
+    private static final double TICKS_PER_S = 100
     private static final String INSTALL = "Run 'herohe-bridge qupath install' in a terminal"
 
     private final File home
@@ -75,6 +81,18 @@ class HeroheServer {
         return running(sha256) ?: startOnce(wanted, sha256)
     }
 
+    /** The model file that was chosen at installation, '' when none was. */
+    String getUsualModel() {
+        def chosen = new File(home, CHOSEN_MODEL)
+        return String.valueOf(settings.get('model') ?: (chosen.file ? chosen.getText('UTF-8').trim() : ''))
+    }
+
+    /** The servers of this machine that run and are not some command's own. */
+    List<HeroheClient> clients() {
+        def shared = records().findAll { it.get('owned') != true && number(it, 'protocol') == HeroheClient.PROTOCOL }
+        return shared.collect { localClient(it) }.findAll { it != null }
+    }
+
     private Found greet(HeroheClient client, boolean local) {
         def version = String.valueOf(settings.get('version'))
         def info = client.hello(version, local ? HELLO_PATIENCE_MS : 2 * HELLO_PATIENCE_MS)
@@ -97,15 +115,14 @@ class HeroheServer {
     }
 
     private File modelFile(String model, Supplier<File> chooser) {
-        def chosen = new File(home, CHOSEN_MODEL)
-        def path = model ?: settings.get('model') ?: (chosen.file ? chosen.getText('UTF-8').trim() : '')
-        File file = path ? new File(String.valueOf(path)) : chooser.get()
+        def path = model ?: usualModel
+        File file = path ? new File(path) : chooser.get()
         if (file == null)
             throw new HeroheClient.Failure('model_file', 'No model was chosen', "Choose one by 'herohe-bridge qupath install --model FILE'")
         if (!file.file)
             throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(), "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
         if (!path)
-            chosen.setText(file.absolutePath, 'UTF-8')
+            new File(home, CHOSEN_MODEL).setText(file.absolutePath, 'UTF-8')
         return file
     }
 
@@ -135,9 +152,7 @@ class HeroheServer {
 
     /** One starts while the others wait, or two windows would load the model twice. */
     private Found startOnce(File model, String sha256) {
-        def directory = runtimeDirectory()
-        directory.mkdirs()
-        new RandomAccessFile(new File(directory, 'starting.lock'), 'rw').withCloseable { file ->
+        new RandomAccessFile(new File(madeRuntimeDirectory(), 'starting.lock'), 'rw').withCloseable { file ->
             FileLock lock = null
             long until = System.nanoTime() + TimeUnit.SECONDS.toNanos(START_PATIENCE_S)
             while (lock == null && System.nanoTime() < until) {
@@ -160,13 +175,13 @@ class HeroheServer {
         if (!command)
             throw new HeroheClient.Failure('server_unavailable', 'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
         def log = new File(home, LOG)
-        notice.accept('Starting a model server, which takes up to a minute ...')
+        notice.accept('Starting a model server, which loads the model: up to a minute ...')
         def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', String.valueOf((long) number(settings, 'idle_timeout_s'))])
         builder.directory(home)
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)
         builder.redirectErrorStream(true)
         builder.redirectOutput(log)
-        builder.environment().put('HEROHE_RUNTIME_DIR', runtimeDirectory().path)
+        builder.environment().put('HEROHE_RUNTIME_DIR', madeRuntimeDirectory().path)
         Process process
         try {
             process = builder.start()
@@ -196,6 +211,8 @@ class HeroheServer {
             def client = record == null ? null : localClient((Map) record)
             if (client != null)
                 return greet(client, true)
+            if (log.file && log.readLines('UTF-8').any { it.contains(MEASURING) })
+                notice.accept('The model server measures, this once, how it scores fastest here: some minutes ...')
             if (!process.alive)
                 throw new HeroheClient.Failure('server_unavailable', "The model server did not start: ${lastWords(log)}".toString(), "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
             pause()
@@ -233,15 +250,56 @@ class HeroheServer {
     }
 
     private static boolean isAlive(Map record) {
-        def process = ProcessHandle.of((long) number(record, 'pid')).orElse(null)
+        long pid = (long) number(record, 'pid')
+        def process = ProcessHandle.of(pid).orElse(null)
         if (process == null || !process.alive)
             return false
+        def stat = new File("/proc/${pid}/stat".toString())
+        if (stat.file) {
+            // On Linux 'started' is in s since the system's start, which a step of the clock does not change.
+            def text = stat.getText('ISO-8859-1')
+            def ticks = text.substring(text.lastIndexOf(')') + 2).split(' ')[19].toLong()
+            return Math.abs(ticks / TICKS_PER_S - number(record, 'started')) < 1
+        }
         def started = process.info().startInstant().orElse(null)
         return started == null || Math.abs(started.toEpochMilli() / 1000.0d - number(record, 'started')) < SAME_PROCESS_S
     }
 
+    /** Where servers are found: the directory of the settings, or what Python takes when that cannot be made. */
     private File runtimeDirectory() {
-        return new File(String.valueOf(settings.get('runtime_directory')))
+        def named = new File(String.valueOf(settings.get('runtime_directory')))
+        return named.directory || canBeMade(named) ? named : (fallback() ?: named)
+    }
+
+    /** The same, made for this user alone where it is not there. */
+    private File madeRuntimeDirectory() {
+        def directory = runtimeDirectory()
+        try {
+            if (!directory.directory)
+                Files.createDirectories(directory.toPath(), isPosix() ? [PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString('rwx------'))] as FileAttribute[] : [] as FileAttribute[])
+        } catch (IOException error) {
+            throw new HeroheClient.Failure('server_unavailable', "The runtime directory ${directory} cannot be made (${error.message})".toString(), 'Set HEROHE_RUNTIME_DIR to a directory of your own, and run herohe-bridge qupath install again')
+        }
+        return directory
+    }
+
+    /** Linux removes /run/user/... when its user logs out, and only the system can make it again. */
+    private static boolean canBeMade(File directory) {
+        def parent = directory.parentFile
+        while (parent != null && !parent.exists())
+            parent = parent.parentFile
+        return parent == null || Files.isWritable(parent.toPath())
+    }
+
+    private static File fallback() {
+        if (!isPosix())
+            return null
+        def uid = Files.getAttribute(new File(System.getProperty('user.home')).toPath(), 'unix:uid')
+        return new File(System.getProperty('java.io.tmpdir'), "runtime-${uid}/herohe-bridge".toString())
+    }
+
+    private static boolean isPosix() {
+        return FileSystems.default.supportedFileAttributeViews().contains('unix')
     }
 
     private List<String> command() {

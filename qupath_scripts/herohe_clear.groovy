@@ -13,6 +13,6 @@ if (home == null || !new File(home, 'HeroheScripts.groovy').file || loader.getRe
         qupath.fx.dialogs.Dialogs.showErrorMessage('HER2-HE', problem)
     throw new IllegalStateException(problem)
 }
-def compiled = new File(home, 'herohe-scripts.jar')
-loader.addClasspath(compiled.file ? compiled.path : home.path)
+// The extension has the classes compiled; without it they are compiled now.
+loader.addClasspath(home.path)
 loader.loadClass('HeroheScripts').clear(this)

@@ -10,7 +10,7 @@ import zmq
 
 from bridge.protocol.codec import decode_reply, encode, error_from
 from bridge.protocol.messages import ErrorReply, Heartbeat, Reply, Request
-from bridge.transport.curve import CLIENT_KEY, KeyPair, keys_directory, read_pair, trusted_key
+from bridge.transport.curve import CLIENT_KEY, PLAIN_NAME, KeyPair, keys_directory, read_pair, trusted_key
 from bridge.transport.discovery import ServerRecord, running_servers
 from bridge.transport.endpoints import check_endpoint, has_ipc, is_local
 from bridge.transport.loop_calls import Context, Socket
@@ -83,6 +83,9 @@ class ServerAddress:
             socket.curve_serverkey = self.server_key.encode()
             socket.curve_publickey = self.key.public.encode()
             socket.curve_secretkey = self.key.secret.encode()
+        elif self.token:
+            socket.plain_username = PLAIN_NAME
+            socket.plain_password = self.token.encode()
         socket.connect(self.endpoint)
         return socket
 

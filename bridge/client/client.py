@@ -84,7 +84,7 @@ class Client:
 
     Parameters
     ----------
-    whereabouts
+    locator
         Where the server is.
     deadline_s
         How long one composite may take from when it was sent.

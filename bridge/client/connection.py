@@ -98,7 +98,7 @@ class PendingRequest:
 
 
 class Connection:
-    """What the client's thread does; everything but :meth:`run` is called by it alone, through the mailbox.
+    """What the client's thread does; all but :meth:`run` is called by that thread alone, through its loop.
 
     Parameters
     ----------

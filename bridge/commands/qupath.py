@@ -1,4 +1,4 @@
-"""``herohe-bridge qupath``: the scripts inside QuPath."""
+"""``herohe-bridge qupath``: the extension and the scripts inside QuPath."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PROJECT = click.option(
 
 @click.group("qupath")
 def command() -> None:
-    """Put the scripts into QuPath, or take them out."""
+    """Put the extension and the scripts into QuPath, or take them out."""
 
 
 @command.command("install")
@@ -65,23 +65,32 @@ def install(
     local: bool,
     idle_timeout: float | None,
 ) -> None:
-    """Install or update the scripts; what was chosen before is kept."""
+    """Install or update the extension and the scripts; what was chosen before is kept."""
     from bridge.install.scripts import Choices, install_into, install_into_project
+    from bridge.qupath.processes import runs_qupath
 
     remote = _remote(server, server_key, client_key, local=local)
     choices = Choices(model=model, idle_timeout_s=idle_timeout, remote=remote, local=local)
     if project is not None:
         _say(install_into_project(project))
         click.echo(f"The scripts are in the menu Automate > Project scripts of {project}.")
+    needs_restart = extends = False
     for qupath, directory, was_unset in _targets(qupaths, user_directory, make=True):
         click.echo(f"Installing into {directory} ...")
-        _say(
-            install_into(
-                directory, choices, qupath=qupath, jars=jars, menu=project is None, was_unset=was_unset
-            )
+        done = install_into(
+            directory, choices, qupath=qupath, jars=jars, menu=project is None, was_unset=was_unset
         )
-    where = "Automate > Project scripts" if project is not None else "Automate > User scripts > HER2-HE"
-    click.echo(f"Done. Start QuPath again, and look into {where}. Research use only, not for diagnosis.")
+        _say(done.remarks)
+        needs_restart |= done.needs_restart
+        extends |= qupath is not None
+    where = "Extensions > HER2-HE" if extends else "Automate > User scripts > HER2-HE"
+    if needs_restart and runs_qupath():
+        click.echo(f"Done. QuPath runs: close it and start it again, and look into {where}.")
+    elif needs_restart:
+        click.echo(f"Done. Start QuPath, and look into {where}.")
+    else:
+        click.echo(f"Done. QuPath need not be started again. It is in {where}.")
+    click.echo("Research use only, not for diagnosis.")
 
 
 @command.command("uninstall")

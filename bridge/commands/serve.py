@@ -42,6 +42,7 @@ from bridge.commands.computing import engine_option, precision_option
     type=click.Path(path_type=Path),
     help="Clients of other machines may name slides below this folder; may be repeated.",
 )
+@click.option("--allow-stop", is_flag=True, help="Clients of other machines may stop this server.")
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 16),
@@ -72,6 +73,7 @@ def command(
     key: Path | None,
     allow: Path | None,
     slides_roots: tuple[Path, ...],
+    allow_stop: bool,
     max_batch: int,
     max_wait_ms: float,
     idle_timeout: float | None,
@@ -99,6 +101,7 @@ def command(
         key=read_pair(key) if key is not None else None,
         allow=allow,
         slides_roots=slides_roots,
+        allow_stop=allow_stop,
         max_batch=max_batch,
         max_wait_s=max_wait_ms / 1000,
         idle_timeout_s=idle_timeout,
@@ -112,7 +115,7 @@ def command(
 
 
 def _run_owned(server: object) -> None:
-    """Run on the lifeline of the process that started this one, and report to it."""
+    """Run until the process that started this one ends, and report to it."""
     import sys
 
     from bridge.client.child_server import StartReport

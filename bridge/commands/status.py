@@ -25,7 +25,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     import msgspec
 
-    from bridge.transport.discovery import running_servers, runtime_directory
+    from bridge.transport.discovery import running_servers
+    from bridge.transport.runtime_directory import runtime_directory
 
     found = [(record, *_ask(record)) for record in running_servers()]
     if as_json:

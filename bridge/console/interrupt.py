@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
+
+from bridge.transport.ending_signals import ending_signals
+
+_HANGUP: Final = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
 def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Within the block, SIGINT and SIGTERM set a flag; yields the function that reads it.
+    """Within the block, signals that ask to end set a flag; yields the function that reads it.
 
     Outside the main thread, where Python allows no handlers, the flag is never set.
     """
     requested = threading.Event()
 
     def handle(number: int, _: FrameType | None) -> None:
-        if requested.is_set():
+        # A terminal that is closed can say so more than once, and nobody is there to be in a hurry.
+        if requested.is_set() and number != _HANGUP:
             raise KeyboardInterrupt
         requested.set()
-        print("\nStopping after the composite at hand; once more to stop at once.", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("\nStopping after the composite at hand; once more to stop at once.", file=sys.stderr)
 
-    if threading.current_thread() is not threading.main_thread():
+    with ending_signals(handle):
         yield requested.is_set
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -61,6 +61,7 @@ class QuPathApp:
         set_user_directory: bool = False,
         unset_user_directory: str | None = None,
         sources: Mapping[str, str] | None = None,
+        resources: Mapping[str, str] | None = None,
         classpath: Sequence[Path] = (),
         jar: Path | None = None,
     ) -> Answer:
@@ -74,6 +75,8 @@ class QuPathApp:
             Forget the user directory, if it is this one.
         sources
             Groovy classes by file name, to be compiled against `classpath` into `jar`.
+        resources
+            Text files that the jar holds beside the classes, by path.
 
         Raises
         ------
@@ -82,7 +85,7 @@ class QuPathApp:
         """
         with tempfile.TemporaryDirectory(prefix="herohe-") as folder:
             answer, request, script = (Path(folder, n) for n in ("answer.json", "request.json", "ask.groovy"))
-            script.write_bytes(resources.files("qupath_scripts").joinpath("HeroheProbe.groovy").read_bytes())
+            script.write_bytes(files("qupath_scripts").joinpath("HeroheProbe.groovy").read_bytes())
             request.write_bytes(
                 msgspec.json.encode(
                     {
@@ -90,6 +93,7 @@ class QuPathApp:
                         "set_user_directory": set_user_directory,
                         "unset_user_directory": unset_user_directory,
                         "sources": dict(sources or {}),
+                        "resources": dict(resources or {}),
                         "classpath": [str(path) for path in classpath],
                         "jar": str(jar) if jar is not None else None,
                     }

@@ -1,8 +1,9 @@
-"""The scripts, and what they need, put into QuPath; and taken out again.
+"""The extension and the scripts, and what they need, put into QuPath; and taken out again.
 
-Into QuPath's user directory go: JeroMQ into ``extensions``, where QuPath loads it; the scripts into
-``scripts/HER2-HE``, where the *Automate* menu shows them; and a folder ``herohe-bridge`` with the classes
-that the scripts share, compiled by that very QuPath, their settings, and the record of all this.
+Into QuPath's user directory go: JeroMQ and the extension into ``extensions``, where QuPath loads them; the
+scripts into ``scripts/HER2-HE``, where the *Automate* menu shows them; and a folder ``herohe-bridge`` with
+the sources of the classes that both share, their settings, and the record of all this. The extension is
+compiled by that very QuPath.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from bridge.install.jars import find_jars
 from bridge.install.qupath_app import QuPathApp
 from bridge.protocol.messages import PROTOCOL
 from herohe_model.errors import OptionError
+from herohe_model.files import sha256_of
 
 HOME: Final = "herohe-bridge"
 """Folder in QuPath's user directory, and in a project, that is ours."""
@@ -41,15 +43,36 @@ CLASSES: Final = (
     "HeroheServer",
     "HeroheImage",
     "HeroheMarks",
-    "HeroheWindow",
+    "HeroheTask",
+    "HeroheParameters",
+    "HeroheShown",
+    "HeroheScore",
+    "HeroheExplain",
+    "HeroheProgress",
+    "HeroheColours",
+    "HeroheHeatmap",
+    "HerohePatches",
+    "HeroheBar",
+    "HeroheResultView",
+    "HeroheHeatmapView",
+    "HerohePanel",
+    "HeroheDialog",
+    "HeroheActions",
+    "HeroheRunWindow",
+    "HeroheReport",
+    "HeroheProjectRun",
+    "HeroheServerDialog",
     "HeroheScripts",
+    "HeroheExtension",
 )
 
 _RECORD: Final = f"{HOME}/installed.json"
 _SETTINGS: Final = f"{HOME}/settings.json"
-_COMPILED: Final = f"{HOME}/herohe-scripts.jar"
+_EXTENSION: Final = "extensions/herohe-bridge.jar"
+_LOADED: Final = "extensions/"
+_SERVICE: Final = {"META-INF/services/qupath.lib.gui.extensions.QuPathExtension": "HeroheExtension\n"}
 _MENU: Final = "scripts/HER2-HE"
-_MADE_LATER: Final = (f"{HOME}/server.log", f"{HOME}/chosen-model.txt")
+_MADE_LATER: Final = (f"{HOME}/server.log", f"{HOME}/chosen-model.txt", f"{HOME}/parameters.json")
 _PROJECT_SCRIPTS: Final = "scripts"
 _MADE_DIRECTORY: Final = "user directory that was set"
 
@@ -100,6 +123,17 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Installation:
+    """What installing did: what the user should know, in words; and whether a running QuPath is left behind.
+
+    QuPath loads what is in ``extensions`` when it starts; scripts and settings are read each time.
+    """
+
+    remarks: tuple[str, ...]
+    needs_restart: bool
+
+
+@dataclass(frozen=True)
 class Installed:
     """What is in a folder: the record's version, each file's state, and the scripts' settings."""
 
@@ -117,24 +151,20 @@ def install_into(
     jars: Iterable[Path] = (),
     menu: bool = True,
     was_unset: bool = False,
-) -> tuple[str, ...]:
+) -> Installation:
     """Install into a user directory of QuPath, or update what is there.
 
     Parameters
     ----------
     qupath
-        Compiles the classes. Without, QuPath does it each time that a script is run.
+        Compiles the extension. Without, there is none, and QuPath compiles the classes each time that a
+        script is run.
     jars
         Files to be used instead of bringing them.
     menu
         Put the scripts into the menu of all projects.
     was_unset
         The directory was made and set by us just now, which uninstalling undoes.
-
-    Returns
-    -------
-    tuple
-        What the user should know, in words.
     """
     found = find_jars(jars)
     classes = shared_classes()
@@ -143,12 +173,15 @@ def install_into(
     files |= {f"{HOME}/{name}": text.encode() for name, text in classes.items()}
     files[_SETTINGS] = msgspec.json.format(msgspec.json.encode(settings))
     if qupath is not None:
-        files[_COMPILED] = _compiled(qupath, classes, list(found.values()))
+        files[_EXTENSION] = _compiled(qupath, classes, list(found.values()))
     if menu:
         files |= {f"{_MENU}/{name}": _script(name) for name in SCRIPTS}
     user_directory.mkdir(parents=True, exist_ok=True)
     notes = {_MADE_DIRECTORY: str(user_directory)} if was_unset else {}
-    return install(user_directory, _RECORD, files, version=__version__, notes=notes).remarks
+    before = {name: sha256_of(user_directory / name) for name in files if name.startswith(_LOADED)}
+    done = install(user_directory, _RECORD, files, version=__version__, notes=notes)
+    changed = any(sha256_of(user_directory / name) != known for name, known in before.items())
+    return Installation(done.remarks, needs_restart=changed)
 
 
 def uninstall_from(user_directory: Path) -> tuple[tuple[str, ...], str | None]:
@@ -197,13 +230,13 @@ def _script(name: str) -> bytes:
 
 def _compiled(qupath: QuPathApp, classes: Mapping[str, str], jars: Sequence[Path]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="herohe-") as folder:
-        jar = Path(folder, "herohe-scripts.jar")
-        qupath.ask(sources=classes, classpath=jars, jar=jar)
+        jar = Path(folder, "herohe-bridge.jar")
+        qupath.ask(sources=classes, resources=_SERVICE, classpath=jars, jar=jar)
         return jar.read_bytes()
 
 
 def _settings(user_directory: Path, choices: Choices) -> ScriptSettings:
-    from bridge.transport.discovery import runtime_directory
+    from bridge.transport.runtime_directory import runtime_directory
 
     before = _previous_settings(user_directory)
     model = before.model if before else None

@@ -5,7 +5,7 @@ client in another language is written against this text.
 
 Wire format
 -----------
-The server's front is a ROUTER; a client is a DEALER, or a REQ for short questions. A message is::
+The server's frontend is a ROUTER; a client is a DEALER, or a REQ for short questions. A message is::
 
     [empty frame] [header] [frame 1] ... [frame n]
 

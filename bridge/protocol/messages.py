@@ -20,6 +20,7 @@ MAX_COMPOSITES: Final = 16
 MAX_SIDE_PX: Final = 8192
 MAX_REGIONS_BYTES: Final = 64 << 20
 MAX_READ_BOXES: Final = 64
+MAX_ERROR_CHARACTERS: Final = 2000
 MAX_READ_BYTES: Final = 64 << 20
 """Raw size of all images of one ``pixels`` message."""
 
@@ -295,6 +296,26 @@ class ErrorReply(_Reply, frozen=True, kw_only=True, tag="error"):
         """Turn an error of the tree into a reply."""
         code = error.remote_code if isinstance(error, RemoteError) else error.code
         return cls(id=id, code=code, problem=error.problem, remedy=error.remedy)
+
+    def presentable(self) -> ErrorReply:
+        """Return it as it may travel and be shown: a few lines at most, without control characters.
+
+        What was sent is repeated in errors, and may be of any length and kind.
+        """
+        return msgspec.structs.replace(
+            self,
+            id=self.id if len(self.id) <= 64 else "",
+            problem=_presentable(self.problem),
+            remedy=_presentable(self.remedy),
+        )
+
+
+def _presentable(text: str) -> str:
+    if len(text) > MAX_ERROR_CHARACTERS:
+        half = MAX_ERROR_CHARACTERS // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    # Unprintable are control characters and what ends no text in UTF-8; a line's end alone is harmless.
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 Reply = Info | Heartbeat | ProgressReply | Read | Result | ErrorReply

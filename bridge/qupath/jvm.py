@@ -211,7 +211,9 @@ def qupath_facts() -> dict[str, Any]:
         "user_directory": str(user) if user is not None else "",
     }
     if not facts["supported"]:
-        facts["remedy"] = f"It is newer than {NEWEST_TESTED}, the newest tested: try it on a copy of a project"
+        facts["remedy"] = (
+            f"It is newer than {NEWEST_TESTED}, the newest tested: try it on a copy of a project"
+        )
     elif not facts["openslide"]:
         facts["remedy"] = "Its OpenSlide does not load: install QuPath again"
     return facts

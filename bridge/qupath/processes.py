@@ -23,6 +23,12 @@ def open_project_warnings(project: Path) -> tuple[str, ...]:
     )
 
 
+def runs_qupath() -> bool:
+    """Whether any QuPath runs on this machine."""
+    processes = psutil.process_iter(["name", "cmdline"])
+    return any(_is_qupath(p.info["name"] or "", p.info["cmdline"] or []) for p in processes)
+
+
 def _evidence(project: Path, process: psutil.Process) -> str:
     """Say how sure it is that a running QuPath has the project open."""
     if any(str(project) in part or str(project.parent) in part for part in process.info["cmdline"] or ()):

@@ -1,1 +1,1 @@
-"""The model server: front end, broker, and a pool of worker processes."""
+"""The model server: frontend, broker, and a pool of worker processes."""

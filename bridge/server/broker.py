@@ -1,6 +1,6 @@
 """What the server answers: the requests that are open, and what becomes of each message.
 
-Used by the polling thread alone, except for what it puts into the mailbox.
+Used by the polling thread alone, except for what it hands to the loop.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -54,7 +54,11 @@ GONE_S: Final = 10.0
 
 _PROBE_S: Final = 10.0
 _MAX_SLIDES: Final = 32
-_MAX_PIXEL_BYTES: Final = 4 << 30
+"""Slides that one client may have open."""
+_MAX_REQUESTS: Final = 1024
+"""Requests that all clients together may have open."""
+_MAX_BYTES: Final = 768 << 20
+"""Memory for pixels and regions of all open requests together; one alone may have more."""
 _MAX_ADDRESSES: Final = 4
 
 STOPPED: Final = ErrorReply(id="", code="stopping", problem="The server was stopped", remedy="Start it again")
@@ -81,6 +85,8 @@ class BrokerSettings:
         Slides that are scored at a time.
     slides_roots
         Where clients of other machines may name slides.
+    allow_stop
+        Whether they may end the server.
     """
 
     record: ServerRecord
@@ -88,17 +94,18 @@ class BrokerSettings:
     in_flight: int
     slides_at_once: int
     slides_roots: tuple[Path, ...]
+    allow_stop: bool = False
 
 
 @dataclass(eq=False)
 class OpenRequest:
-    """A request that is worked on."""
+    """A request that is worked on; `size` is that of its frames, in bytes."""
 
     key: Key
-    client: Address
+    client: Hashable
     interim: bool
     work: CompositesRequest | SlideRequest
-    pixel_bytes: int = 0
+    size: int
     addresses: dict[Address, None] = field(default_factory=dict)
     spoken: float = 0.0
     gone_since: float | None = None
@@ -125,6 +132,11 @@ class Broker:
         self._closed = False
 
     @property
+    def record(self) -> ServerRecord:
+        """What the server tells its user's other processes."""
+        return self._settings.record
+
+    @property
     def idle_since(self) -> float | None:
         """When the last request was, on the monotonic clock; None while one is open."""
         return None if self._open else self._last_used
@@ -135,23 +147,22 @@ class Broker:
         return self._finishing and not self._open
 
     def take(self, incoming: Incoming) -> None:
-        """Act upon one message."""
+        """Act upon one message; whatever is wrong with it is answered, and nothing is raised."""
         token = None if incoming.who else self._settings.record.token
+        id = ""
         try:
             request, frames = decode_request(incoming.body, token=token)
-        except Refusal as refusal:
-            self._frontend.send(incoming.address, refusal.reply)
-            return
-        try:
+            id = request.id
             self._act(incoming, request, frames)
         except Refusal as refusal:
-            self._frontend.send(incoming.address, msgspec.structs.replace(refusal.reply, id=request.id))
+            reply = refusal.reply
+            self._frontend.send(incoming.address, msgspec.structs.replace(reply, id=id) if id else reply)
         except Exception as error:
-            _log.exception("%s", type(request).__name__)
+            _log.exception("a message cannot be acted upon")
             problem = f"The server failed: {type(error).__name__}: {error}"
             self._frontend.send(
                 incoming.address,
-                ErrorReply(id=request.id, code="internal", problem=problem, remedy="Please report it"),
+                ErrorReply(id=id, code="internal", problem=problem, remedy="Please report it"),
             )
 
     def tick(self) -> None:
@@ -191,7 +202,7 @@ class Broker:
         elif isinstance(request, Cancel):
             self._cancel(incoming, request)
         else:
-            self._stop(address, request)
+            self._stop(incoming, request)
 
     def _answered_before(self, key: Key, address: Address, request: ScoreComposites | ScoreSlide) -> bool:
         """Whether a request is a repeated one, which joins what is open or gets what was kept."""
@@ -227,23 +238,27 @@ class Broker:
                 f"not the model {request.model_sha256[:12]}",
                 "Start one with that model: herohe-bridge serve --model ...",
             )
-        client = incoming.address
+        size = sum(frame.buffer.nbytes for frame in frames)
+        if len(self._open) >= _MAX_REQUESTS:
+            raise Refusal("busy", f"{_MAX_REQUESTS} requests are open", "Wait for answers")
+        if self._open and sum(o.size for o in self._open.values()) + size > _MAX_BYTES:
+            raise Refusal("busy", "The server's memory for pixels and regions is full", "Wait for answers")
         opened = (
-            self._open_composites(key, client, incoming.who, request, frames)
+            self._open_composites(key, incoming, request, frames, size)
             if isinstance(request, ScoreComposites)
-            else self._open_slide(key, client, incoming.who, request, frames[0].bytes)
+            else self._open_slide(key, incoming, request, frames[0].bytes)
         )
-        opened.addresses[client] = None
+        opened.addresses[incoming.address] = None
         opened.spoken = time.monotonic()
         self._open[key] = opened
         if isinstance(opened.work, CompositesRequest):
             opened.work.start(self._pool)
         else:
-            self._slides.put(client, opened)
+            self._slides.put(incoming.client, opened)
             self._start_slides()
 
     def _open_composites(
-        self, key: Key, client: Address, who: str, request: ScoreComposites, frames: Sequence[zmq.Frame]
+        self, key: Key, incoming: Incoming, request: ScoreComposites, frames: Sequence[zmq.Frame], size: int
     ) -> OpenRequest:
         side = self._settings.side_px
         if any(array.shape != (side, side, 3) for array in request.composites):
@@ -252,9 +267,8 @@ class Broker:
                 f"Composites for {self._settings.record.model_name} have the shape ({side}, {side}, 3)",
                 "Take patch_px and grid from the model card",
             )
-        self._check_slots(client, who, request)
-        size = sum(frame.buffer.nbytes for frame in frames)
-        mine = [o.work for o in self._open.values() if o.client == client]
+        self._check_slots(incoming.address, incoming.who, request)
+        mine = [o.work for o in self._open.values() if o.client == incoming.client]
         composites = sum(len(w.composites) for w in mine if isinstance(w, CompositesRequest))
         if composites + len(request.composites) > self._settings.in_flight:
             raise Refusal(
@@ -262,17 +276,15 @@ class Broker:
                 f"{composites} composites of this client have no answer yet",
                 f"Wait for answers: at most {self._settings.in_flight} may be open",
             )
-        if sum(o.pixel_bytes for o in self._open.values()) + size > _MAX_PIXEL_BYTES:
-            raise Refusal("busy", "The server's memory for pixels is full", "Wait for answers")
         deadline = time.monotonic() + request.deadline_s if request.deadline_s is not None else None
         work = CompositesRequest(
             request,
             list(frames),
-            client=client,
+            client=incoming.client,
             deadline=deadline,
             end=lambda reply, frames=(): self._end_by_key(key, reply, frames),
         )
-        return OpenRequest(key, client, request.interim, work, pixel_bytes=size)
+        return OpenRequest(key, incoming.client, request.interim, work, size)
 
     def _check_slots(self, client: Address, who: str, request: ScoreComposites) -> None:
         files = {array.slot for array in request.composites if array.slot}
@@ -281,10 +293,8 @@ class Broker:
         if files:
             self._slot_files.setdefault(client, set()).update(files)
 
-    def _open_slide(
-        self, key: Key, client: Address, who: str, request: ScoreSlide, regions: bytes
-    ) -> OpenRequest:
-        mine = [o.work for o in self._open.values() if o.client == client]
+    def _open_slide(self, key: Key, incoming: Incoming, request: ScoreSlide, regions: bytes) -> OpenRequest:
+        mine = [o.work for o in self._open.values() if o.client == incoming.client]
         if sum(not isinstance(work, CompositesRequest) for work in mine) >= _MAX_SLIDES:
             raise Refusal("busy", f"{_MAX_SLIDES} slides of this client are open", "Wait for answers")
 
@@ -294,10 +304,9 @@ class Broker:
         def end(reply: Reply, frames: Sequence[bytes] = ()) -> None:
             self._loop_calls.call_soon_threadsafe(lambda: self._end_by_key(key, reply, frames))
 
-        paths = paths_below(self._settings.slides_roots) if who else any_path
-        return OpenRequest(
-            key, client, request.interim, SlideRequest(request, regions, paths=paths, say=say, end=end)
-        )
+        paths = paths_below(self._settings.slides_roots) if incoming.who else any_path
+        work = SlideRequest(request, regions, paths=paths, say=say, end=end)
+        return OpenRequest(key, incoming.client, request.interim, work, len(regions))
 
     def _start_slides(self) -> None:
         """Start waiting slides, one of each client in turn."""
@@ -314,7 +323,7 @@ class Broker:
             opened.work.start(self._scorer(opened.client))
             running += 1
 
-    def _scorer(self, client: Address) -> PoolScorer:
+    def _scorer(self, client: Hashable) -> PoolScorer:
         ready, record = self._pool.ready, self._settings.record
         assert ready is not None
         return PoolScorer(
@@ -342,12 +351,18 @@ class Broker:
         self._slides.remove(lambda other: other is opened)
         opened.work.cancel()
 
-    def _stop(self, address: Address, request: Stop) -> None:
+    def _stop(self, incoming: Incoming, request: Stop) -> None:
+        if incoming.who and not self._settings.allow_stop:
+            raise Refusal(
+                "not_allowed",
+                "Clients of other machines may not stop this server",
+                "Stop it on its own machine, or start it with --allow-stop",
+            )
         _log.info("a client said stop")
         self._finishing = True
         if not request.finish:
             self.close(STOPPED)
-        self._frontend.send(address, Result(id=request.id))
+        self._frontend.send(incoming.address, Result(id=request.id))
 
     def _speak(self, opened: OpenRequest, now: float) -> None:
         """Say that a request is not forgotten, and notice when nobody hears it."""
@@ -379,7 +394,7 @@ class Broker:
     def _end(self, opened: OpenRequest, reply: Reply, frames: Sequence[bytes]) -> None:
         """Give the last answer; results are kept for whoever did not hear it."""
         self._say(opened.key, reply, frames)
-        del self._open[opened.key]
+        self._open.pop(opened.key, None)
         self._last_used = time.monotonic()
         if isinstance(reply, Result):
             self._kept.keep(opened.key, reply, frames)

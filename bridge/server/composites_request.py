@@ -1,23 +1,15 @@
-"""``score_composites`` in the server: the composites of one message on their way through the crew."""
+"""``score_composites`` in the server: the composites of one message on their way through the worker pool."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
 
 import zmq
 
-from bridge.protocol.messages import ErrorReply, Reply, Result, ScoreComposites, Scores
+from bridge.protocol.messages import ErrorReply, Result, ScoreComposites, Scores
+from bridge.server.frontend import SendReply
 from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
 from bridge.server.worker_pool import WorkerPool
-
-
-class End(Protocol):
-    """Takes the last reply to a request."""
-
-    def __call__(self, reply: Reply, frames: Sequence[bytes] = ()) -> None:
-        """Send it, and forget the request."""
-        ...
 
 
 class CompositesRequest:
@@ -38,7 +30,7 @@ class CompositesRequest:
         *,
         client: Hashable,
         deadline: float | None,
-        end: End,
+        end: SendReply,
     ) -> None:
         self.request = request
         self._end = end

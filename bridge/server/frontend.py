@@ -1,20 +1,24 @@
 """The server's sockets towards its clients.
 
-Whoever can reach the local sockets must show the token; what comes in over CURVE was let in by its key.
+Nothing comes through them but from who has proved himself when he connected: at the local socket by the
+token, which a message must carry too, since a proxy may stand between; over CURVE by his key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import zmq
 
 from bridge.protocol.codec import Refusal, encode, split_envelope
-from bridge.transport.curve import ZAP_DOMAIN, KeyPair
+from bridge.protocol.messages import ErrorReply, Reply
+from bridge.server.connections import MOST, ConnectionLimit
+from bridge.transport.curve import LOCAL_DOMAIN, ZAP_DOMAIN, KeyPair
 from bridge.transport.endpoints import check_endpoint, has_ipc, ipc_endpoint, is_local
 from bridge.transport.loop_calls import Context, Socket
 from herohe_model.errors import OptionError, ServerError
@@ -22,9 +26,19 @@ from herohe_model.errors import OptionError, ServerError
 _RECEIVE_AT_ONCE: Final = 16
 """Messages taken from one socket before the others have their turn."""
 
-_HIGH_WATER: Final = 256
-"""Messages that wait for one client. It is answered "busy" before it has sent so many; replies that it does
-not fetch are dropped beyond it, and kept for a repeated request."""
+_UNREAD: Final = 8
+"""Messages of one client that wait to be read, which they are at once."""
+
+_UNSENT: Final = 64
+"""Replies that wait for one client. Those that it does not fetch are dropped beyond it, and kept for a
+repeated request."""
+
+_SILENT_BYTES: Final = 512 << 20
+"""Memory that peers may take before they have proved themselves: each can have sent most of one frame."""
+
+_HANDSHAKE_MS: Final = 10_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,11 @@ class Address:
 
     socket: int
     envelope: tuple[bytes, ...]
+
+    @property
+    def connection(self) -> tuple[int, bytes]:
+        """The connection that leads there; a proxy's leads to many addresses."""
+        return self.socket, self.envelope[0]
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,19 @@ class Incoming:
     who: str
     body: list[zmq.Frame]
 
+    @property
+    def client(self) -> Hashable:
+        """Who is served in turn and has a share: a key, or a connection, whatever addresses are behind."""
+        return self.who or self.address.connection
+
+
+class SendReply(Protocol):
+    """Sends a reply to the request that its owner works on; who gives it away says from which threads."""
+
+    def __call__(self, reply: Reply, frames: Sequence[bytes] = ()) -> None:
+        """Send a reply with its frames."""
+        ...
+
 
 class Frontend:
     """The sockets; used by the polling thread alone.
@@ -51,12 +83,20 @@ class Frontend:
     ----------
     max_frame_bytes
         Larger frames are refused by ZeroMQ before memory is taken, and their connection is closed.
+    connections
+        How many each socket may hold.
+
+    Attributes
+    ----------
+    pollable
+        To be polled; :meth:`receive` is to be called when one is readable.
     """
 
-    def __init__(self, context: Context, max_frame_bytes: int) -> None:
+    def __init__(self, context: Context, max_frame_bytes: int, connections: int = MOST) -> None:
         self._context = context
         self._max_frame_bytes = max_frame_bytes
-        self.sockets: list[Socket] = []
+        self._connections = connections
+        self._sockets: list[tuple[Socket, ConnectionLimit]] = []
         self._remote: Socket | None = None
         self.local_endpoints: tuple[str, ...] = ()
         self.remote_endpoints: tuple[str, ...] = ()
@@ -64,6 +104,8 @@ class Frontend:
     def bind_local(self, directory: Path, more: Sequence[str] = ()) -> None:
         """Listen on ipc where there is ipc, and on a free loopback port, which every client can reach."""
         socket = self._socket()
+        socket.plain_server = 1
+        socket.zap_domain = LOCAL_DOMAIN
         here = [ipc_endpoint(directory, "front")] if has_ipc() else []
         self.local_endpoints = _bind(socket, [*here, "tcp://127.0.0.1:*", *more])
 
@@ -77,14 +119,24 @@ class Frontend:
         self._remote = socket
         self.remote_endpoints = _bind(socket, endpoints)
 
-    def receive(self, socket: Socket) -> Iterator[Incoming]:
-        """Yield what waits in one socket, but not without end."""
-        number = self.sockets.index(socket)
+    @property
+    def pollable(self) -> list[Socket]:
+        """The sockets for clients, and those that tell who connects."""
+        return [either for socket, limit in self._sockets for either in (socket, limit.socket)]
+
+    def receive(self) -> Iterator[Incoming]:
+        """Yield what waits in all sockets, but not without end."""
+        for number, (socket, limit) in enumerate(self._sockets):
+            limit.look()
+            yield from self._receive(number, socket, limit)
+
+    def _receive(self, number: int, socket: Socket, limit: ConnectionLimit) -> Iterator[Incoming]:
         for _ in range(_RECEIVE_AT_ONCE):
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
+            limit.spoke(parts[-1])
             try:
                 envelope, body = split_envelope(parts)
             except Refusal as refusal:
@@ -95,10 +147,22 @@ class Frontend:
             yield Incoming(address, _proven_key(body) if socket is self._remote else "", body)
 
     def send(self, address: Address, message: msgspec.Struct, frames: Sequence[bytes] = ()) -> bool:
-        """Send a reply; False when the client is gone. What it does not fetch in time is dropped."""
-        socket = self.sockets[address.socket]
+        """Send a reply; False when the client is gone. What it does not fetch in time is dropped.
+
+        What cannot be sent for its own sake is answered by an error, so that nobody waits for ever.
+        """
+        if isinstance(message, ErrorReply):
+            message = message.presentable()
         try:
-            socket.send_multipart([*address.envelope, encode(message), *frames], zmq.NOBLOCK)
+            header = encode(message)
+        except Exception as error:
+            _log.exception("a reply cannot be sent")
+            problem = f"The server's answer cannot be sent: {type(error).__name__}: {error}"
+            failed = ErrorReply(id=getattr(message, "id", ""), code="internal", problem=problem)
+            header, frames = encode(failed.presentable()), ()
+        socket, _ = self._sockets[address.socket]
+        try:
+            socket.send_multipart([*address.envelope, header, *frames], zmq.NOBLOCK)
         except zmq.Again:
             return True
         except zmq.ZMQError as error:
@@ -109,7 +173,8 @@ class Frontend:
 
     def close(self) -> None:
         """Close the sockets, giving last replies a moment to leave."""
-        for socket in self.sockets:
+        for socket, limit in self._sockets:
+            limit.close()
             socket.close(linger=1000)
 
     def _socket(self) -> Socket:
@@ -117,12 +182,15 @@ class Frontend:
         socket.linger = 0
         socket.router_mandatory = 1
         socket.maxmsgsize = self._max_frame_bytes
-        socket.sndhwm = socket.rcvhwm = _HIGH_WATER
+        socket.rcvhwm, socket.sndhwm = _UNREAD, _UNSENT
+        socket.handshake_ivl = _HANDSHAKE_MS
         socket.tcp_keepalive = 1
         socket.tcp_keepalive_idle = 30
         socket.tcp_keepalive_intvl = 10
         socket.tcp_keepalive_cnt = 3
-        self.sockets.append(socket)
+        silent = max(2, _SILENT_BYTES // self._max_frame_bytes)
+        limit = ConnectionLimit(self._context, socket, most=self._connections, most_silent=silent)
+        self._sockets.append((socket, limit))
         return socket
 
 
@@ -157,5 +225,5 @@ def _bind(socket: Socket, endpoints: Sequence[str]) -> tuple[str, ...]:
 
 
 def _proven_key(body: Sequence[zmq.Frame]) -> str:
-    """Return the public key that CURVE proved, as the ZAP door named it."""
+    """Return the public key that CURVE proved, as the authenticator named it."""
     return str(body[0].get("User-Id")) if body else "nobody"

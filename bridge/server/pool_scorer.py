@@ -20,7 +20,7 @@ from herohe_model.model.score import CompositeScore
 
 
 class PoolScorer:
-    """The crew as a :class:`herohe_model.model.score.CompositeScorer`, for threads of the server.
+    """The worker pool as a :class:`herohe_model.model.score.CompositeScorer`, for threads of the server.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class PoolScorer:
         return future
 
     def close(self) -> None:
-        """Do nothing: the crew is the server's."""
+        """Do nothing: the pool is the server's."""
 
 
 def _settle(future: Future[CompositeScore], end: TaskScore | TaskFailure) -> None:

@@ -28,6 +28,8 @@ Fetch = Callable[[Sequence[ReadBox]], list[NDArray[np.uint8]]]
 
 _LONGEST_BOX_PX: Final = 2048
 _LEVEL_TOLERANCE: Final = 1.01
+_MOST_WINDOW_PX: Final = 1 << 25
+"""Pixels of a level in memory at a time, and the most that one box may need; the client's image decides."""
 
 
 class RemoteSlide:
@@ -90,12 +92,23 @@ class RemoteSlide:
         ------
         SlideUnreadableError
             If the client cannot read them.
+        SlideScaleError
+            If a box is far larger than what it is wanted for, on the image's nearest level.
         ValueError
             If a box or `out` is empty.
         """
         if any(min(box.width, box.height, *out) < 1 for box in boxes):
             raise ValueError(f"a box into {out} px is empty")
-        windows = [self._window(box, out) for box in boxes]
+        found: list[NDArray[np.uint8]] = []
+        group: list[_Window] = []
+        for window in [self._window(box, out) for box in boxes]:
+            if group and sum(w.pixels for w in group) + window.pixels > _MOST_WINDOW_PX:
+                found += self._read(group, out)
+                group = []
+            group.append(window)
+        return found + self._read(group, out)
+
+    def _read(self, windows: Sequence[_Window], out: tuple[int, int]) -> list[NDArray[np.uint8]]:
         pieces = [piece for window in windows for piece in window.pieces]
         pixels = iter(self._fetch_all([piece.asked for piece in pieces]))
         return [window.resampled([next(pixels) for _ in window.pieces], out) for window in windows]
@@ -108,6 +121,11 @@ class RemoteSlide:
         right, bottom = left + box.width / ds, top + box.height / ds
         x, y = math.floor(left), math.floor(top)
         size = (math.ceil(right) - x, math.ceil(bottom) - y)
+        if size[0] * size[1] > _MOST_WINDOW_PX:
+            raise SlideScaleError(
+                f"{self.path}: {size[0]:,} x {size[1]:,} px would be read for {out[0]} x {out[1]} px",
+                "Check the pixel size in QuPath's Image tab; large images need a pyramid",
+            )
         limits = (max(1, int(self._width / ds)), max(1, int(self._height / ds)))
         pieces = [
             _Piece(
@@ -166,6 +184,10 @@ class _Window:
         self.box = box
         self.background = background
         self.pieces = pieces
+
+    @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
 
     def resampled(self, pixels: list[NDArray[np.uint8]], out: tuple[int, int]) -> NDArray[np.uint8]:
         image = Image.new("RGB", self.size, self.background)

@@ -11,11 +11,9 @@ import logging
 import math
 import os
 import secrets
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,23 +30,36 @@ from bridge.protocol.messages import (
     ErrorReply,
 )
 from bridge.server.broker import STOPPED, Broker, BrokerSettings
+from bridge.server.connections import most_connections, raise_descriptor_limit
 from bridge.server.frontend import Frontend, check_binds
 from bridge.server.worker_pool import PoolSettings, WorkerPool
-from bridge.transport.curve import WORKER_DOMAIN, ZAP_DOMAIN, KeyPair, ZapAuthenticator, allowed_in
+from bridge.transport.curve import (
+    LOCAL_DOMAIN,
+    WORKER_DOMAIN,
+    ZAP_DOMAIN,
+    KeyPair,
+    ZapAuthenticator,
+    allowed_in,
+    same_secret,
+)
 from bridge.transport.discovery import (
     ServerRecord,
-    own_start_time,
-    private_directory,
-    remove_private_directory,
+    process_start,
     remove_record,
+    restore_record,
     write_record,
 )
+from bridge.transport.ending_signals import ending_signals
 from bridge.transport.endpoints import has_ipc
 from bridge.transport.loop_calls import Context, LoopCalls
+from bridge.transport.runtime_directory import SocketDirectory
 from bridge.transport.shared_pixels import SharedPixelsDirectory
-from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.errors import ModelFileError, OptionError, ServerError
 
 TICK_S: Final = 0.2
+
+RECORD_S: Final = 5.0
+"""How often a server looks whether it can still be found."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +78,8 @@ class ServerSettings:
         The server's keys, and the directory of the public keys that may come in.
     slides_roots
         Folders of slides that clients of other machines may name.
+    allow_stop
+        Whether those clients may end the server.
     max_batch, max_wait_s
         See :class:`bridge.server.worker_pool.PoolSettings`.
     idle_timeout_s
@@ -89,6 +102,7 @@ class ServerSettings:
     key: KeyPair | None = None
     allow: Path | None = None
     slides_roots: tuple[Path, ...] = ()
+    allow_stop: bool = False
     max_batch: int = 4
     max_wait_s: float = 0.0
     idle_timeout_s: float | None = None
@@ -156,15 +170,15 @@ class Server:
         HeroheError
             If the model cannot be loaded, an address cannot be had, or no worker is left.
         """
-        directory = private_directory()
+        directory = SocketDirectory()
         slots = SharedPixelsDirectory()
         try:
-            with self._signals_handled():
-                self._serve(directory, slots.path, started, notice)
+            with ending_signals(self._signalled):
+                self._serve(directory.path, slots.path, started, notice)
         finally:
             self._loop_calls.close()
             self._context.destroy(linger=1000)
-            remove_private_directory(directory)
+            directory.remove()
             slots.remove()
 
     def _serve(
@@ -193,10 +207,12 @@ class Server:
             ),
             self._loop_calls,
         )
+        token = secrets.token_urlsafe(32)
         authenticator = ZapAuthenticator(
             self._context,
             {
                 WORKER_DOMAIN: lambda key: key == pool.worker_key,
+                LOCAL_DOMAIN: same_secret(token),
                 ZAP_DOMAIN: allowed_in(s.allow) if s.allow else lambda _: False,
             },
         )
@@ -204,7 +220,7 @@ class Server:
             pool.start()
             if not self._wait_for(pool, authenticator):
                 return
-            self._open_to_clients(pool, authenticator, directory, slots, started)
+            self._open_to_clients(pool, authenticator, directory, slots, token, started)
         finally:
             pool.close()
             authenticator.close()
@@ -226,6 +242,7 @@ class Server:
         authenticator: ZapAuthenticator,
         directory: Path,
         slots: str,
+        token: str,
         started: Callable[[ServerRecord], None],
     ) -> None:
         s, ready = self._settings, pool.ready
@@ -237,9 +254,8 @@ class Server:
                 "Use a model with smaller patches",
             )
         # A little more than the largest frame: ZeroMQ counts some overhead.
-        frontend = Frontend(
-            self._context, max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
-        )
+        largest = max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
+        frontend = Frontend(self._context, largest, most_connections(raise_descriptor_limit()))
         record = None
         try:
             frontend.bind_local(directory, s.binds if s.key is None else ())
@@ -248,7 +264,7 @@ class Server:
             record = ServerRecord(
                 instance=secrets.token_hex(16),
                 pid=os.getpid(),
-                started=own_start_time(),
+                started=process_start(os.getpid()),
                 protocol=PROTOCOL,
                 version=__version__,
                 model_name=str(ready.card["name"]),
@@ -261,7 +277,7 @@ class Server:
                 engine=ready.engine,
                 engine_asked=s.engine,
                 endpoints=frontend.local_endpoints,
-                token=secrets.token_urlsafe(32),
+                token=token,
                 remote_endpoints=frontend.remote_endpoints,
                 public_key=s.key.public if s.key else "",
                 directory=str(directory),
@@ -272,7 +288,7 @@ class Server:
                 frontend,
                 pool,
                 self._loop_calls,
-                BrokerSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots),
+                BrokerSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots, s.allow_stop),
             )
             write_record(record)
             started(record)
@@ -287,19 +303,21 @@ class Server:
         self, pool: WorkerPool, authenticator: ZapAuthenticator, frontend: Frontend, broker: Broker
     ) -> None:
         poller = _poller(pool, authenticator, self._loop_calls)
-        for socket in frontend.sockets:
+        for socket in frontend.pollable:
             poller.register(socket, zmq.POLLIN)
         idle = self._settings.idle_timeout_s
+        looked = time.monotonic()
         while True:
-            readable = self._poll(poller, pool, authenticator)
-            for socket in frontend.sockets:
-                if socket in readable:
-                    for incoming in frontend.receive(socket):
-                        broker.take(incoming)
+            self._poll(poller, pool, authenticator)
+            for incoming in frontend.receive():
+                broker.take(incoming)
             broker.tick()
             if pool.failure is not None:
                 broker.close(ErrorReply(id="", **vars(pool.failure)))
                 raise error_from(pool.failure.code, pool.failure.problem, pool.failure.remedy)
+            if time.monotonic() - looked > RECORD_S:
+                looked = time.monotonic()
+                _restore(broker.record)
             if broker.may_end or self._told_to_stop:
                 broker.close(STOPPED)
                 _log.info("stopped")
@@ -312,42 +330,36 @@ class Server:
                 _log.info("nobody asked for %.0f s: stopping", idle)
                 return
 
-    def _poll(
-        self, poller: zmq.Poller, pool: WorkerPool, authenticator: ZapAuthenticator
-    ) -> dict[object, int]:
+    def _poll(self, poller: zmq.Poller, pool: WorkerPool, authenticator: ZapAuthenticator) -> None:
         """Wait for something, and do what all states of the server have in common."""
         wait_s = min(TICK_S, pool.patience_s or TICK_S)
         # Rounded up: a poll that ends just too early would only be repeated.
         readable: dict[object, int] = dict(poller.poll(math.ceil(wait_s * 1000)))
         if self._loop_calls.socket in readable:
-            self._loop_calls.run()
+            self._loop_calls.run(_log_failure)
         if authenticator.socket in readable:
             authenticator.answer()
         if pool.socket in readable:
             pool.receive()
         pool.tick()
-        return readable
 
     @property
     def _told_to_stop(self) -> bool:
         return self._cut_off.is_set() or self._signals > 0
 
-    @contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """Within the block, SIGINT and SIGTERM stop the server, if this is the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _signalled(self, *_: object) -> None:
+        self._signals += 1
 
-        def handle(*_: object) -> None:
-            self._signals += 1
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _log_failure(error: Exception) -> None:
+    _log.error("a call failed", exc_info=error)
+
+
+def _restore(record: ServerRecord) -> None:
+    try:
+        restore_record(record)
+    except ServerError as error:
+        _log.warning("%s", error)
 
 
 def _poller(pool: WorkerPool, authenticator: ZapAuthenticator, loop_calls: LoopCalls) -> zmq.Poller:

@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -30,12 +30,12 @@ from bridge.protocol.messages import (
     ProgressReply,
     Read,
     ReadBox,
-    Reply,
     Result,
     ScoreSlide,
     SlideOrigin,
 )
 from bridge.scoring.slide import Progress, score_slide
+from bridge.server.frontend import SendReply
 from bridge.server.remote_slide import RemoteSlide, decode_image
 from bridge.writing.for_script import plan_for_script
 from herohe_model.errors import (
@@ -52,14 +52,6 @@ from herohe_model.slides.source import Box, SlideSource
 _POLL_S: Final = 0.1
 _PIXELS_S: Final = 300.0
 """How long a client may take to answer a ``read``."""
-
-
-class Voice(Protocol):
-    """How a slide's thread speaks to its client; may be called from any thread."""
-
-    def __call__(self, reply: Reply, frames: Sequence[bytes] = ()) -> None:
-        """Send a reply of the request that the slide belongs to."""
-        ...
 
 
 @dataclass(eq=False)
@@ -91,8 +83,8 @@ class SlideRequest:
         regions: bytes,
         *,
         paths: Callable[[Path], None],
-        say: Voice,
-        end: Voice,
+        say: SendReply,
+        end: SendReply,
     ) -> None:
         self.request = request
         self._regions = regions
@@ -109,9 +101,14 @@ class SlideRequest:
     def start(self, scorer: CompositeScorer) -> None:
         """Begin, in a thread that does not keep the process alive."""
         self.started = True
-        threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(scorer,), name=f"slide {self.request.id}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The system gives no more threads, for now.
+            self._end(ErrorReply(id=self.request.id, code="busy", problem=str(error), remedy="Try again"))
 
     def cancel(self) -> None:
         """Stop within one composite; a slide that was never started ends here."""

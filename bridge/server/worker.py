@@ -72,7 +72,7 @@ def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], Composite
         scorer = load(settings, lambda text: socket.send(encode_worker(Note(text))))
     except Exception as error:
         _report_failure(socket, error)
-        # Until the server has read it and cuts the lifeline: its end must not be noticed before its reason.
+        # Until the server has read it and ends this process: its end must not be noticed before its reason.
         threading.Event().wait(_REPORT_S)
         os._exit(1)
     _Worker(context, socket, settings, scorer).run()

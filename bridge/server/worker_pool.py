@@ -8,6 +8,7 @@ die of is answered with an error, and its neighbours are scored.
 from __future__ import annotations
 
 import contextlib
+import logging
 import subprocess
 import threading
 import time
@@ -47,7 +48,12 @@ MAX_DEATHS: Final = 2
 _MAX_FAILURES: Final = 5
 """Deaths in a row that nothing explains, after which a device is given up."""
 
+_AGAIN_S: Final = 0.5
+"""How long to wait, twice as long each time, when a worker could not be started."""
+
 _SMALLER: Final = "Look at the server's log; if memory ran out, use another --device or fewer servers"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,11 @@ class PoolSettings:
 
 @dataclass(eq=False)
 class _WorkerSlot:
-    """The place of one worker, on one device; ``name`` is that of the worker that has it now."""
+    """The place of one worker, on one device.
+
+    ``name`` is that of the worker that has it now; ``not_before``, on the monotonic clock, when the next is
+    started after one that could not be.
+    """
 
     index: int
     device: str
@@ -102,6 +112,7 @@ class _WorkerSlot:
     scored: int = 0
     restarts: int = -1
     failures: int = 0
+    not_before: float = 0.0
 
 
 class WorkerPool:
@@ -109,7 +120,7 @@ class WorkerPool:
 
     Parameters
     ----------
-    mailbox
+    loop_calls
         Of the polling thread.
 
     Attributes
@@ -229,7 +240,13 @@ class WorkerPool:
             slot = next((slot for slot in self._slots if slot.name == name), None)
             if slot is not None:
                 slot.heard = time.monotonic()
-                self._take(slot, decode_from_worker(header), frames)
+                try:
+                    self._take(slot, decode_from_worker(header), frames)
+                except (msgspec.DecodeError, LookupError, TypeError):
+                    # No worker of ours says that; what it had is given to the one that takes its place.
+                    _log.exception("the worker on %s is not understood", slot.device)
+                    if slot.child is not None:
+                        slot.child.kill()
         self.give_out()
 
     @property
@@ -251,6 +268,9 @@ class WorkerPool:
             silent = slot.state == "ready" and now - slot.heard > self._settings.silence_s
             if silent and slot.child is not None:
                 slot.child.kill()
+            if slot.not_before and now > slot.not_before and not self._closed:
+                slot.not_before = 0.0
+                self._fill(slot)
         self.give_out()
 
     def close(self) -> None:
@@ -355,17 +375,36 @@ class WorkerPool:
             public_key=self._keys.public if self._keys else "",
             secret_key=self._keys.secret if self._keys else "",
         )
-        child = start_child(
-            self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
-        )
-        slot.child = child
         name = slot.name
 
-        def watch() -> None:
+        def watch(child: subprocess.Popen[bytes]) -> None:
             child.wait()
             self._loop_calls.call_soon_threadsafe(lambda: self._ended(slot, name))
 
-        threading.Thread(target=watch, name=f"worker {name.decode()}", daemon=True).start()
+        try:
+            slot.child = start_child(
+                self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
+            )
+            threading.Thread(
+                target=watch, args=(slot.child,), name=f"worker {name.decode()}", daemon=True
+            ).start()
+        except (OSError, RuntimeError) as error:
+            # No memory, process, thread or file descriptor for it: that may pass.
+            self._not_started(slot, error)
+
+    def _not_started(self, slot: _WorkerSlot, error: Exception) -> None:
+        """Let a slot be filled a little later; :meth:`tick` does."""
+        if slot.child is not None:
+            end_child(slot.child, grace_s=0)
+            slot.child = None
+        slot.name = b""
+        slot.failures += 1
+        why = f"No worker can be started on {slot.device} ({error})"
+        _log.warning("%s", why)
+        if not self._complete or slot.failures >= _MAX_FAILURES:
+            self._give_up(slot, TaskFailure("no_worker", why, _SMALLER))
+            return
+        slot.not_before = time.monotonic() + _AGAIN_S * 2**slot.failures
 
     def _ended(self, slot: _WorkerSlot, name: bytes) -> None:
         """Replace a worker that has ended, and give its composites to others."""
@@ -416,7 +455,7 @@ class WorkerPool:
 
 
 def _let_go(child: subprocess.Popen[bytes]) -> None:
-    """Cut a worker's lifeline: it ends at once, whatever it is doing."""
+    """Close a worker's input: it ends at once, whatever it is doing."""
     if child.stdin is not None:
         with contextlib.suppress(OSError):
             child.stdin.close()

@@ -1,4 +1,4 @@
-"""CURVE keys: made, kept in files, and asked for when somebody connects.
+"""CURVE keys: made, kept in files, and asked for when somebody connects; and the token of local clients.
 
 Key files are ZeroMQ certificates (ZPL), as every ZeroMQ library reads them: ``NAME.key`` with the public key,
 to be given away, and ``NAME.key_secret`` with both, readable by its owner alone.
@@ -6,6 +6,7 @@ to be given away, and ``NAME.key_secret`` with both, readable by its owner alone
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import stat
@@ -27,6 +28,10 @@ KEYS_VARIABLE: Final = "HEROHE_KEYS_DIR"
 CLIENT_KEY: Final = "client"
 """Name of the key pair that clients of this user prove themselves by."""
 
+PLAIN_NAME: Final = b"herohe"
+"""User name of local clients; the password is the token."""
+
+LOCAL_DOMAIN: Final = b"herohe-local"
 ZAP_DOMAIN: Final = b"herohe"
 WORKER_DOMAIN: Final = b"herohe-worker"
 
@@ -163,14 +168,14 @@ def allowed_in(directory: Path) -> Callable[[str], bool]:
 
 
 class ZapAuthenticator:
-    """Answers libzmq's questions whether a CURVE key may come in (ZeroMQ RFC 27, ZAP).
+    """Answers libzmq's questions whether a CURVE key, or a PLAIN password, may come in (ZeroMQ RFC 27, ZAP).
 
     Without it, libzmq lets everybody in. It must exist before the sockets that it guards, one a context.
 
     Parameters
     ----------
     allowed
-        For each ZAP domain, whether a public key (Z85) is let in.
+        For each ZAP domain, whether a public key (Z85) or a password is let in.
     """
 
     def __init__(
@@ -190,11 +195,20 @@ class ZapAuthenticator:
         self.socket.close()
 
     def _judge(self, question: Sequence[bytes]) -> list[bytes]:
-        if len(question) != 7 or question[0] != b"1.0":
+        if len(question) < 6 or question[0] != b"1.0":
             return [b"1.0", question[1] if len(question) > 1 else b"", b"500", b"Not understood", b"", b""]
-        _, number, domain, _, _, mechanism, key = question
-        who = z85.encode(key).decode() if mechanism == b"CURVE" and len(key) == 32 else ""
+        _, number, domain, _, _, mechanism, *proof = question
+        who = shown = ""
+        if mechanism == b"CURVE" and len(proof) == 1 and len(proof[0]) == 32:
+            who = shown = z85.encode(proof[0]).decode()
+        elif mechanism == b"PLAIN" and len(proof) == 2:
+            shown = proof[1].decode("latin-1")
         allowed = self._allowed.get(domain)
-        if who and allowed is not None and allowed(who):
+        if shown and allowed is not None and allowed(shown):
             return [b"1.0", number, b"200", b"OK", who.encode(), b""]
         return [b"1.0", number, b"400", b"This key is not allowed", b"", b""]
+
+
+def same_secret(token: str) -> Callable[[str], bool]:
+    """Return a function that says whether a password is the token, and takes as long for each."""
+    return lambda shown: hmac.compare_digest(shown.encode(), token.encode())

@@ -2,39 +2,29 @@
 
 Each server writes one file and removes it when it ends. Several may run side by side, with different models.
 A file whose process is gone (its pid may belong to another process by now, so the time it was started is
-compared too) is removed by whoever looks next.
+compared too) is removed by whoever looks next. A server writes its file again when that is gone: the system
+removes the directory when its user logs out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import sys
-import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-import platformdirs
 import psutil
 
+from bridge.transport.endpoints import ipc_path
+from bridge.transport.runtime_directory import remove_socket_directory, runtime_directory
 from herohe_model.errors import ServerError
 from herohe_model.files import replacing
 
-DIRECTORY_VARIABLE: Final = "HEROHE_RUNTIME_DIR"
-"""Environment variable that names another runtime directory."""
-
-_SAME_PROCESS_S: Final = 60.0
-"""How far apart two readings of a process's start may be: the system's clock may have been set in between."""
-
-_LONGEST_SOCKET_PATH: Final = 100
-"""Bytes; the systems' limits for Unix sockets begin at 104."""
-
-PRIVATE_PREFIX: Final = "herohe-"
-"""Begins the names of directories that are made for one server, and that may be removed with it."""
+_SAME_PROCESS_S: Final = 0.5
+"""How far apart two readings of a process's start may be."""
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +35,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     instance
         Random; changes with every start.
     pid, started
-        Its process, and when that was started, in s since 1970.
+        Its process, and when that was started (:func:`process_start`).
     device, precision, engine
         As they stand in results.
     devices_asked, precision_asked, engine_asked
@@ -64,7 +54,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
         It belongs to the process that started it and ends with that: not to be used by others.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     instance: str
     pid: int
     started: float
@@ -93,73 +83,9 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.device} ({', '.join(filter(None, (self.precision, self.engine)))})"
 
 
-def runtime_directory() -> Path:
-    """Return the directory of the discovery files, made when absent.
-
-    Raises
-    ------
-    ServerError
-        If it cannot be made, or others than its user can read or replace it.
-    """
-    named = os.environ.get(DIRECTORY_VARIABLE)
-    if named:
-        path = Path(named).absolute()
-    else:
-        with warnings.catch_warnings():
-            # platformdirs warns where XDG_RUNTIME_DIR is not set, and falls back well.
-            warnings.simplefilter("ignore")
-            path = platformdirs.user_runtime_path("herohe-bridge", appauthor=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-        _check_private(path)
-    except OSError as error:
-        raise ServerError(
-            f"The runtime directory {path} cannot be used ({error.strerror or error})",
-            f"Set {DIRECTORY_VARIABLE} to a directory of your own",
-        ) from error
-    return path
-
-
-def _check_private(path: Path) -> None:
-    """Refuse a directory that others could read or plant files in; on Windows, profiles are private."""
-    if sys.platform == "win32":
-        return
-    own, found = os.geteuid(), path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != own or path.parent.stat().st_uid not in (0, own):
-        raise ServerError(
-            f"The runtime directory {path} belongs to somebody else",
-            f"Set {DIRECTORY_VARIABLE} to a directory of your own",
-        )
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise ServerError(f"Others can read the runtime directory {path}", f"Run: chmod 700 '{path}'")
-
-
-def private_directory() -> Path:
-    """Make a new directory for one server's sockets, for its user alone."""
-    directory = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=runtime_directory()))
-    if len(os.fsencode(directory)) + len("/front.ipc") > _LONGEST_SOCKET_PATH:
-        directory.rmdir()
-        directory = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
-    return directory
-
-
-def remove_private_directory(path: str | Path) -> None:
-    """Remove such a directory with the files in it, if it is one; what cannot be removed is left."""
-    path = Path(path)
-    with contextlib.suppress(OSError):
-        found = path.lstat()
-        own = sys.platform == "win32" or found.st_uid == os.geteuid()
-        if not path.name.startswith(PRIVATE_PREFIX) or not stat.S_ISDIR(found.st_mode) or not own:
-            return
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-
-
 def write_record(record: ServerRecord) -> Path:
     """Write the discovery file, whole or not at all, readable by its user alone."""
-    path = _record_path(record)
+    path = record_path(record)
     try:
         with replacing(path) as part:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -175,13 +101,35 @@ def write_record(record: ServerRecord) -> Path:
 def remove_record(record: ServerRecord) -> None:
     """Remove the discovery file and the directories of a server that has ended."""
     with contextlib.suppress(OSError):
-        _record_path(record).unlink()
+        record_path(record).unlink()
     for directory in (record.directory, record.slots):
         if directory:
-            remove_private_directory(directory)
+            remove_socket_directory(directory)
 
 
-def _record_path(record: ServerRecord) -> Path:
+def restore_record(record: ServerRecord) -> ServerRecord:
+    """Write the discovery file again if somebody removed it, without the sockets that went with it.
+
+    Returns
+    -------
+    ServerRecord
+        What the file says now.
+
+    Raises
+    ------
+    ServerError
+        If it cannot be written.
+    """
+    if record_path(record).exists():
+        return record
+    left = tuple(e for e in record.endpoints if (path := ipc_path(e)) is None or path.exists())
+    restored = msgspec.structs.replace(record, endpoints=left)
+    write_record(restored)
+    return restored
+
+
+def record_path(record: ServerRecord) -> Path:
+    """Return where the discovery file of a server is now."""
     return runtime_directory() / f"server-{record.pid}-{record.instance[:8]}.json"
 
 
@@ -202,16 +150,32 @@ def running_servers() -> Iterator[ServerRecord]:
 def is_running(record: ServerRecord) -> bool:
     """Whether the server's process still exists."""
     try:
-        process = psutil.Process(record.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if psutil.Process(record.pid).status() == psutil.STATUS_ZOMBIE:
             return False
-        return abs(process.create_time() - record.started) < _SAME_PROCESS_S
+        return abs(process_start(record.pid) - record.started) < _SAME_PROCESS_S
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
 
 
-def own_start_time() -> float:
-    """Return when this process was started, in s since 1970."""
-    return float(psutil.Process().create_time())
+def process_start(pid: int) -> float:
+    """Return when a process was started, in s: since the system's start on Linux, since 1970 elsewhere.
+
+    That is what the system itself keeps, and a step of its clock does not change it.
+
+    Raises
+    ------
+    psutil.Error
+        If there is no such process, or it may not be asked.
+    """
+    if sys.platform != "linux":
+        return float(psutil.Process(pid).create_time())
+    try:
+        # proc(5): the name, in parentheses, may hold anything; the start is field 22, in clock ticks.
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except PermissionError as error:
+        raise psutil.AccessDenied(pid) from error
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")

@@ -25,6 +25,11 @@ def ipc_endpoint(directory: Path, name: str) -> str:
     return f"ipc://{directory / name}.ipc"
 
 
+def ipc_path(endpoint: str) -> Path | None:
+    """Return the file of a Unix socket, None for an endpoint of another kind."""
+    return Path(endpoint.removeprefix("ipc://")) if endpoint.startswith("ipc://") else None
+
+
 def check_endpoint(endpoint: str) -> None:
     """Refuse what is no address.
 

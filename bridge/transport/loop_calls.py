@@ -29,7 +29,7 @@ class LoopCalls:
     def __init__(self, context: Context) -> None:
         self.socket: Socket = context.socket(zmq.PAIR)
         self._bell: Socket = context.socket(zmq.PAIR)
-        endpoint = f"inproc://mailbox-{id(self)}"
+        endpoint = f"inproc://calls-{id(self)}"
         self.socket.bind(endpoint)
         self._bell.connect(endpoint)
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class LoopCalls:
         self._open = True
 
     def call_soon_threadsafe(self, call: Callable[[], None]) -> bool:
-        """Have `call` called by the polling thread; False when the mailbox is closed."""
+        """Have `call` called by the polling thread; False once this is closed."""
         with self._lock:
             if not self._open:
                 return False
@@ -49,15 +49,26 @@ class LoopCalls:
                 self._rung = True
             return True
 
-    def run(self) -> None:
-        """Make the calls that wait, in their order."""
+    def run(self, failed: Callable[[Exception], None] | None = None) -> None:
+        """Make the calls that wait, in their order.
+
+        Parameters
+        ----------
+        failed
+            Told what a call raised, and the next is made; without it, that is raised here.
+        """
         with self._lock:
             calls, self._calls = self._calls, deque()
             if self._rung:
                 self.socket.recv()
                 self._rung = False
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(error)
 
     def close(self) -> list[Callable[[], None]]:
         """Refuse further calls, and return those that wait; may be called twice."""

@@ -22,18 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.protocol.messages import ArrayHeader
-from bridge.transport.discovery import (
-    PRIVATE_PREFIX,
-    remove_private_directory,
-    runtime_directory,
-)
+from bridge.transport.runtime_directory import remove_socket_directory, runtime_directory
 
 if sys.platform != "win32":
     import fcntl
 
 _ZEROS: Final = bytes(1 << 20)
 _SHARED_MEMORY: Final = Path("/dev/shm")
-_PREFIX: Final = f"{PRIVATE_PREFIX}slots-"
+_PREFIX: Final = "herohe-slots-"
 _LOCK: Final = "lock"
 
 
@@ -65,7 +61,7 @@ class SharedPixelsDirectory:
     def remove(self) -> None:
         """Remove it with all files; may be called twice."""
         if self.path:
-            remove_private_directory(self.path)
+            remove_socket_directory(self.path)
             os.close(self._lock)
             self.path = ""
 
@@ -76,7 +72,7 @@ def _remove_if_abandoned(directory: Path) -> None:
         lock = os.open(directory / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_private_directory(directory)
+            remove_socket_directory(directory)
         finally:
             os.close(lock)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +26,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from herohe_model.errors import CancelledError, SlideScaleError
+from herohe_model.errors import CancelledError, RegionError
 from herohe_model.sampling.coverage import clipped_area, grid_coverage, polygons, valid_area
 from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
 from herohe_model.slides.source import Box, SlideSource, check_scale, level_read
@@ -37,12 +37,10 @@ ENOUGH: Final = 25
 SMALLEST_PART: Final = 1 / 16
 """Share of a patch's area below which a part of a region gets no patch of its own."""
 
+MOST_PATCHES: Final = 1 << 21
+"""Patches of a region's bounding box, foreground or not; a slide of 300,000 px has 343,000 of 512 px."""
+
 _TOLERANCE: Final = 1e-9
-
-_CELLS_AT_ONCE: Final = 1 << 22
-"""Of a grid that are looked at together: more than any slide has at 512 px a patch, and 128 MiB at most."""
-
-_MOST_PATCHES: Final = 1 << 23
 
 _Check = Callable[[], None]
 
@@ -117,8 +115,12 @@ class PatchGrid:
         return self._edges(self.bounds.y, self.bounds.height, top, bottom)
 
     def _edges(self, start: int, length: int, low: float, high: float) -> NDArray[np.int64]:
-        count = math.ceil(length / self.step) + 1
-        edges: NDArray[np.int64] = start + np.floor(np.arange(count) * self.step + 0.5).astype(np.int64)
+        # Of the whole grid only what may overlap, with a patch to spare: a slide can claim any size.
+        first = max(0, math.floor((max(low, start) - self.size - start) / self.step) - 1)
+        last = math.ceil((min(high, start + length) - start) / self.step) + 1
+        if last - first > MOST_PATCHES:
+            raise _too_many(last - first)
+        edges: NDArray[np.int64] = start + np.floor(np.arange(first, last) * self.step + 0.5).astype(np.int64)
         inside = edges + self.size <= start + length
         edges = edges[inside & (edges + self.size > low) & (edges < high)]
         return edges
@@ -176,9 +178,9 @@ def find_patches(
     CancelledError
         When `cancelled` said so.
     RegionError
-        If the geometry cannot be made valid.
+        If the geometry cannot be made valid, or is of more than :data:`MOST_PATCHES` patches.
     SlideScaleError
-        If the slide's µm/px are not known or cannot be true, or it holds more patches than memory.
+        If the slide's µm/px are not known, or cannot be true.
     SlideUnreadableError
         If pixels that a covered patch needs are damaged.
     """
@@ -188,38 +190,34 @@ def find_patches(
             raise CancelledError(f"Looking for tissue in {source.path.name} was cancelled")
 
     grid = PatchGrid.over(source, patch_px=patch_px, mpp=mpp)
+    x, y, coverage = _covered_patches(grid, geometry, min_coverage, check)
+
+    def done(count: int) -> None:
+        check()
+        if progress is not None:
+            progress(count / len(x))
+
     downsample = 1.0 if exact else foreground_downsample(source.level_downsamples, grid.size)
-    read_from = source.level_downsamples[level_read(source.level_downsamples, grid.size / patch_px)]
-    some: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
-    covered = foreground = 0
-    for (x, y, coverage), first, end in _covered_patches(grid, geometry, min_coverage, check):
-
-        def done(count: int, of: int = len(x), first: float = first, end: float = end) -> None:
-            check()
-            if progress is not None:
-                progress(first + (end - first) * count / of)
-
-        saturation = mean_saturation(source, x, y, grid.size, downsample=downsample, progress=done)
+    saturation = mean_saturation(source, x, y, grid.size, downsample=downsample, progress=done)
+    kept = saturation >= threshold
+    lacking = np.flatnonzero(kept)[source.lacks_pixels(x[kept], y[kept], grid.size, patch_px)]
+    if len(lacking):
+        # What is not there to be read is no tissue, whatever a coarser level shows.
+        read_from = source.level_downsamples[level_read(source.level_downsamples, grid.size / patch_px)]
+        saturation[lacking] = mean_saturation(
+            source, x[lacking], y[lacking], grid.size, downsample=read_from, progress=lambda _: check()
+        )
         kept = saturation >= threshold
-        lacking = np.flatnonzero(kept)[source.lacks_pixels(x[kept], y[kept], grid.size, patch_px)]
-        if len(lacking):
-            # What is not there to be read is no tissue, whatever a coarser level shows.
-            saturation[lacking] = mean_saturation(
-                source, x[lacking], y[lacking], grid.size, downsample=read_from, progress=lambda _: check()
-            )
-            kept = saturation >= threshold
-        some.append((x[kept], y[kept], saturation[kept], coverage[kept]))
-        covered += len(x)
-        foreground += len(some[-1][0])
-        if foreground > _MOST_PATCHES:
-            raise SlideScaleError(
-                f"{source.path} holds more than {_MOST_PATCHES:,} patches of {grid.size} px",
-                "Give its scale with --mpp, or draw smaller regions",
-            )
     if progress is not None:
         progress(1.0)
-    left, top, saturation, coverage = (np.concatenate(parts) for parts in zip(*some, strict=True))
-    return PatchSet(x=left, y=top, size=grid.size, saturation=saturation, coverage=coverage, covered=covered)
+    return PatchSet(
+        x=x[kept],
+        y=y[kept],
+        size=grid.size,
+        saturation=saturation[kept],
+        coverage=coverage[kept],
+        covered=len(x),
+    )
 
 
 _Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -227,45 +225,43 @@ _Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 def _covered_patches(
     grid: PatchGrid, geometry: BaseGeometry | None, min_coverage: float, check: _Check
-) -> Iterator[tuple[_Found, float, float]]:
-    """Yield x, y and coverage of the patches that a region covers, at least once, in row-major order.
-
-    With the shares of the grid that were looked at before and after; so many patches at a time that memory
-    does not depend on what size a file claims.
-    """
+) -> _Found:
+    """Return x, y and coverage of the patches that a region covers, in row-major order."""
     box = grid.bounds
     everything = shapely.box(box.x, box.y, box.x + box.width, box.y + box.height)
-    region = everything if geometry is None else clipped_area(valid_area(geometry), everything)
+    if geometry is None:
+        x, y = _squares(grid, (box.x, box.y, box.x + box.width, box.y + box.height))
+        return np.tile(x, len(y)), np.repeat(y, len(x)), np.ones(len(x) * len(y))
+    region = clipped_area(valid_area(geometry), everything)
     if region.is_empty:
         none = np.empty(0, dtype=np.int64)
-        yield (none, none, np.empty(0)), 0.0, 1.0
-        return
-    left, top, right, bottom = region.bounds
-    columns, rows = grid.columns(left, right), grid.rows(top, bottom)
-    held: list[_Found] = []
-    enough, before = geometry is None, 0.0
-    bands = np.array_split(rows, -(-len(rows) * len(columns) // _CELLS_AT_ONCE) or 1)
-    for number, y in enumerate(bands, start=1):
-        check()
-        if geometry is None:
-            held.append(
-                (np.tile(columns, len(y)), np.repeat(y, len(columns)), np.ones(len(columns) * len(y)))
-            )
-        else:
-            share = grid_coverage(region, columns, y, grid.size, check)
-            held.append(_pick(columns, y, share, share >= min_coverage - _TOLERANCE))
-        enough = enough or sum(len(x) for x, _, _ in held) >= ENOUGH
-        if enough:
-            yield _joined(held), before, number / len(bands)
-            held, before = [], number / len(bands)
-    if not enough:
-        found, own = _joined(held), _own_grids(grid, region, min_coverage, check)
-        yield own if len(own[0]) > len(found[0]) else found, 0.0, 1.0
+        return none, none, np.empty(0)
+    x, y = _squares(grid, region.bounds)
+    share = grid_coverage(region, x, y, grid.size, check)
+    found = _pick(x, y, share, share >= min_coverage - _TOLERANCE)
+    if len(found[0]) < ENOUGH:
+        own = _own_grids(grid, region, min_coverage, check)
+        if len(own[0]) > len(found[0]):
+            return own
+    return found
 
 
-def _joined(some: Sequence[_Found]) -> _Found:
-    x, y, coverage = (np.concatenate(parts) for parts in zip(*some, strict=True))
-    return x, y, coverage
+def _squares(
+    grid: PatchGrid, box: tuple[float, float, float, float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the grid's columns and rows that overlap a box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    x, y = grid.columns(left, right), grid.rows(top, bottom)
+    if len(x) * len(y) > MOST_PATCHES:
+        raise _too_many(len(x) * len(y))
+    return x, y
+
+
+def _too_many(patches: int) -> RegionError:
+    return RegionError(
+        f"The region spans {patches:,} patches, and {MOST_PATCHES:,} can be looked at",
+        "Check the slide's size and its µm/px, or draw a smaller region",
+    )
 
 
 def _pick(
@@ -302,6 +298,8 @@ def _own_grid(grid: PatchGrid, part: BaseGeometry, min_coverage: float, check: _
     for columns, rows in itertools.product(
         _counts((right - left) / grid.step), _counts((bottom - top) / grid.step)
     ):
+        if columns * rows > MOST_PATCHES:
+            raise _too_many(columns * rows)
         x = grid.centred(columns, left, right, grid.bounds.x, grid.bounds.width)
         y = grid.centred(rows, top, bottom, grid.bounds.y, grid.bounds.height)
         share = grid_coverage(part, x, y, grid.size, check)

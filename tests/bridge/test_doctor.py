@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from bridge import doctor
 from bridge.commands.doctor import command
-from bridge.transport.discovery import DIRECTORY_VARIABLE
+from bridge.transport.runtime_directory import DIRECTORY_VARIABLE
 
 NOTHING_OF_QUPATH = "import json; print(json.dumps({'problem': 'No QuPath.', 'remedy': 'Install it'}))"
 

@@ -155,6 +155,7 @@ class Peer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        self.socket.plain_username, self.socket.plain_password = b"herohe", record.token.encode()
         self.socket.connect(endpoint or record.endpoints[0])
 
     def __enter__(self) -> Peer:

@@ -29,7 +29,7 @@ from bridge.protocol.codec import new_id
 from bridge.protocol.messages import Info, StatusRequest
 from bridge.qupath.jvm import start_qupath
 from bridge.transport.curve import KeyPair, write_pair
-from bridge.transport.discovery import ServerRecord, running_servers
+from bridge.transport.discovery import ServerRecord, process_start, running_servers
 from herohe_model.synthetic.slides import write_tiff
 
 pytestmark = pytest.mark.qupath
@@ -249,7 +249,7 @@ def serving(inside: InsideQuPath, folder: Path) -> Iterator[tuple[ServerRecord, 
 
 def of_another_protocol(server: ServerRecord) -> ServerRecord:
     """The record of a server that seems to run, of another version."""
-    started = psutil.Process().create_time()
+    started = process_start(os.getpid())
     return msgspec.structs.replace(
         server, instance="other", pid=os.getpid(), started=started, protocol=99, version="99.0"
     )

@@ -19,7 +19,7 @@ from helpers.small_slides import small_model
 
 from bridge.transport.discovery import (
     ServerRecord,
-    own_start_time,
+    process_start,
     running_servers,
     write_record,
 )
@@ -112,7 +112,7 @@ def test_a_server_that_does_not_answer_is_a_problem() -> None:
     record = ServerRecord(
         instance="0" * 32,
         pid=os.getpid(),
-        started=own_start_time(),
+        started=process_start(os.getpid()),
         protocol=1,
         version="0.1.0",
         model_name="mute",

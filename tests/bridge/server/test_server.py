@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from helpers.raw_zmtp import PlainConnection
+from helpers.raw_zmtp import RawConnection
 from helpers.scripted_worker import FAIL, KILL, WAIT_FOR_GATE
 from helpers.servers import (
     PATIENCE_S,
@@ -125,6 +125,7 @@ def test_every_local_endpoint_serves(server: Running, number: int) -> None:
 def test_a_req_socket_can_ask(server: Running) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.REQ)
+    socket.plain_username, socket.plain_password = b"herohe", server.record.token.encode()
     socket.connect(server.record.endpoints[0])
     # REQ brings the empty delimiter itself, and takes exactly one answer.
     request = score_request(token=server.record.token, interim=False)
@@ -165,17 +166,31 @@ def test_without_the_token_nothing_is_done(server: Running) -> None:
 
 def test_a_key_that_is_only_claimed_does_not_replace_the_token(server: Running) -> None:
     # ZeroMQ hands on whatever properties a peer without CURVE claims to have.
-    plain = PlainConnection(server.record.endpoints[-1], User_Id=KeyPair.new().public.encode())
-    plain.send(b"", encode(Hello(id="thief")))
-    assert plain.receive() == b""
-    assert json.loads(plain.receive())["code"] == "unauthorized"
-    plain.close()
+    claimed = RawConnection(server.record.endpoints[-1])
+    assert claimed.log_in(server.record.token, User_Id=KeyPair.new().public.encode())
+    claimed.send(b"", encode(Hello(id="thief")))
+    assert claimed.receive() == b""
+    assert json.loads(claimed.receive())["code"] == "unauthorized"
+    claimed.close()
+
+
+def test_nothing_comes_through_before_the_token(server: Running) -> None:
+    for mechanism in (b"NULL", b"PLAIN", b"CURVE"):
+        stranger = RawConnection(server.record.endpoints[-1], mechanism)
+        if mechanism == b"PLAIN":
+            assert stranger.log_in("guess") == b""
+        stranger.send(b"", encode(Hello(id="thief", token=server.record.token)))
+        while stranger.receive():
+            pass
+        stranger.close()
+    is_well(server)
 
 
 def test_a_frame_over_the_limit_is_refused_before_memory_is_taken(server: Running) -> None:
     before = psutil.Process().memory_info().rss
     for size in (1 << 30, 1 << 40, (1 << 63) - 1):
-        plain = PlainConnection(server.record.endpoints[-1])
+        plain = RawConnection(server.record.endpoints[-1])
+        plain.log_in(server.record.token)
         plain.promise(size)
         assert plain.receive() == b""
         plain.close()

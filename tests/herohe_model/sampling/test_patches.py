@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from herohe_model.errors import CancelledError, RegionError, SlideScaleError
-from herohe_model.sampling import patches
 from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
@@ -105,24 +104,6 @@ def test_a_file_that_claims_to_be_huge_takes_no_memory_for_it(tmp_path: Path) ->
         claim(tmp_path / "a.tif", tag, 1 << 14 if tag > 300 else 1 << 20)
     with Slide(tmp_path / "a.tif") as slide, pytest.raises(SlideScaleError, match=r"524 mm long.*--mpp"):
         find_patches(slide, None, patch_px=16, mpp=0.5, threshold=0.1)
-
-
-def test_a_grid_of_many_cells_is_looked_at_in_pieces_and_finds_the_same(
-    stained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outlines = [None, *OUTLINES.values(), box(70, 70, 1200, 150)]
-    whole = [find(stained, outline) for outline in outlines]
-    monkeypatch.setattr(patches, "_CELLS_AT_ONCE", 50)
-    shares: list[float] = []
-    for outline, expected in zip(outlines, whole, strict=True):
-        found = find(stained, outline, progress=shares.append)
-        for name in ("x", "y", "saturation", "coverage", "covered"):
-            assert np.array_equal(getattr(found, name), getattr(expected, name))
-        assert shares == sorted(shares) and shares[-1] == 1.0
-        shares.clear()
-    monkeypatch.setattr(patches, "_MOST_PATCHES", 100)
-    with pytest.raises(SlideScaleError, match="more than 100 patches"):
-        find(stained, None)
 
 
 # Regions
