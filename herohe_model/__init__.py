@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "Compute",
     "HeroheError",
     "ModelCard",
     "Scorer",
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from herohe_model.errors import HeroheError
     from herohe_model.model.card import ModelCard, read_card
     from herohe_model.model.checkpoint import save_model
+    from herohe_model.model.compute import Compute
     from herohe_model.model.new_model import new_model
     from herohe_model.sampling.composite import draw_composites, read_composite
     from herohe_model.sampling.patches import find_patches
     from herohe_model.slides.slide import Slide
 else:  # Type checkers must not see it: it would make every name an attribute.
     _HOME = {
+        "Compute": "model.compute",
         "HeroheError": "errors",
         "ModelCard": "model.card",
         "Scorer": "engines.scorer",

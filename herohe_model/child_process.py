@@ -28,7 +28,7 @@ def start_child(
     stderr: IO[bytes] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start this Python with `arguments`, away from the terminal's Ctrl-C, on a lifeline.
+    """Start this Python with `arguments`, away from the terminal's Ctrl-C, to end with this process.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def _creation_flags() -> int:
 
 
 def end_child(child: subprocess.Popen[bytes], *, grace_s: float = ENDING_S) -> None:
-    """Let go of the lifeline, wait, and kill what does not end by itself; may be called twice."""
+    """Close the child's input, wait, and kill what does not end by itself; may be called twice."""
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             try:
@@ -81,7 +81,7 @@ def end_child(child: subprocess.Popen[bytes], *, grace_s: float = ENDING_S) -> N
 
 
 def read_settings() -> bytes:
-    """Return the line that :func:`start_child` sent; to be called before :func:`watch_lifeline`."""
+    """Return the line that :func:`start_child` sent; to be called before :func:`when_parent_ends`."""
     line = bytearray()
     # Unbuffered: what a buffer had read ahead would be lost for the watcher.
     while (byte := os.read(_STDIN, 1)) not in (b"", b"\n"):
@@ -89,7 +89,7 @@ def read_settings() -> bytes:
     return bytes(line)
 
 
-def watch_lifeline(ended: Callable[[], None]) -> None:
+def when_parent_ends(ended: Callable[[], None]) -> None:
     """Call `ended` from a thread of its own once the parent has let go or is gone."""
 
     def wait() -> None:
@@ -101,4 +101,4 @@ def watch_lifeline(ended: Callable[[], None]) -> None:
             pass
         ended()
 
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+    threading.Thread(target=wait, name="parent", daemon=True).start()

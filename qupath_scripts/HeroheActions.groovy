@@ -17,7 +17,7 @@ class HeroheActions {
 
     /** Score the image that is open, with the parameters as they were last chosen. */
     static void score(HerohePanel panel) {
-        score(panel, HeroheParameters.remembered(HeroheScore.home()))
+        scoreWith(panel, HeroheParameters.remembered(HeroheScore.home()))
     }
 
     /** Ask for parameters first. */
@@ -25,14 +25,15 @@ class HeroheActions {
         def image = panel.image
         if (image == null)
             return
-        def chosen = HeroheDialog.ask(panel.qupath, HeroheParameters.remembered(HeroheScore.home()), HeroheDialog.meant(image))
+        def before = HeroheParameters.remembered(HeroheScore.home())
+        def chosen = HeroheDialog.ask(panel.qupath, before, HeroheDialog.meant(image))
         if (chosen == null)
             return
         HeroheParameters.remember(HeroheScore.home(), chosen)
-        score(panel, chosen)
+        scoreWith(panel, chosen)
     }
 
-    private static void score(HerohePanel panel, Map<String, Object> options) {
+    private static void scoreWith(HerohePanel panel, Map<String, Object> options) {
         work(panel, 'HER2-HE score') { HeroheImage image, HeroheTask task ->
             image.checkColours()
             return HeroheScore.summary(HeroheScore.score(image, options, task))

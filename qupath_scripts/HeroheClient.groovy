@@ -123,7 +123,8 @@ class HeroheClient {
     Map<String, Object> scoreSlide(Map<String, Object> request, String regions, Reader reader, Listener listener) {
         def frame = regions.getBytes(StandardCharsets.UTF_8)
         if (frame.length > MAX_REGIONS_BYTES)
-            throw new Failure('region', 'The annotations are too detailed to be sent', 'Select fewer of them, or simplify their outlines')
+            throw new Failure('region', 'The annotations are too detailed to be sent',
+                'Select fewer of them, or simplify their outlines')
         Map<String, Object> header = [type: (Object) 'score_slide']
         header.putAll(request)
         def answer = expect(ask(header, [frame], reader, listener), 'result')
@@ -153,14 +154,16 @@ class HeroheClient {
      * The socket lives in a thread of its own, because an interruption, which is how QuPath stops a script,
      * would break it; here it only asks the server to cancel. Nothing of it is left when this returns.
      */
-    Answer ask(Map<String, Object> request, List<byte[]> frames = [], Reader reader = null, Listener listener = null, int timeoutMs = 0) {
+    Answer ask(Map<String, Object> request, List<byte[]> frames = [], Reader reader = null, Listener listener = null,
+        int timeoutMs = 0) {
         def events = new LinkedBlockingQueue<Object>()
         def id = UUID.randomUUID().toString()
         Map<String, Object> header = [protocol: (Object) PROTOCOL, id: (Object) id]
         if (token)
             header.put('token', token)
         header.putAll(request)
-        def talk = new Thread({ -> events.add(converse(header, frames, reader, events, timeoutMs)) }, 'herohe-bridge client')
+        def talk = new Thread({ -> events.add(converse(header, frames, reader, events, timeoutMs)) },
+            'herohe-bridge client')
         talk.daemon = true
         // When QuPath is closed, the server is told before the process ends.
         def atExit = new Thread({ -> cancelled = true; talk.join(CANCEL_PATIENCE_MS) }, 'herohe-bridge exit')
@@ -226,7 +229,8 @@ class HeroheClient {
     }
 
     /** The conversation about one request: returns the answer, or what went wrong. */
-    private Object converse(Map<String, Object> header, List<byte[]> frames, Reader reader, Queue<Object> events, int timeoutMs) {
+    private Object converse(Map<String, Object> header, List<byte[]> frames, Reader reader, Queue<Object> events,
+        int timeoutMs) {
         def context = new ZContext(1)
         try {
             def socket = open(context)
@@ -256,7 +260,8 @@ class HeroheClient {
                         case 'heartbeat':
                             break
                         case 'progress':
-                            events.add([answer.header.get('stage'), whole(answer.header, 'done'), whole(answer.header, 'total')] as Object[])
+                            events.add([answer.header.get('stage'), whole(answer.header, 'done'),
+                                whole(answer.header, 'total')] as Object[])
                             break
                         case 'read':
                             if (cancelSent == 0)
@@ -283,13 +288,17 @@ class HeroheClient {
                 if (pid != null && now() - checked > 500) {
                     checked = now()
                     if (!ProcessHandle.of(pid).map { it.alive }.orElse(false))
-                        return new Failure('server_unavailable', 'The model server ended while it worked; nothing was written', 'Run the script again, which starts a new one')
+                        return new Failure('server_unavailable',
+                            'The model server ended while it worked; nothing was written',
+                            'Run the script again, which starts a new one')
                 }
             }
         } catch (Failure failure) {
             return failure
         } catch (ZMQException | IllegalArgumentException error) {
-            return new Failure('server_unavailable', "The model server at ${endpoint} cannot be talked to (${error.message})".toString(), "Check its address and keys, and run 'herohe-bridge qupath status'")
+            return new Failure('server_unavailable',
+                "The model server at ${endpoint} cannot be talked to (${error.message})".toString(),
+                "Check its address and keys, and run 'herohe-bridge qupath status'")
         } catch (Throwable error) {
             return error
         } finally {
@@ -327,7 +336,8 @@ class HeroheClient {
     }
 
     private Map<String, Object> cancelOf(Map<String, Object> header) {
-        Map<String, Object> cancel = [protocol: (Object) PROTOCOL, id: (Object) UUID.randomUUID().toString(), type: (Object) 'cancel', request: header.get('id')]
+        Map<String, Object> cancel = [protocol: (Object) PROTOCOL, id: (Object) UUID.randomUUID().toString(),
+            type: (Object) 'cancel', request: header.get('id')]
         if (token)
             cancel.put('token', token)
         return cancel
@@ -450,16 +460,20 @@ class HeroheClient {
         def update = server > PROTOCOL ?
             "Update these scripts: run 'herohe-bridge qupath install'" :
             "Update herohe-bridge where the server runs, and restart it there with 'herohe-bridge stop' and 'serve'"
-        return new Failure('protocol_version', "These scripts speak protocol ${PROTOCOL}, the model server protocol ${server}".toString(), update)
+        return new Failure('protocol_version',
+            "These scripts speak protocol ${PROTOCOL}, the model server protocol ${server}".toString(), update)
     }
 
     private Failure silent() {
-        return new Failure('server_unavailable', "The model server at ${endpoint} does not answer; nothing was written".toString(), curve == null ?
-            "Run 'herohe-bridge stop' and then the script again" : "Ask whether it runs and knows your key; 'herohe-bridge qupath status' shows which address and keys are used")
+        return new Failure('server_unavailable',
+            "The model server at ${endpoint} does not answer; nothing was written".toString(), curve == null ?
+            "Run 'herohe-bridge stop' and then the script again" : 'Ask whether it runs and knows your key; ' +
+            "'herohe-bridge qupath status' shows which address and keys are used")
     }
 
     private static Failure malformed(Object what) {
-        return new Failure('protocol', "The model server sent ${what}".toString(), "Restart it: run 'herohe-bridge stop' and then the script again")
+        return new Failure('protocol', "The model server sent ${what}".toString(),
+            "Restart it: run 'herohe-bridge stop' and then the script again")
     }
 
     private static int whole(Map header, String name) {

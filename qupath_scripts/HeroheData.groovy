@@ -85,14 +85,16 @@ class HeroheData {
         def parent = userClass(pathClass.getParentClass())
         if (ownComponents.contains(pathClass.getName()))
             return parent
-        return parent === pathClass.getParentClass() ? pathClass : PathClass.getInstance(parent, pathClass.getName(), pathClass.getColor())
+        return parent === pathClass.getParentClass() ? pathClass :
+            PathClass.getInstance(parent, pathClass.getName(), pathClass.getColor())
     }
 
     /** Derive the object's class by a component of ours; null restores the user's class. Returns the class. */
     String derive(PathObject object, String component, Integer rgb) {
         def pathClass = userClass(object.getPathClass())
         if (component != null)
-            pathClass = pathClass == null ? PathClass.getInstance(component, rgb) : PathClass.getInstance(pathClass, component, rgb)
+            pathClass = pathClass == null ? PathClass.getInstance(component, rgb) :
+                PathClass.getInstance(pathClass, component, rgb)
         // Setting a class makes QuPath forget the object's own colour and its class probability.
         def color = object.getColor()
         object.setPathClass(pathClass, object.getClassProbability())
@@ -134,7 +136,8 @@ class HeroheData {
                 def pathClass = object.getPathClass()
                 gson.toJson([
                     type: 'Feature', id: object.getID().toString(), geometry: [:],
-                    properties: [objectType: 'annotation', name: object.getName(), classification: pathClass == null ? null : pathClass.toString()]
+                    properties: [objectType: 'annotation', name: object.getName(),
+                        classification: pathClass == null ? null : pathClass.toString()]
                 ])
             }
         }
@@ -191,7 +194,8 @@ class HeroheData {
         List<PathObject> made = new ArrayList<>(ids.length)
         for (int i = 0; i < ids.length; i++) {
             // The only type that keeps a double as it is; FLOAT and, by an oversight, DOUBLE round to float.
-            def list = MeasurementListFactory.createMeasurementList(names.length, MeasurementList.MeasurementListType.GENERAL)
+            def list = MeasurementListFactory.createMeasurementList(names.length,
+                MeasurementList.MeasurementListType.GENERAL)
             for (int j = 0; j < names.length; j++)
                 if (!Double.isNaN(values[i][j]))
                     list.put(names[j], values[i][j])

@@ -28,7 +28,7 @@ import qupath.lib.gui.QuPathGUI
 class HeroheDialog {
     // Name, and what it does, of each parameter; as in herohe_score.groovy.
     private static final Map<String, List<String>> WORDS = [
-        regionClasses: ['Classes to score', 'Sampled when nothing is selected, separated by commas; empty for the whole slide'],
+        regionClasses: ['Classes to score', 'Sampled when nothing is selected; separated by commas, empty for the whole slide'],
         excludeClasses: ['Classes to leave out', 'Cut out of what is sampled, such as Necrosis'],
         perAnnotation: ['Each annotation for itself', 'Or else one result over all of them'],
         composites: ['Composites', 'Pictures of 25 patches that are scored: a number, or "all" to use every patch'],
@@ -41,7 +41,9 @@ class HeroheDialog {
         pixelsFromQuPath: ['Send pixels', 'Even when the server can open the slide itself'],
         anyStain: ['Any stain', 'Also score what is not stained with H&E; its grade means nothing']
     ]
-    private static final Map<String, List<String>> CHOICES = [composites: ['4', '8', '16', '32', 'all'], tiles: ['sampled', 'all', 'none']]
+    private static final Map<String, List<String>> CHOICES = [
+        composites: ['4', '8', '16', '32', 'all'], tiles: ['sampled', 'all', 'none']
+    ]
 
     private final Map<String, Object> usual
     private final Map<String, Node> controls = [:]
@@ -64,7 +66,8 @@ class HeroheDialog {
     static String meant(HeroheImage image) {
         int selected = image.selected().size()
         return selected == 0 ? 'Nothing is selected: annotations of the classes below are scored.' :
-            selected == 1 ? 'The selected annotation is scored.' : "The $selected selected annotations are scored.".toString()
+            selected == 1 ? 'The selected annotation is scored.' :
+            "The $selected selected annotations are scored.".toString()
     }
 
     /** Ask for parameters; null when the user thinks better of it. */
@@ -115,7 +118,8 @@ class HeroheDialog {
             def words = WORDS.get(name)
             try {
                 def value = parsed(name, usual.get(name))
-                if (value instanceof Number && ((Number) value).doubleValue() < 0 && name != 'seed' || name == 'composites' && value == 0)
+                boolean negative = value instanceof Number && ((Number) value).doubleValue() < 0
+                if (negative && name != 'seed' || name == 'composites' && value == 0)
                     return "${words[0]}: ${value} is too small."
                 if (name == 'minCoverage' && ((Number) value).doubleValue() > 1)
                     return "${words[0]}: a share is at most 1."

@@ -29,6 +29,10 @@ class HeroheExplain {
         double value(PathObject tile) {
             return tile.measurementList.get(measurement)
         }
+
+        List<Double> values() {
+            return tiles.collect { PathObject tile -> value(tile) }
+        }
     }
 
     /**
@@ -42,11 +46,12 @@ class HeroheExplain {
         def scored = everything.findAll { image.data.ownMeasurements(it) }
         def meant = scored.findAll { annotations.contains(it) } ?: scored
         if (meant.empty)
-            throw new HeroheClient.Failure('not_scored', "Nothing on $image.name was scored".toString(), 'Score its annotations first')
+            throw new HeroheClient.Failure(
+                'not_scored', "Nothing on $image.name was scored".toString(), 'Score its annotations first')
         List<Ranked> found = []
         for (PathObject annotation : meant) {
             def own = image.data.ownTiles(annotation).findAll { it.parent.is(annotation) }
-            def names = own.collectMany { it.measurementList.measurementNames }.unique().findAll { it.startsWith(CONTRIBUTION) }
+            def names = contributions(own)
             if (names.empty)
                 continue
             def name = stepOf(names, gradeOf(image, annotation), step)
@@ -55,15 +60,20 @@ class HeroheExplain {
             found.add(new Ranked(annotation, ranked, name))
         }
         if (found.empty)
-            throw new HeroheClient.Failure('no_tiles', "There are no patches on $image.name".toString(), "Score it with tiles = 'sampled'")
+            throw new HeroheClient.Failure(
+                'no_tiles', "There are no patches on $image.name".toString(), "Score it with tiles = 'sampled'")
         return found
     }
 
     /** The steps that tiles have contributions to, the highest first. */
     static List<String> steps(HeroheImage image) {
         def tiles = image.data.ownTiles(image.hierarchy.rootObject)
-        def names = tiles.collectMany { it.measurementList.measurementNames }.unique().findAll { it.startsWith(CONTRIBUTION) }
-        return names.collect { it.substring(CONTRIBUTION.length()) }
+        return contributions(tiles).collect { it.substring(CONTRIBUTION.length()) }
+    }
+
+    private static List<String> contributions(List<PathObject> tiles) {
+        def names = tiles.collectMany { it.measurementList.measurementNames }.unique()
+        return names.findAll { it.startsWith(CONTRIBUTION) }
     }
 
     static String gradeOf(HeroheImage image, PathObject annotation) {
@@ -74,7 +84,8 @@ class HeroheExplain {
         if (asked) {
             def found = names.find { it == CONTRIBUTION + asked }
             if (found == null)
-                throw new HeroheClient.Failure('option', "There is no step '$asked'".toString(), "Use one of ${names.collect { it.substring(CONTRIBUTION.length()) }.join(', ')}".toString())
+                throw new HeroheClient.Failure('option', "There is no step '$asked'".toString(),
+                    "Use one of ${names.collect { it.substring(CONTRIBUTION.length()) }.join(', ')}".toString())
             return found
         }
         def step = ['0': '>=1+', '3+': '3+'].get(grade) ?: ">=$grade".toString()
@@ -88,14 +99,17 @@ class HeroheExplain {
      * @param composite 'best', a number from 1, or 'all'
      * @return a line for each
      */
-    static List<String> export(HeroheImage image, HeroheTask task, PathObject annotation, List<PathObject> best, Object composite, File folder) {
+    static List<String> export(HeroheImage image, HeroheTask task, PathObject annotation, List<PathObject> best,
+            Object composite, File folder) {
         def layout = HeroheMarks.layout(image)
         def regions = (Map) layout?.get('regions')
         def composites = (List<List<List<Number>>>) (regions?.get(annotation.ID.toString()) ?: regions?.get('slide'))
         if (!composites)
             return ['Its composites were scored outside QuPath: score it again here to export them.']
         def corners = best.collect { [(int) it.ROI.boundsX, (int) it.ROI.boundsY] }.toSet()
-        def hits = composites.collect { cells -> cells.count { corners.contains([it[0].intValue(), it[1].intValue()]) } }
+        def hits = composites.collect { cells ->
+            cells.count { corners.contains([it[0].intValue(), it[1].intValue()]) }
+        }
         List<Integer> numbers
         if (composite == 'all')
             numbers = (0..<composites.size()).toList()
@@ -105,7 +119,8 @@ class HeroheExplain {
             numbers = [hits.indexOf(hits.max())]
         folder.mkdirs()
         if (!folder.directory)
-            throw new HeroheClient.Failure('option', "The folder $folder cannot be made".toString(), 'Say another by the parameter folder')
+            throw new HeroheClient.Failure(
+                'option', "The folder $folder cannot be made".toString(), 'Say another by the parameter folder')
         int size = ((Number) layout.get('size')).intValue(), px = ((Number) layout.get('patch_px')).intValue()
         return numbers.collect { int number ->
             task.progress('Writing composites', numbers.indexOf(number), numbers.size())
@@ -123,7 +138,8 @@ class HeroheExplain {
         def graphics = picture.createGraphics()
         cells.eachWithIndex { List<Number> corner, int cell ->
             def patch = image.read([
-                x: corner[0], y: corner[1], width: (Number) size, height: (Number) size, out_width: (Number) px, out_height: (Number) px
+                x: corner[0], y: corner[1], width: (Number) size, height: (Number) size,
+                out_width: (Number) px, out_height: (Number) px
             ])
             graphics.drawImage(patch, (cell % side) * px, cell.intdiv(side) * px, null)
         }

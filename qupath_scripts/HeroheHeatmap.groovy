@@ -28,7 +28,7 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
         final double value, share
 
         Cell(ROI roi, double value, double share) {
-            box = new Rectangle2D.Double(roi.boundsX, roi.boundsY, roi.boundsWidth, roi.boundsHeight)
+            box = around(roi)
             this.value = value
             this.share = share
         }
@@ -58,10 +58,10 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
      * @param oneScale the same colour means the same number in all annotations; or else each has its own scale
      */
     void show(List<HeroheExplain.Ranked> ranked, boolean oneScale) {
-        def all = HeroheColours.range(ranked.collectMany { one -> one.tiles.collect { PathObject tile -> one.value(tile) } })
+        def all = HeroheColours.range(ranked.collectMany { it.values() })
         List<Cell> found = []
         for (one in ranked) {
-            def range = oneScale ? all : HeroheColours.range(one.tiles.collect { PathObject tile -> one.value(tile) })
+            def range = oneScale ? all : HeroheColours.range(one.values())
             for (PathObject tile : one.tiles)
                 found.add(new Cell(tile.ROI, one.value(tile), one.value(tile) / range))
         }
@@ -77,7 +77,7 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
 
     /** Frame one patch, and only that. */
     void mark(ROI roi) {
-        marked = roi == null ? null : new Rectangle2D.Double(roi.boundsX, roi.boundsY, roi.boundsWidth, roi.boundsHeight)
+        marked = roi == null ? null : around(roi)
         repaint()
     }
 
@@ -91,12 +91,18 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
     }
 
     @Override
-    void changed(ObservableValue<? extends ImageData<BufferedImage>> value, ImageData<BufferedImage> before, ImageData<BufferedImage> now) {
+    void changed(ObservableValue<? extends ImageData<BufferedImage>> value, ImageData<BufferedImage> before,
+            ImageData<BufferedImage> now) {
         remove()
     }
 
+    private static Rectangle2D around(ROI roi) {
+        return new Rectangle2D.Double(roi.boundsX, roi.boundsY, roi.boundsWidth, roi.boundsHeight)
+    }
+
     @Override
-    void paintOverlay(Graphics2D g2d, ImageRegion region, double downsample, ImageData<BufferedImage> shown, boolean completely) {
+    void paintOverlay(Graphics2D g2d, ImageRegion region, double downsample, ImageData<BufferedImage> shown,
+            boolean completely) {
         if (!shown.is(imageData))
             return
         def graphics = (Graphics2D) g2d.create()

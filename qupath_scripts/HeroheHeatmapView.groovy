@@ -99,7 +99,7 @@ class HeroheHeatmapView {
             patches.clear()
             return
         }
-        def all = ranked.collectMany { one -> one.tiles.collect { PathObject tile -> one.value(tile) } }
+        def all = ranked.collectMany { it.values() }
         boolean several = ranked.size() > 1
         oneScale.visible = oneScale.managed = several
         def range = HeroheColours.range(all)

@@ -7,8 +7,7 @@
 import groovy.transform.CompileStatic
 import javafx.animation.PauseTransition
 import javafx.application.Platform
-import javafx.beans.value.ChangeListener
-import javafx.beans.value.ObservableValue
+import javafx.beans.InvalidationListener
 import javafx.geometry.Insets
 import javafx.scene.control.Button
 import javafx.scene.control.Label
@@ -72,14 +71,14 @@ class HerohePanel implements PathObjectHierarchyListener {
         tab.content = scroll
         tab.id = ID
         tab.closable = false
-        tab.selectedProperty().addListener({ ObservableValue v, Boolean before, Boolean now -> soon.playFromStart() } as ChangeListener<Boolean>)
+        tab.selectedProperty().addListener({ observable -> soon.playFromStart() } as InvalidationListener)
         def tabs = qupath.analysisTabPane.tabs
         // One of a class that was loaded for an earlier script.
         tabs.removeIf { Tab other -> other.id == ID }
         // Before the last, so that it is seen where not all tabs have room.
         tabs.add(Math.max(0, tabs.size() - 1), tab)
         soon.onFinished = { refresh() }
-        qupath.imageDataProperty().addListener({ ObservableValue v, ImageData before, ImageData now -> follow(now) } as ChangeListener<ImageData<BufferedImage>>)
+        qupath.imageDataProperty().addListener({ observable -> follow(qupath.imageData) } as InvalidationListener)
         follow(qupath.imageData)
     }
 
@@ -167,7 +166,7 @@ class HerohePanel implements PathObjectHierarchyListener {
         clear.disable = score.disable
         options.disable = score.disable
         def problem = problemOf.get(followed)
-        problems.children.setAll(problem ? [HeroheResultView.text(problem, '-fx-background-color: #b02318; -fx-text-fill: white; -fx-padding: 6;')] : [])
+        problems.children.setAll(problem ? [HeroheResultView.text(problem, HeroheResultView.LOUD)] : [])
         def shown = image == null ? null : HeroheShown.of(image)
         if (shown == null) {
             result.children.setAll(score.disable || problem ? [] : [HeroheResultView.text(HOW, '')])

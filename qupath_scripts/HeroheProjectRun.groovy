@@ -4,6 +4,7 @@
  * Last tested with QuPath 0.6.0 and 0.7.0.
  */
 import groovy.transform.CompileStatic
+import javafx.beans.InvalidationListener
 import javafx.scene.control.ButtonBar
 import javafx.scene.control.ButtonType
 import javafx.scene.control.Dialog
@@ -24,7 +25,7 @@ import java.util.function.Consumer
 @CompileStatic
 class HeroheProjectRun {
     private static final Logger LOG = LoggerFactory.getLogger('HER2-HE')
-    private static final String OPEN = 'An image that is open is scored as it is, and saved unless it had unsaved changes.'
+    private static final String OPEN = 'An open image is scored as it is, and saved unless it had unsaved changes.'
 
     private final Project<BufferedImage> project
     private final Map<String, Object> options
@@ -53,7 +54,8 @@ class HeroheProjectRun {
         dialog.resizable = true
         dialog.dialogPane.content = new VBox(8d, images, how)
         dialog.dialogPane.prefWidth = 640d
-        how.heightProperty().addListener({ observable -> dialog.dialogPane.scene.window.sizeToScene() } as javafx.beans.InvalidationListener)
+        def resize = { observable -> dialog.dialogPane.scene?.window?.sizeToScene() } as InvalidationListener
+        how.heightProperty().addListener(resize)
         def score = new ButtonType('Score', ButtonBar.ButtonData.OK_DONE)
         form.addButtons(dialog, score)
         if (!dialog.showAndWait().orElse(null).is(score) || images.targetItems.empty)
@@ -61,7 +63,8 @@ class HeroheProjectRun {
         def options = form.values()
         HeroheParameters.remember(HeroheScore.home(), options)
         def entries = new ArrayList<ProjectImageEntry<BufferedImage>>(images.targetItems)
-        def window = new HeroheRunWindow('HER2-HE: score project', entries.size(), { String line -> LOG.info(line) } as Consumer<String>)
+        def log = { String line -> LOG.info(line) } as Consumer<String>
+        def window = new HeroheRunWindow('HER2-HE: score project', entries.size(), log)
         def run = new HeroheProjectRun(project, options + [selected: (Object) false], window)
         def thread = new Thread({ -> run.over(entries) }, 'HER2-HE project')
         thread.daemon = true
@@ -107,7 +110,8 @@ class HeroheProjectRun {
             results.add((String) result.remove(HeroheScore.TEXT))
             scored++
             def notes = ((List) result.get('warnings') ?: []).join(' ')
-            row.ended('scored', result, saves ? notes : "Not saved, because it had unsaved changes: press Ctrl+S in it. $notes".toString())
+            def unsaved = saves ? '' : 'Not saved, because it had unsaved changes: press Ctrl+S in it. '
+            row.ended('scored', result, unsaved + notes)
         } catch (Throwable error) {
             def words = HeroheActions.wordsFor(error)
             failed++
@@ -124,7 +128,7 @@ class HeroheProjectRun {
 
     private static ImageData<BufferedImage> opened(ProjectImageEntry<BufferedImage> entry) {
         def qupath = QuPathGUI.getInstance()
-        def viewer = qupath.allViewers.find { QuPathViewer viewer -> viewer.hasServer() && qupath.project?.getEntry(viewer.imageData) == entry }
-        return viewer?.imageData
+        def shown = qupath.allViewers.findAll { QuPathViewer viewer -> viewer.hasServer() }.collect { it.imageData }
+        return shown.find { qupath.project?.getEntry(it) == entry }
     }
 }

@@ -18,7 +18,9 @@ import java.util.concurrent.TimeUnit
 class HeroheReport {
     private static final String TITLE = 'HER2-HE report'
     // As in bridge/results/files.py.
-    private static final Map HEAD = [format: 'herohe-bridge results', version: 1, note: 'Research use only, not for diagnosis.']
+    private static final Map HEAD = [
+        format: 'herohe-bridge results', version: 1, note: 'Research use only, not for diagnosis.'
+    ]
     private static final String RESULTS = 'results.json'
     private static final int PATIENCE_MIN = 30
 
@@ -50,7 +52,8 @@ class HeroheReport {
 
     private static void make(File folder) {
         def settings = new Gson().fromJson(new File(HeroheScore.home(), HeroheServer.SETTINGS).getText('UTF-8'), Map)
-        def command = ((List) settings.get('command')).collect { String.valueOf(it) } + ['report', folder.path, '--open']
+        def program = ((List) settings.get('command')).collect { String.valueOf(it) }
+        def command = program + ['report', folder.path, '--open']
         String problem = ''
         try {
             def log = File.createTempFile('herohe-report', '.txt')

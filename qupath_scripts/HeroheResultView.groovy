@@ -19,7 +19,7 @@ import java.util.function.Consumer
 @CompileStatic
 class HeroheResultView {
     private static final String BOLD = '-fx-font-weight: bold;'
-    private static final String LOUD = '-fx-font-weight: bold; -fx-text-fill: white; -fx-background-color: #b02318; -fx-padding: 6;'
+    static final String LOUD = "$BOLD -fx-text-fill: white; -fx-background-color: #b02318; -fx-padding: 6;"
     private static final String NOTE = '-fx-background-color: #f5c542; -fx-text-fill: black; -fx-padding: 4 6 4 6;'
     // As the classes that annotations get; 1+ is not the yellow of what is selected.
     private static final Map<String, String> CHIPS = ['0': '#5a5ab4', '1+': '#6f9a3b', '2+': '#e19632', '3+': '#c83232']
@@ -124,8 +124,8 @@ class HeroheResultView {
             lines.add(String.valueOf(card.get('note')))
         if (facts) {
             def how = [facts.get('engine') ?: 'PyTorch', facts.get('device'), facts.get('precision')].findAll { it }
-            def seed = facts.get('seed')
-            lines.add("Computed by ${how.join(', ')}; seed ${seed instanceof Number ? ((Number) seed).longValue() : seed}".toString())
+            def seed = ((Number) facts.get('seed'))?.longValue()
+            lines.add("Computed by ${how.join(', ')}; seed $seed".toString())
         }
         return lines
     }

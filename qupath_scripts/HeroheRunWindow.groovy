@@ -24,7 +24,6 @@ import javafx.scene.layout.HBox
 import javafx.scene.layout.Priority
 import javafx.scene.layout.VBox
 import javafx.stage.Stage
-import javafx.stage.Window
 import javafx.stage.WindowEvent
 import javafx.util.Callback
 import qupath.lib.gui.QuPathGUI
@@ -43,7 +42,7 @@ class HeroheRunWindow {
 
         Row(String title, String image, Consumer<String> log) {
             super(title, log)
-            cells = [image, '...', '', '', '']
+            cells = [image, 'in work', '', '', '']
         }
 
         /** Say what came of it. */
@@ -73,7 +72,7 @@ class HeroheRunWindow {
     private final int total
     private final Consumer<String> log
     private final Stage stage = new Stage()
-    private final Label label = HeroheResultView.text('', ''), alarm = HeroheResultView.text('', '-fx-font-style: italic;')
+    private final Label label = HeroheResultView.text('', '')
     private final ProgressBar bar = new ProgressBar(0d)
     private final TableView<Row> table = new TableView<>()
     private final Button button = new Button('Cancel all'), copy = new Button('Copy table')
@@ -86,6 +85,9 @@ class HeroheRunWindow {
         this.total = total
         this.log = log
         bar.maxWidth = Double.MAX_VALUE
+        // The table would take all the height there is.
+        bar.minHeight = 18d
+        table.prefHeight = 200d
         COLUMNS.eachWithIndex { String name, int i -> table.columns.add(column(name, i)) }
         table.columnResizePolicy = TableView.CONSTRAINED_RESIZE_POLICY
         VBox.setVgrow(table, Priority.ALWAYS)
@@ -93,14 +95,12 @@ class HeroheRunWindow {
         copy.onAction = { copyTable() }
         def buttons = new HBox(8d, copy, button)
         buttons.alignment = Pos.CENTER_RIGHT
-        alarm.text = 'Research use only, not for diagnosis'
-        def box = new VBox(8d, label, bar, table, alarm, buttons)
+        def notice = HeroheResultView.text('Research use only, not for diagnosis', '-fx-font-style: italic;')
+        def box = new VBox(8d, label, bar, table, notice, buttons)
         box.padding = new Insets(12d)
         stage.title = title
         stage.scene = new Scene(box, 720d, 400d)
-        // QuPath's own progress lies over its window, and would keep clicks from this one.
-        def topmost = Window.windows.findAll { Window w -> w.showing && w instanceof Stage }
-        stage.initOwner(topmost.empty ? QuPathGUI.getInstance()?.stage : (Window) topmost.last())
+        stage.initOwner(QuPathGUI.getInstance().stage)
         stage.onCloseRequest = { WindowEvent event ->
             if (!ended) {
                 event.consume()
@@ -177,7 +177,9 @@ class HeroheRunWindow {
         column.cellValueFactory = { TableColumn.CellDataFeatures<Row, String> f ->
             (ObservableValue<String>) new ReadOnlyStringWrapper(f.value.cells[i])
         } as Callback<TableColumn.CellDataFeatures<Row, String>, ObservableValue<String>>
-        column.cellFactory = { TableColumn<Row, String> c -> new WordsCell() } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
+        column.cellFactory = { TableColumn<Row, String> c ->
+            (TableCell<Row, String>) new WordsCell()
+        } as Callback<TableColumn<Row, String>, TableCell<Row, String>>
         return column
     }
 

@@ -30,8 +30,10 @@ class HeroheScore {
         def work = regions(image, options)
         def server = new HeroheServer(home(), { String text -> task.say(text) }, { task.cancelled })
         def found = server.connect((String) options.model, { task.askModel() })
-        def request = image.request(found.info.get('paths') == true && !options.pixelsFromQuPath, found.local ? 'raw' : 'png')
-        request.putAll([sample: work.sample, region_classes: options.regionClasses, exclude_classes: options.excludeClasses])
+        boolean byFile = found.info.get('paths') == true && !options.pixelsFromQuPath
+        def request = image.request(byFile, found.local ? 'raw' : 'png')
+        request.put('sample', work.sample)
+        request.putAll([region_classes: options.regionClasses, exclude_classes: options.excludeClasses])
         request.put('options', scoreOptions(image, options, (String) work.sample))
         request.put('write', [tiles: options.tiles, classify: options.classify])
         def objects = (List<PathObject>) work.objects
@@ -39,16 +41,21 @@ class HeroheScore {
         boolean shown = isShown(image)
 
         task.onCancel { found.client.cancel() }
-        def answer = found.client.scoreSlide(request, image.geoJson(objects), { box -> image.read((Map) box) }) { String stage, int done, int total ->
-            task.progress(STAGES.get(stage, 'Waiting for the server'), done, total)
-        }
+        def reader = { box -> image.read((Map) box) } as HeroheClient.Reader
+        def listener = { String stage, int done, int total ->
+            task.progress(STAGES.getOrDefault(stage, 'Waiting for the server'), done, total)
+        } as HeroheClient.Listener
+        def answer = found.client.scoreSlide(request, image.geoJson(objects), reader, listener)
         if (task.cancelled)
             throw HeroheClient.stopped()
         def result = (Map<String, Object>) answer.result
         if (result.outcome != 'scored')
-            throw new HeroheClient.Failure((String) result.outcome, "$image.name was not scored, and nothing was written: ${result.message}".toString())
+            throw new HeroheClient.Failure((String) result.outcome,
+                "$image.name was not scored, and nothing was written: ${result.message}".toString())
         if (shown && !isShown(image))
-            throw new HeroheClient.Failure('entry_changed', "$image.name was closed while it was scored, so nothing was written".toString(), 'Open it and score it again')
+            throw new HeroheClient.Failure('entry_changed',
+                "$image.name was closed while it was scored, so nothing was written".toString(),
+                'Open it and score it again')
 
         def classes = HeroheMarks.write(image, (Map<String, Object>) answer.markup, shapes)
         HeroheShown.keep(image.imageData, result, (Map) found.info.get('card'))
@@ -75,7 +82,8 @@ class HeroheScore {
             def prediction = (Map) part.prediction
             def name = HeroheShown.nameOf(part)
             prediction == null ? "$name: ${part.message}".toString() :
-                "$name: $prediction.grade, $prediction.status (P = ${String.format(Locale.ROOT, '%.3f', prediction.p_positive)})".toString()
+                "$name: $prediction.grade, $prediction.status (P = ".toString() +
+                String.format(Locale.ROOT, '%.3f)', prediction.p_positive)
         }
         lines.add(String.valueOf(((Map) result.provenance).note))
         return lines.join('\n')
@@ -85,15 +93,23 @@ class HeroheScore {
         def wanted = (List<String>) options.regionClasses, excluded = (List<String>) options.excludeClasses
         def ids = (List<String>) (options.get('annotations') ?: [])
         def all = image.annotations()
-        def chosen = ids ? all.findAll { ids.contains(it.ID.toString()) } : options.selected == false ? [] : image.selected()
+        def chosen = ids ? all.findAll { ids.contains(it.ID.toString()) } :
+            options.selected == false ? [] : image.selected()
         if (ids && chosen.size() < ids.size())
-            throw new HeroheClient.Failure('no_matching_annotation', "$image.name does not have the annotations that this step of the workflow scored".toString(), 'Select others, and score them')
+            throw new HeroheClient.Failure('no_matching_annotation',
+                "$image.name does not have the annotations that this step of the workflow scored".toString(),
+                'Select others, and score them')
         if (chosen)
-            return [sample: (Object) 'all', objects: (chosen + all.findAll { HeroheImage.isOfClass(it, excluded) }).unique()]
+            return [
+                sample: (Object) 'all',
+                objects: (chosen + all.findAll { HeroheImage.isOfClass(it, excluded) }).unique()
+            ]
         if (!wanted)
             return [sample: (Object) 'slide', objects: all]
         if (!all.any { HeroheImage.isOfClass(it, wanted) })
-            throw new HeroheClient.Failure('no_matching_annotation', "$image.name has no annotation of the class ${wanted.join(' or ')}, and none is selected".toString(), "Classes present: ${image.classesPresent()}".toString())
+            throw new HeroheClient.Failure('no_matching_annotation',
+                "$image.name has no annotation of the class ${wanted.join(' or ')}, and none is selected".toString(),
+                "Classes present: ${image.classesPresent()}".toString())
         return [sample: (Object) 'classes', objects: all]
     }
 
@@ -120,7 +136,8 @@ class HeroheScore {
         }
     }
 
-    private static void addStep(HeroheImage image, Map<String, Object> options, List<PathObject> objects, String sample) {
+    private static void addStep(HeroheImage image, Map<String, Object> options, List<PathObject> objects,
+            String sample) {
         def parameters = new LinkedHashMap<String, Object>(options)
         if (sample == 'all')
             parameters.put('annotations', objects.collect { it.ID.toString() })

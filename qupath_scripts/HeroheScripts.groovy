@@ -32,7 +32,8 @@ class HeroheScripts {
         run(script, "$TITLE clear") { HeroheImage image, HeroheTask task ->
             def any = HeroheMarks.clear(image)
             saved(script, image)
-            return any ? "What HER2-HE wrote onto $image.name was removed." : "There was nothing of HER2-HE on $image.name."
+            return any ? "What HER2-HE wrote onto $image.name was removed." :
+                "There was nothing of HER2-HE on $image.name."
         }
     }
 
@@ -45,7 +46,8 @@ class HeroheScripts {
                 boolean lowest = HeroheExplain.gradeOf(image, ranked.annotation) == '0' && !options.step
                 def best = (lowest ? ranked.tiles.reverse() : ranked.tiles).take((int) options.top)
                 def what = ranked.measurement.substring(HeroheMarks.PREFIX.length() + 2)
-                lines.add("${ranked.annotation.displayedName}: ${best.size()} patches with the ${lowest ? 'lowest' : 'highest'} $what".toString())
+                def end = lowest ? 'lowest' : 'highest'
+                lines.add("${ranked.annotation.displayedName}: ${best.size()} patches with the $end $what".toString())
                 lines.addAll(pictures(image, task, ranked.annotation, best, options))
             }
             showHeatmap(image)
@@ -59,12 +61,14 @@ class HeroheScripts {
             HeroheRunWindow.onWindow { HerohePanel.of(qupath).showHeatmap() }
     }
 
-    private static List<String> pictures(HeroheImage image, HeroheTask task, PathObject annotation, List<PathObject> best, Map<String, Object> options) {
+    private static List<String> pictures(HeroheImage image, HeroheTask task, PathObject annotation,
+            List<PathObject> best, Map<String, Object> options) {
         if (options.composite == 'none')
             return []
         if (!options.folder && image.project == null)
             return ['There is no project to put composites into: say where by the parameter folder.']
-        def folder = options.folder ? new File((String) options.folder) : new File(image.project.path.parent.toFile(), 'herohe-bridge/composites')
+        def folder = options.folder ? new File((String) options.folder) :
+            new File(image.project.path.parent.toFile(), 'herohe-bridge/composites')
         return HeroheExplain.export(image, task, annotation, best, options.composite, folder)
     }
 
@@ -92,7 +96,8 @@ class HeroheScripts {
             inRun(script, image, title, log, action)
     }
 
-    private static void inPanel(QuPathGUI qupath, HeroheImage image, String title, Consumer<String> log, Closure<String> action) {
+    private static void inPanel(QuPathGUI qupath, HeroheImage image, String title, Consumer<String> log,
+            Closure<String> action) {
         HerohePanel panel = null
         HeroheRunWindow.onWindow { panel = HerohePanel.of(qupath) }
         def progress = panel.begin(title, image, log)
@@ -113,7 +118,8 @@ class HeroheScripts {
     }
 
     /** One image of a run over a project, which goes on with the next whatever came of this. */
-    private static void inRun(Script script, HeroheImage image, String title, Consumer<String> log, Closure<String> action) {
+    private static void inRun(Script script, HeroheImage image, String title, Consumer<String> log,
+            Closure<String> action) {
         int index = number(script, 'batchIndex'), total = Math.max(1, number(script, 'batchSize'))
         def window = HeroheRunWindow.ofScripts(title, index, total, log)
         def row = window.begin(title, image.name)
@@ -146,7 +152,8 @@ class HeroheScripts {
             def name = parts[0], text = parts.length == 2 ? parts[1] : null
             def before = defaults.get(name)
             if (text == null || !defaults.containsKey(name))
-                throw new HeroheClient.Failure('option', "The argument '$argument' is not understood".toString(), "Use name=value with one of ${defaults.keySet().join(', ')}".toString())
+                throw new HeroheClient.Failure('option', "The argument '$argument' is not understood".toString(),
+                    "Use name=value with one of ${defaults.keySet().join(', ')}".toString())
             if (before instanceof List) {
                 def list = lists.add(name) ? [] : (List) options.get(name)
                 options.put(name, text ? list + [text] : list)
@@ -175,7 +182,9 @@ class HeroheScripts {
     /** What QuPath tells a script of the run it is part of, null when it does not. */
     private static Object told(Script script, String name) {
         def context = variable(script, 'context')
-        return context instanceof ScriptContext ? ((ScriptContext) context).getAttribute("qupath.script.$name".toString()) : null
+        if (!(context instanceof ScriptContext))
+            return null
+        return ((ScriptContext) context).getAttribute("qupath.script.$name".toString())
     }
 
     /** A variable that QuPath gives to scripts, null when it does not. */

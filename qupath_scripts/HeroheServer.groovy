@@ -99,7 +99,8 @@ class HeroheServer {
         def theirs = String.valueOf(info.get('version'))
         if (theirs != version)
             notice.accept("The model server is herohe-bridge ${theirs}, these scripts are of ${version}: ".toString() +
-                (isOlder(version, theirs) ? "update the scripts by 'herohe-bridge qupath install'." : "update herohe-bridge where the server runs."))
+                (isOlder(version, theirs) ? "update the scripts by 'herohe-bridge qupath install'." :
+                    "update herohe-bridge where the server runs."))
         return new Found(client, info, local)
     }
 
@@ -109,8 +110,10 @@ class HeroheServer {
         def publicKey = (keys =~ /public-key\s*=\s*"([^"]{40})"/)
         def secretKey = (keys =~ /secret-key\s*=\s*"([^"]{40})"/)
         if (!publicKey.find() || !secretKey.find())
-            throw new HeroheClient.Failure('option', "The key file ${file} is not there or holds no keys".toString(), "Make keys by 'herohe-bridge keys new', and run 'herohe-bridge qupath install' again")
-        Map<String, String> curve = [publicKey: publicKey.group(1), secretKey: secretKey.group(1), serverKey: String.valueOf(remote.get('server_key'))]
+            throw new HeroheClient.Failure('option', "The key file ${file} is not there or holds no keys".toString(),
+                "Make keys by 'herohe-bridge keys new', and run 'herohe-bridge qupath install' again")
+        Map<String, String> curve = [publicKey: publicKey.group(1), secretKey: secretKey.group(1),
+            serverKey: String.valueOf(remote.get('server_key'))]
         return new HeroheClient(String.valueOf(remote.get('endpoint')), '', curve)
     }
 
@@ -118,9 +121,11 @@ class HeroheServer {
         def path = model ?: usualModel
         File file = path ? new File(path) : chooser.get()
         if (file == null)
-            throw new HeroheClient.Failure('model_file', 'No model was chosen', "Choose one by 'herohe-bridge qupath install --model FILE'")
+            throw new HeroheClient.Failure('model_file', 'No model was chosen',
+                "Choose one by 'herohe-bridge qupath install --model FILE'")
         if (!file.file)
-            throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(), "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
+            throw new HeroheClient.Failure('model_file', "The model file ${file} is not there".toString(),
+                "Put it back, or choose another by 'herohe-bridge qupath install --model FILE'")
         if (!path)
             new File(home, CHOSEN_MODEL).setText(file.absolutePath, 'UTF-8')
         return file
@@ -173,10 +178,12 @@ class HeroheServer {
     private Found start(File model) {
         def command = command()
         if (!command)
-            throw new HeroheClient.Failure('server_unavailable', 'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
+            throw new HeroheClient.Failure('server_unavailable',
+                'No model server runs, and these scripts do not know where herohe-bridge is', INSTALL)
         def log = new File(home, LOG)
         notice.accept('Starting a model server, which loads the model: up to a minute ...')
-        def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', String.valueOf((long) number(settings, 'idle_timeout_s'))])
+        def idle = String.valueOf((long) number(settings, 'idle_timeout_s'))
+        def builder = new ProcessBuilder(command + ['serve', '--model', model.absolutePath, '--idle-timeout', idle])
         builder.directory(home)
         builder.redirectInput(ProcessBuilder.Redirect.PIPE)
         builder.redirectErrorStream(true)
@@ -186,7 +193,9 @@ class HeroheServer {
         try {
             process = builder.start()
         } catch (IOException error) {
-            throw new HeroheClient.Failure('server_unavailable', "herohe-bridge cannot be started from ${command.get(0)} (${error.message})".toString(), "$INSTALL, with the Python it is installed in".toString())
+            throw new HeroheClient.Failure('server_unavailable',
+                "herohe-bridge cannot be started from ${command.get(0)} (${error.message})".toString(),
+                "$INSTALL, with the Python it is installed in".toString())
         }
         boolean ready = false
         try {
@@ -214,10 +223,13 @@ class HeroheServer {
             if (log.file && log.readLines('UTF-8').any { it.contains(MEASURING) })
                 notice.accept('The model server measures, this once, how it scores fastest here: some minutes ...')
             if (!process.alive)
-                throw new HeroheClient.Failure('server_unavailable', "The model server did not start: ${lastWords(log)}".toString(), "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
+                throw new HeroheClient.Failure('server_unavailable',
+                    "The model server did not start: ${lastWords(log)}".toString(),
+                    "'herohe-bridge doctor' says what is wrong; the whole story is in ${log}".toString())
             pause()
         }
-        throw new HeroheClient.Failure('server_unavailable', "The model server did not answer within ${START_PATIENCE_S} s".toString(), "Look into ${log}".toString())
+        throw new HeroheClient.Failure('server_unavailable',
+            "The model server did not answer within ${START_PATIENCE_S} s".toString(), "Look into ${log}".toString())
     }
 
     private static String lastWords(File log) {
@@ -229,13 +241,17 @@ class HeroheServer {
     private HeroheClient localClient(Map record) {
         def endpoints = record.get('endpoints')
         // Unix sockets of libzmq and JeroMQ do not understand each other.
-        def endpoint = endpoints instanceof List ? ((List) endpoints).find { String.valueOf(it).startsWith('tcp://') } : null
-        return endpoint == null ? null : new HeroheClient(String.valueOf(endpoint), String.valueOf(record.get('token')), null, (long) number(record, 'pid'))
+        def endpoint = endpoints instanceof List ? ((List) endpoints).find { String.valueOf(it).startsWith('tcp://') } :
+            null
+        return endpoint == null ? null :
+            new HeroheClient(
+            String.valueOf(endpoint), String.valueOf(record.get('token')), null, (long) number(record, 'pid'))
     }
 
     /** What the running servers wrote about themselves. */
     private List<Map> records() {
-        def files = runtimeDirectory().listFiles({ File folder, String name -> name.startsWith('server-') && name.endsWith('.json') } as FilenameFilter)
+        def files = runtimeDirectory().listFiles(
+            { File folder, String name -> name.startsWith('server-') && name.endsWith('.json') } as FilenameFilter)
         List<Map> found = []
         for (File file : files?.toList()?.sort() ?: []) {
             try {
@@ -262,7 +278,8 @@ class HeroheServer {
             return Math.abs(ticks / TICKS_PER_S - number(record, 'started')) < 1
         }
         def started = process.info().startInstant().orElse(null)
-        return started == null || Math.abs(started.toEpochMilli() / 1000.0d - number(record, 'started')) < SAME_PROCESS_S
+        return started == null ||
+            Math.abs(started.toEpochMilli() / 1000.0d - number(record, 'started')) < SAME_PROCESS_S
     }
 
     /** Where servers are found: the directory of the settings, or what Python takes when that cannot be made. */
@@ -276,9 +293,13 @@ class HeroheServer {
         def directory = runtimeDirectory()
         try {
             if (!directory.directory)
-                Files.createDirectories(directory.toPath(), isPosix() ? [PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString('rwx------'))] as FileAttribute[] : [] as FileAttribute[])
+                Files.createDirectories(directory.toPath(), (isPosix() ?
+                    [PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString('rwx------'))] :
+                    []) as FileAttribute[])
         } catch (IOException error) {
-            throw new HeroheClient.Failure('server_unavailable', "The runtime directory ${directory} cannot be made (${error.message})".toString(), 'Set HEROHE_RUNTIME_DIR to a directory of your own, and run herohe-bridge qupath install again')
+            throw new HeroheClient.Failure('server_unavailable',
+                "The runtime directory ${directory} cannot be made (${error.message})".toString(),
+                'Set HEROHE_RUNTIME_DIR to a directory of your own, and run herohe-bridge qupath install again')
         }
         return directory
     }
@@ -326,13 +347,15 @@ class HeroheServer {
         } catch (IOException | JsonParseException ignored) {
             // Said below.
         }
-        throw new HeroheClient.Failure('option', "The settings ${file} are not there, or of another version".toString(), INSTALL)
+        throw new HeroheClient.Failure('option', "The settings ${file} are not there, or of another version".toString(),
+            INSTALL)
     }
 
     private static double number(Map map, String name) {
         def value = map.get(name)
         if (!(value instanceof Number))
-            throw new HeroheClient.Failure('option', "There is no number ${name} in ${map.keySet()}".toString(), INSTALL)
+            throw new HeroheClient.Failure('option', "There is no number ${name} in ${map.keySet()}".toString(),
+                INSTALL)
         return ((Number) value).doubleValue()
     }
 

@@ -67,7 +67,8 @@ class HeroheServerDialog {
     }
 
     private static HeroheServer server() {
-        return new HeroheServer(HeroheScore.home(), { String text -> } as Consumer<String>, { false } as BooleanSupplier)
+        def quiet = { String text -> } as Consumer<String>
+        return new HeroheServer(HeroheScore.home(), quiet, { false } as BooleanSupplier)
     }
 
     /** Do something, and then say which servers run. */
@@ -79,7 +80,8 @@ class HeroheServerDialog {
                 action.run()
                 def server = server()
                 found = server.clients()
-                words = found.empty ? 'None runs. One is started when something is scored.' : found.collect { describe(it) }.join('\n')
+                words = found.collect { describe(it) }.join('\n') ?:
+                    'None runs. One is started when something is scored.'
                 if (server.settings.get('remote') instanceof Map)
                     words = "On another machine: ${((Map) server.settings.get('remote')).get('endpoint')}"
             } catch (HeroheClient.Failure problem) {
@@ -97,9 +99,9 @@ class HeroheServerDialog {
 
     private static String describe(HeroheClient client) {
         def info = client.status(), load = (Map) info.get('load')
-        def waiting = load?.get('requests')
+        def requests = ((Number) load?.get('requests'))?.intValue()
         def engine = [info.get('engine'), info.get('device'), info.get('precision')].findAll { it }.join(', ')
         return "${info.get('model')} ${String.valueOf(info.get('model_sha256')).take(12)}, $engine: " +
-            (waiting instanceof Number && ((Number) waiting).intValue() > 0 ? "${((Number) waiting).intValue()} in work" : 'idle')
+            (requests ? "$requests in work" : 'idle')
     }
 }

@@ -16,6 +16,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 
 FACE = {
     herohe_model: {
+        "Compute",
         "HeroheError",
         "ModelCard",
         "Scorer",

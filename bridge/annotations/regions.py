@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -114,6 +114,9 @@ class SlideRegions:
         )
 
 
+_Item = TypeVar("_Item")
+
+
 def build_regions(
     annotations: Sequence[Annotation],
     *,
@@ -121,6 +124,7 @@ def build_regions(
     exclude_classes: Sequence[str] = (),
     slide_box: Box,
     everything: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> SlideRegions:
     """Choose the annotations to sample in, and make regions of them.
 
@@ -138,11 +142,19 @@ def build_regions(
         The scanned area of the slide, level-0 px.
     everything
         Sample in every annotation that is not cut out, whatever its class; `region_classes` do not matter.
+    check
+        Called before each annotation; may raise to stop.
     """
+
+    def each(items: Iterable[_Item]) -> Iterator[_Item]:
+        for item in items:
+            check()
+            yield item
+
     warnings: list[str] = []
     chosen: list[tuple[Annotation, BaseGeometry]] = []
     excluded: list[tuple[Annotation, BaseGeometry]] = []
-    for annotation in annotations:
+    for annotation in each(annotations):
         if _is_chosen(annotation, exclude_classes):
             group = excluded
         elif everything or _is_chosen(annotation, region_classes):
@@ -162,7 +174,7 @@ def build_regions(
             annotations=(annotation.id,),
             geometry=_without(area, hole),
         )
-        for annotation, area in chosen
+        for annotation, area in each(chosen)
     )
     union: Region | None = None
     if not region_classes and not everything:

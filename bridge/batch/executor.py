@@ -11,7 +11,7 @@ from typing import Protocol
 from bridge.results.schema import SlideResult
 from bridge.scoring.job import SlideJob, score_job
 from bridge.scoring.slide import Progress
-from herohe_model.model.score import CompositeScorer
+from herohe_model.model.score import CompositeScorer, ScorerInfo
 
 
 class SlideExecutor(Protocol):
@@ -21,23 +21,8 @@ class SlideExecutor(Protocol):
     """
 
     @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the model file, hexadecimal."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Name of the device that all slides are scored on, as it stands in results."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``bf16``."""
-        ...
-
-    @property
-    def engine(self) -> str:
-        """What computes, and its version."""
+    def info(self) -> ScorerInfo:
+        """What scores all slides."""
         ...
 
     @property
@@ -98,24 +83,9 @@ class ThreadExecutor:
         self._pool.shutdown()
 
     @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the scorer's model file."""
-        return self._scorer.model_sha256
-
-    @property
-    def device(self) -> str:
-        """The scorer's device."""
-        return self._scorer.device
-
-    @property
-    def precision(self) -> str:
-        """The scorer's precision."""
-        return self._scorer.precision
-
-    @property
-    def engine(self) -> str:
-        """The scorer's engine."""
-        return self._scorer.engine
+    def info(self) -> ScorerInfo:
+        """What scores."""
+        return self._scorer.info
 
     def check(self) -> None:
         """Do nothing: a scorer that is gone says so for each slide."""

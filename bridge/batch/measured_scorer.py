@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore, CompositeScorer
+from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo
 
 
 @dataclass(frozen=True)
@@ -58,29 +57,9 @@ class MeasuredScorer:
         self._since = 0.0
 
     @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        return self._scorer.card
-
-    @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the model file, hexadecimal."""
-        return self._scorer.model_sha256
-
-    @property
-    def device(self) -> str:
-        """Name of the device."""
-        return self._scorer.device
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``bf16``."""
-        return self._scorer.precision
-
-    @property
-    def engine(self) -> str:
-        """What computes, and its version."""
-        return self._scorer.engine
+    def info(self) -> ScorerInfo:
+        """What scores."""
+        return self._scorer.info
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`~herohe_model.model.score.CompositeScorer`."""

@@ -251,6 +251,7 @@ class _Batch:
             self._close_slides((position, result))
             return
         path = _portable(content.slide_path, self._collection.root)
+        scored_by = self._executor.info
         key = work_key(
             {
                 "entry": entry.id,
@@ -260,10 +261,10 @@ class _Batch:
                 "warnings": content.warnings,
                 "mpp": content.mpp,
                 "regions": regions.digest(),
-                "model": self._executor.model_sha256,
-                "device": self._executor.device,
-                "precision": self._executor.precision,
-                "engine": self._executor.engine,
+                "model": scored_by.model_sha256,
+                "device": scored_by.device,
+                "precision": scored_by.precision,
+                "engine": scored_by.engine,
                 "options": msgspec.to_builtins(self._options.score),
             }
         )

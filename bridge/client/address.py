@@ -1,4 +1,4 @@
-"""How a server is reached: its address with what proves the right to use it, and single questions."""
+"""Address of a server, with what proves the right to use it; and single questions to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from herohe_model.errors import OptionError, ServerUnavailableError
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is, and what it wants to see.
+    """Address of a server, and what proves the right to use it.
 
     Attributes
     ----------
@@ -27,21 +27,18 @@ class ServerAddress:
         For local endpoints.
     server_key, key
         For CURVE: the server's public key (Z85), and the client's own pair.
-    slots
-        Directory for shared pixels, "" for none.
     """
 
     endpoint: str
     token: str = field(default="", repr=False)
     server_key: str = ""
     key: KeyPair | None = None
-    slots: str = ""
 
     @classmethod
     def of(cls, record: ServerRecord) -> ServerAddress:
         """Return the quickest way to a server of this user on this machine."""
         usable = [e for e in record.endpoints if has_ipc() or not e.startswith("ipc://")]
-        return cls(usable[0], token=record.token, slots=record.slots)
+        return cls(usable[0], token=record.token)
 
     @classmethod
     def named(cls, endpoint: str) -> ServerAddress:
@@ -57,7 +54,7 @@ class ServerAddress:
         check_endpoint(endpoint)
         for record in running_servers():
             if endpoint in record.endpoints:
-                return cls(endpoint, token=record.token, slots=record.slots)
+                return cls(endpoint, token=record.token)
         server_key = trusted_key(endpoint)
         if server_key is None and is_local(endpoint):
             raise ServerUnavailableError(

@@ -17,6 +17,7 @@ from bridge.protocol.codec import error_from
 from bridge.transport.discovery import ServerRecord
 from herohe_model.child_process import end_child, start_child
 from herohe_model.errors import HeroheError, ServerUnavailableError
+from herohe_model.model.compute import Compute
 
 _NOTICE_S: Final = 10.0
 _POLL_S: Final = 0.2
@@ -62,20 +63,11 @@ class ChildServer:
         If it cannot load the model, or ends before it is ready.
     """
 
-    def __init__(
-        self,
-        model: Path,
-        *,
-        device: str,
-        precision: str,
-        engine: str = "auto",
-        notice: Callable[[str], None],
-    ) -> None:
-        arguments = ("-m", "bridge", "serve", "--owned", "--model", str(model))
+    def __init__(self, model: Path, compute: Compute, *, notice: Callable[[str], None]) -> None:
         notice(f"Starting a model server for {model.name}")
+        asked = ("--device", compute.device, "--precision", compute.precision, "--engine", compute.engine)
         self._child = start_child(
-            [*arguments, "--device", device, "--precision", precision, "--engine", engine],
-            stdout=subprocess.PIPE,
+            ["-m", "bridge", "serve", "--owned", "--model", str(model), *asked], stdout=subprocess.PIPE
         )
         try:
             self.record = self._wait(notice, model)

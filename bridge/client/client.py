@@ -52,7 +52,8 @@ from herohe_model.errors import (
     ServerUnavailableError,
 )
 from herohe_model.model.card import ModelCard, read_card
-from herohe_model.model.score import CompositeScore
+from herohe_model.model.compute import AUTO, Compute
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 _WINDOW: Final = 8
 """Composites on their way to the server and back at a time; others wait here."""
@@ -93,10 +94,10 @@ class Client:
 
     Attributes
     ----------
-    info
+    server_info
         What the server said of itself.
-    card, model_sha256, device, precision, engine
-        Of its model; see :class:`~herohe_model.model.score.CompositeScorer`.
+    info
+        What scores there.
 
     Raises
     ------
@@ -125,18 +126,14 @@ class Client:
         self._thread.start()
         self._closed = False
         try:
-            self.info = self._hello(name, hello_s, address)
-            self.card = msgspec.convert(self.info.card, ModelCard)
+            server = self.server_info = self._hello(name, hello_s, address)
+            card = msgspec.convert(server.card, ModelCard)
         except BaseException:
             self.close()
             raise
-        self.model_sha256 = self.info.model_sha256
-        self.device = self.info.device
-        self.precision = self.info.precision
-        self.engine = self.info.engine
-        side = self.card.side_px
-        window = min(_WINDOW, self.info.limits.in_flight)
-        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(3 * side * side, window))
+        self.info = ScorerInfo(card, server.model_sha256, server.device, server.precision, server.engine)
+        window = min(_WINDOW, server.limits.in_flight)
+        self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(window))
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.
@@ -158,16 +155,17 @@ class Client:
         CancelledError
             If the client is closed.
         """
-        side = self.card.side_px
+        card = self.info.card
+        side = card.side_px
         if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
             raise OptionError(
-                f"A composite for {self.card.name} is uint8 of shape ({side}, {side}, 3), "
+                f"A composite for {card.name} is uint8 of shape ({side}, {side}, 3), "
                 f"not {pixels.dtype} of shape {pixels.shape}"
             )
         request = ScoreComposites(
             id=new_id(),
             composites=(ArrayHeader((side, side, 3)),),
-            model_sha256=self.model_sha256,
+            model_sha256=self.info.model_sha256,
             deadline_s=self._deadline_s,
         )
         future: Future[CompositeScore] = Future()
@@ -281,13 +279,31 @@ def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:
 
 
 @contextmanager
+def connect_named(endpoint: str, sha256: str) -> Iterator[Client]:
+    """Connect to a running server that was named.
+
+    Raises
+    ------
+    ServerUnavailableError
+        If it does not answer.
+    OptionError
+        If it has another model than that of the SHA-256; "" for any.
+    """
+    with Client(FixedServer(ServerAddress.named(endpoint))) as client:
+        if sha256 not in ("", client.info.model_sha256):
+            raise OptionError(
+                f"The server {endpoint} has the model {client.info.card.name}, not that of --model",
+                "Leave --model out, or name the server of that model",
+            )
+        yield client
+
+
+@contextmanager
 def connect_or_start(
     model: Path | None,
+    compute: Compute = AUTO,
     *,
     server: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    engine: str = "auto",
     notice: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Client]:
     """Connect to a server: the named one, a running one that fits, or one that is started for this and ended.
@@ -296,10 +312,10 @@ def connect_or_start(
     ----------
     model
         Model file; may be None when a server is named.
+    compute
+        What a server must have, or is started with.
     server
         Endpoint of a running server.
-    device, precision, engine
-        What a server must have, or is started with.
     notice
         Told in words what is being waited for.
 
@@ -313,17 +329,11 @@ def connect_or_start(
     sha256 = read_card(model)[1] if model is not None else ""
     with ExitStack() as stack:
         if server is not None:
-            client = stack.enter_context(Client(FixedServer(ServerAddress.named(server))))
-            if sha256 and client.model_sha256 != sha256:
-                raise OptionError(
-                    f"The server {server} has the model {client.card.name}, not {model}",
-                    "Leave --model out, or name the server of that model",
-                )
-            yield client
+            yield stack.enter_context(connect_named(server, sha256))
             return
         if model is None:
             raise OptionError("There is no model", "Name a model file, or a running server")
-        wanted = ServerRequirements(sha256, device, precision, engine)
+        wanted = ServerRequirements(sha256, compute)
         found = find_server(wanted)
         if found is not None:
             try:
@@ -334,7 +344,5 @@ def connect_or_start(
                 notice(f"Using the model server of process {found.pid}: {found.computes_on}")
                 yield client
                 return
-        own = stack.enter_context(
-            closing(ChildServer(model, device=device, precision=precision, engine=engine, notice=notice))
-        )
+        own = stack.enter_context(closing(ChildServer(model, compute, notice=notice)))
         yield stack.enter_context(Client(own))

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +18,6 @@ from bridge.client.address import ServerAddress
 from bridge.client.locate import FixedServer, ServerLocator
 from bridge.protocol.codec import decode_reply, encode, error_from, new_id
 from bridge.protocol.messages import (
-    ArrayHeader,
     Cancel,
     ErrorReply,
     Heartbeat,
@@ -30,7 +28,6 @@ from bridge.protocol.messages import (
     ScoreComposites,
 )
 from bridge.transport.loop_calls import Context, LoopCalls
-from bridge.transport.shared_pixels import SharedPixelsWriter
 from herohe_model.errors import (
     CancelledError,
     HeroheError,
@@ -69,8 +66,6 @@ class PendingRequest:
         Hears what comes before that.
     pixels, frames
         What follows the header: one composite, or ready frames.
-    slot
-        Shared file that the composite lies in.
     heard
         When the server last spoke of it.
     ended
@@ -83,7 +78,6 @@ class PendingRequest:
     told: Callable[[Reply], None] = lambda _: None
     pixels: NDArray[np.uint8] | None = None
     frames: list[bytes] = field(default_factory=list)
-    slot: str | None = None
     heard: float = 0.0
     deadline: float | None = None
     not_before: float = 0.0
@@ -116,8 +110,6 @@ class Connection:
         self._socket = address.connect(context)
         self._waiting: deque[PendingRequest] = deque()
         self._sent: dict[str, PendingRequest] = {}
-        self._slots: SharedPixelsWriter | None = None
-        self._slot_bytes = 0
         self._window = 1
         self._heard = time.monotonic()
         self._lost_since: float | None = None
@@ -146,15 +138,12 @@ class Connection:
             for call in self._loop_calls.close():
                 call()
             self._fail_all(CancelledError("The connection to the server was closed"))
-            if self._slots is not None:
-                self._slots.close()
             # Long enough for the cancels to leave.
             self._socket.close(linger=500)
 
-    def open(self, slot_bytes: int, window: int) -> None:
-        """Go on after ``hello``."""
-        self._slot_bytes, self._window = slot_bytes, window
-        self._share_slots()
+    def open(self, window: int) -> None:
+        """Go on after ``hello``, with so many composites under way."""
+        self._window = window
 
     def stop(self) -> None:
         """Cancel everything, and end the thread."""
@@ -210,13 +199,7 @@ class Connection:
         request = pending.request
         frames: list[Sendable] = list(pending.frames)
         if isinstance(request, ScoreComposites) and pending.pixels is not None:
-            if self._slots is not None and pending.slot is None:
-                pending.slot = self._slots.put(pending.pixels)
-            if pending.slot is not None:
-                array = ArrayHeader(request.composites[0].shape, slot=pending.slot)
-                request = msgspec.structs.replace(request, composites=(array,))
-            else:
-                frames.append(pending.pixels.data)
+            frames.append(pending.pixels.data)
             pending.deadline = pending.deadline or now + (request.deadline_s or 0.0)
         pending.heard = now
         self._sent[request.id] = pending
@@ -257,7 +240,7 @@ class Connection:
 
     def _try_again(self, pending: PendingRequest, error: ErrorReply) -> bool:
         """Whether an error is one that the same request may get over."""
-        if pending.ended or error.code not in ("busy", "slot", "stopping", "unauthorized"):
+        if pending.ended or error.code not in ("busy", "stopping", "unauthorized"):
             return False
         if error.code in ("stopping", "unauthorized"):
             # It is ending, or was restarted: with luck it can be found anew.
@@ -265,16 +248,12 @@ class Connection:
                 return False
             self._lose()
             return True
-        if error.code == "slot":
-            self._close_slots()
-        else:
-            pending.not_before = time.monotonic() + _BUSY_S
+        pending.not_before = time.monotonic() + _BUSY_S
         self._take_back(pending)
         return True
 
     def _settle(self, pending: PendingRequest, reply: Reply, frames: Sequence[zmq.Frame]) -> None:
         del self._sent[pending.request.id]
-        self._release(pending)
         if not pending.claim():
             return
         if isinstance(reply, ErrorReply):
@@ -290,7 +269,7 @@ class Connection:
             if pending.deadline is not None and now > pending.deadline and not pending.ended:
                 self._fail(pending)
             elif now - pending.heard > REPEAT_S and pending.ended:
-                # Nobody waits any more. Its slot is not used again: the server may still be reading it.
+                # Nobody waits any more.
                 del self._sent[pending.request.id]
             elif now - pending.heard > REPEAT_S:
                 self._send_pending(pending, now)
@@ -318,7 +297,6 @@ class Connection:
             self._socket.close(linger=0)
             self._address = address
             self._socket = address.connect(self._context)
-            self._share_slots()
             self._lost_since = None
             self._heard = now
         elif self._locator.is_gone():
@@ -329,30 +307,13 @@ class Connection:
     def _lose(self) -> None:
         """Take everything back until the server is found again."""
         self._lost_since = self._lost_since or time.monotonic()
-        self._close_slots()
         for pending in reversed(list(self._sent.values())):
             self._take_back(pending)
 
     def _take_back(self, pending: PendingRequest) -> None:
         del self._sent[pending.request.id]
-        self._release(pending)
         if not pending.ended:
             self._waiting.appendleft(pending)
-
-    def _release(self, pending: PendingRequest) -> None:
-        if pending.slot is not None and self._slots is not None:
-            self._slots.release(pending.slot)
-        pending.slot = None
-
-    def _share_slots(self) -> None:
-        self._close_slots()
-        if self._address.slots and self._slot_bytes:
-            self._slots = SharedPixelsWriter(Path(self._address.slots), self._slot_bytes, self._window)
-
-    def _close_slots(self) -> None:
-        if self._slots is not None:
-            self._slots.close()
-            self._slots = None
 
     def _unavailable(self, what: str) -> ServerUnavailableError:
         return ServerUnavailableError(
@@ -360,7 +321,7 @@ class Connection:
         )
 
     def _fail(self, pending: PendingRequest) -> None:
-        """End a request after its deadline; a slot stays taken until the server has let go of it."""
+        """End a request after its deadline."""
         if pending.claim():
             pending.future.set_exception(
                 ServerBusyError("The server did not answer before the deadline", "Try again later")
@@ -368,7 +329,6 @@ class Connection:
         self.drop(pending)
 
     def _fail_all(self, error: HeroheError) -> None:
-        self._close_slots()
         for pending in [*self._sent.values(), *self._waiting]:
             if pending.claim():
                 pending.future.set_exception(error)

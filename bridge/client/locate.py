@@ -1,4 +1,4 @@
-"""Choosing among the running servers: the same model, in the precision, by the engine, on the device."""
+"""Locators of servers: by their address, or among the running ones by model and what computes."""
 
 from __future__ import annotations
 
@@ -9,44 +9,39 @@ from bridge import __version__
 from bridge.client.address import ServerAddress
 from bridge.protocol.messages import PROTOCOL
 from bridge.transport.discovery import ServerRecord, running_servers
-from herohe_model.engines.names import engine_name
+from herohe_model.model.compute import AUTO, Compute, engine_name
 
 
 @dataclass(frozen=True)
 class ServerRequirements:
-    """What a server must be to be used without asking.
+    """Requirements of a server that is used without asking.
 
     Attributes
     ----------
-    device
-        As ``--device`` takes it; ``auto`` wants a server that chose for itself, too.
-    precision
-        ``auto``, ``fp32`` or ``bf16``.
-    engine
-        One of :data:`~herohe_model.engines.names.ENGINES`.
+    compute
+        Where that is ``auto``, the server must have chosen for itself, too.
     """
 
     model_sha256: str
-    device: str = "auto"
-    precision: str = "auto"
-    engine: str = "auto"
+    compute: Compute = AUTO
 
     def fits(self, record: ServerRecord) -> bool:
         """Whether a server is one of those; one that belongs to another process never is."""
+        compute = self.compute
         return (
             not record.owned
             and record.protocol == PROTOCOL
             and record.version == __version__
             and record.model_sha256 == self.model_sha256
             and self._fits_device(record)
-            and self.precision in (record.precision_asked, record.precision)
-            and self.engine in (record.engine_asked, engine_name(record.engine))
+            and compute.precision in (record.precision_asked, record.precision)
+            and compute.engine in (record.engine_asked, engine_name(record.engine))
         )
 
     def _fits_device(self, record: ServerRecord) -> bool:
         names = {label.split()[0] for label in record.device.split(", ")}
-        device = "cuda:0" if self.device == "cuda" else self.device
-        return record.devices_asked == (self.device,) or names == {device}
+        device = "cuda:0" if self.compute.device == "cuda" else self.compute.device
+        return record.devices_asked == (self.compute.device,) or names == {device}
 
 
 def find_server(wanted: ServerRequirements) -> ServerRecord | None:

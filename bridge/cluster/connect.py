@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from bridge.cluster.messages import Environment, Ready, Rejected, RunSpec, decode_answer, encode
-from herohe_model.engines.names import engine_name
 from herohe_model.errors import CancelledError, HeroheError, OptionError
+from herohe_model.model.compute import Compute, engine_name
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -167,9 +167,8 @@ def gather_workers(
     if one is None:
         raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
     facts = one.facts
-    settled = msgspec.structs.replace(
-        spec, precision=facts.precision, engine=engine_name(facts.engine), facts=facts
-    )
+    compute = Compute(spec.compute.device, facts.precision, engine_name(facts.engine))
+    settled = msgspec.structs.replace(spec, compute=compute, facts=facts)
     ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
         if facts.device == "cpu" and answer.cpus < facts.threads:

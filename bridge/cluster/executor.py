@@ -39,7 +39,9 @@ from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
 from bridge.scoring.slide import Progress, failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
 from herohe_model.model.card import read_card
+from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.device import default_threads
+from herohe_model.model.score import ScorerInfo
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -100,8 +102,8 @@ class DaskExecutor:
     ----------
     model
         The model's file; it is sent to workers that cannot read it.
-    device, precision, engine
-        As :meth:`herohe_model.engines.scorer.Scorer.load` takes them, for each worker.
+    compute
+        What shall compute it in each worker.
     slides
         Where the workers find the slides; at the same place when None.
     notice
@@ -121,16 +123,14 @@ class DaskExecutor:
         self,
         address: ClusterAddress,
         model: Path,
+        compute: Compute = AUTO,
         *,
-        device: str = "auto",
-        precision: str = "auto",
-        engine: str = "auto",
         slides: SlidesElsewhere | None = None,
         notice: Callable[[str], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         timeout_s: float | None = None,
     ) -> None:
-        self.model_sha256 = read_card(model)[1]
+        card, sha256 = read_card(model)
         self._slides = slides
         self._notice = notice
         self._tasks: dict[str, _Task] = {}
@@ -155,21 +155,19 @@ class DaskExecutor:
             run=uuid.uuid4().hex,
             version=__version__,
             model=str(model.absolute()),
-            model_sha256=self.model_sha256,
-            device=device,
-            precision=precision,
-            engine=engine,
+            model_sha256=sha256,
+            compute=compute,
             threads=default_threads(),
         )
         self._client = connect(address, timeout_s=timeout_s)
         try:
             self._spec, facts = gather_workers(self._client, spec, notice=notice, cancelled=cancelled)
-            self._registry = WorkerRegistry(self._client, model, self.model_sha256, notice)
+            self._registry = WorkerRegistry(self._client, model, sha256, notice)
             self._client.subscribe_topic(TOPIC, self._hear)
         except BaseException:
             self._client.close()
             raise
-        self.device, self.precision, self.engine = facts.device, facts.precision, facts.engine
+        self.info = ScorerInfo(card, sha256, facts.device, facts.precision, facts.engine)
         self._encoded_spec = encode(self._spec)
 
     def __enter__(self) -> DaskExecutor:

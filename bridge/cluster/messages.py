@@ -12,6 +12,7 @@ import msgspec
 
 from bridge.results.schema import SlideResult
 from bridge.versions import is_older
+from herohe_model.model.compute import Compute
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -55,7 +56,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
         Identifier of the run, for its progress.
     model, model_sha256
         The model's file on the driver's machine, which need not be there on a worker's, and its SHA-256.
-    device, precision, engine, threads
+    compute, threads
         As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
     facts
         What the other workers are; None for the first, which decides what is left open.
@@ -65,9 +66,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     model: str
     model_sha256: str
-    device: str
-    precision: str
-    engine: str
+    compute: Compute
     threads: int
     facts: Environment | None = None
 

@@ -39,11 +39,11 @@ from bridge.results.schema import Outcome
 from bridge.scoring.job import decode_job, score_job
 from bridge.scoring.slide import Progress
 from bridge.versions import is_older, package_versions
-from herohe_model.engines.names import engine_name
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.files import sha256_of
 from herohe_model.model.card import read_card
+from herohe_model.model.compute import engine_name
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -159,9 +159,9 @@ def _join(spec: RunSpec, worker: Worker) -> Scorer | ModelMissing | Rejected:
 def _environment(scorer: Scorer) -> Environment:
     return Environment(
         version=__version__,
-        device=scorer.device,
-        precision=scorer.precision,
-        engine=scorer.engine,
+        device=scorer.info.device,
+        precision=scorer.info.precision,
+        engine=scorer.info.engine,
         threads=scorer.threads,
         packages=dict(package_versions()),
     )
@@ -181,8 +181,7 @@ def _scorer(spec: RunSpec, directory: Path) -> Scorer | None:
 def _pop(spec: RunSpec) -> Scorer | None:
     """Take the model of a run out of those that are held."""
     for index, (key, scorer) in enumerate(_held):
-        engine_fits = spec.engine in ("auto", engine_name(scorer.engine))
-        fits = spec.precision in ("auto", scorer.precision) and engine_fits
+        fits = spec.compute.leaves_open(engine_name(scorer.info.engine), scorer.info.precision)
         if key == _key(spec) and fits:
             del _held[index]
             return scorer
@@ -193,12 +192,12 @@ def _load(spec: RunSpec, directory: Path) -> Scorer | None:
     for path in (Path(spec.model), directory / _name(spec.model_sha256)):
         with contextlib.suppress(ModelFileError):
             if read_card(path)[1] == spec.model_sha256:
-                return Scorer.load(path, spec.device, spec.precision, spec.threads, engine=spec.engine)
+                return Scorer.load(path, spec.compute, spec.threads)
     return None
 
 
 def _key(spec: RunSpec) -> tuple[str, str, int]:
-    return spec.model_sha256, spec.device, spec.threads
+    return spec.model_sha256, spec.compute.device, spec.threads
 
 
 def _take(directory: Path, sha256: str, offset: int, part: bytes, last: bool) -> bytes:

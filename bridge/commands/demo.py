@@ -9,6 +9,7 @@ import click
 
 from bridge.commands.report import report_line
 from bridge.scoring.options import ScoreOptions, WriteOptions
+from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +62,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
     click.echo(
         f"herohe-bridge score {target} --model {model} --region-class {TUMOUR_CLASS} --output {output}"
     )
-    summary = score_collection(
-        collection, model, device=device, precision="auto", options=options, output=output
-    )
+    summary = score_collection(collection, model, Compute(device), options=options, output=output)
     results = {Path(r.path).stem: r for r in read_json(output / "results.json")}
     _report(folder, held_out, results)
     if summary.exit_code:

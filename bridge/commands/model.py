@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.commands.computing import engine_option, precision_option
+from bridge.commands.compute_options import compute_options
+from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,10 +89,8 @@ def show(file: Path, as_json: bool) -> None:
 
 @command.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@precision_option
-@engine_option
-def verify(file: Path, device: str, precision: str, engine: str) -> None:
+@compute_options
+def verify(file: Path, compute: Compute) -> None:
     """Check that FILE is whole and scores as it must on this machine.
 
     A composite of noise is scored twice. The answers must be equal to the last bit, contributions add up to
@@ -110,19 +109,17 @@ def verify(file: Path, device: str, precision: str, engine: str) -> None:
     with Scorer(
         card,
         state,
+        compute,
         model_sha256=sha256,
-        device=device,
-        precision=precision,
-        engine=engine,
         notice=lambda text: click.echo(text, err=True),
         what=str(file),
     ) as scorer:
         first, second = scorer.score([pixels, pixels])
-        where = f"{scorer.device} in {scorer.precision} by {scorer.engine}"
-        plain = scorer.precision == "fp32" and scorer.engine.startswith("torch")
+        where = f"{scorer.info.device} in {scorer.info.precision} by {scorer.info.engine}"
+        plain = scorer.info.precision == "fp32" and scorer.info.engine.startswith("torch")
     problems = _problems(card, first, second)
     if not plain:
-        with Scorer(card, state, device=device, precision="fp32", engine="torch", what=str(file)) as scorer:
+        with Scorer(card, state, Compute(compute.device, "fp32", "torch"), what=str(file)) as scorer:
             exact = scorer.score([pixels])[0]
         q, q_exact = (bit_probabilities(s.logits, temperature=card.temperature) for s in (first, exact))
         apart = float(np.abs(q - q_exact).max())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from bridge.commands.computing import engine_option, precision_option
+from bridge.commands.compute_options import compute_options
+from herohe_model.model.compute import Compute
 
 
 @click.command("predict")
@@ -25,9 +26,7 @@ from bridge.commands.computing import engine_option, precision_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option("--min-patches", type=click.IntRange(1), default=10, show_default=True, help="As for score.")
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@precision_option
-@engine_option
+@compute_options
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option(
@@ -45,9 +44,7 @@ def command(
     seed: int,
     min_patches: int,
     mpp: float | None,
-    device: str,
-    precision: str,
-    engine: str,
+    compute: Compute,
     slides_root: Path | None,
     slides_at_once: int,
     misspelt_header: bool,
@@ -79,13 +76,7 @@ def command(
     )
     with (
         until_interrupted() as interrupted,
-        Scorer.load(
-            model,
-            device=device,
-            precision=precision,
-            engine=engine,
-            notice=lambda text: click.echo(text, err=True),
-        ) as scorer,
+        Scorer.load(model, compute, notice=lambda text: click.echo(text, err=True)) as scorer,
         BatchView(Console(stderr=True)) as view,
     ):
         predictions = predict_slides(

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from bridge.commands.computing import engine_option, precision_option
+from bridge.commands.compute_options import compute_options
 from bridge.commands.report import report_line
 from bridge.scoring.options import ScoreOptions, WriteOptions
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.cluster.connect import ClusterAddress
     from bridge.projects.base import Collection
     from bridge.scoring.job import SlidesElsewhere
+    from herohe_model.model.compute import Compute
     from herohe_model.model.score import CompositeScorer
 
 
@@ -82,9 +83,7 @@ def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) 
     help="Share of a patch that a region must cover.",
 )
 @click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
-@precision_option
-@engine_option
+@compute_options
 @click.option(
     "--server",
     "servers",
@@ -144,9 +143,7 @@ def command(
     min_patches: int,
     min_coverage: float,
     mpp: float | None,
-    device: str,
-    precision: str,
-    engine: str,
+    compute: Compute,
     servers: tuple[str, ...],
     dask: str | None,
     dask_slides: SlidesElsewhere | None,
@@ -210,12 +207,10 @@ def command(
     summary = score_collection(
         collection,
         model,
+        compute,
         servers=servers,
         cluster=cluster,
         slides_elsewhere=dask_slides,
-        device=device,
-        precision=precision,
-        engine=engine,
         options=options,
         output=folder,
         restart=restart,
@@ -246,13 +241,11 @@ def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> 
 def score_collection(
     collection: Collection,
     model: Path | None,
+    compute: Compute,
     *,
     servers: Sequence[str] = (),
     cluster: ClusterAddress | None = None,
     slides_elsewhere: SlidesElsewhere | None = None,
-    device: str,
-    precision: str,
-    engine: str = "auto",
     options: BatchOptions,
     output: Path,
     restart: bool = False,
@@ -276,19 +269,17 @@ def score_collection(
                 DaskExecutor(
                     cluster,
                     model,
-                    device=device,
-                    precision=precision,
-                    engine=engine,
+                    compute,
                     slides=slides_elsewhere,
                     notice=view.say,
                     cancelled=interrupted,
                 )
             )
-            view.name_device(executor.device, executor.precision, executor.engine)
+            view.name_device(executor.info)
         else:
             from bridge.batch.executor import ThreadExecutor
 
-            scorer = stack.enter_context(_scorer(model, servers, device, precision, engine, view.say))
+            scorer = stack.enter_context(_scorer(model, compute, servers, view.say))
             executor = stack.enter_context(ThreadExecutor(view.measure(scorer), options.slides_at_once))
         stack.enter_context(view)
         summary = run_batch_on(
@@ -311,10 +302,8 @@ def score_collection(
 
 def _scorer(
     model: Path | None,
+    compute: Compute,
     servers: Sequence[str],
-    device: str,
-    precision: str,
-    engine: str,
     notice: Callable[[str], None],
 ) -> AbstractContextManager[CompositeScorer]:
     """Return the server or servers to score with, as a context."""
@@ -325,6 +314,4 @@ def _scorer(
     from bridge.client.client import connect_or_start
 
     server = servers[0] if servers else None
-    return connect_or_start(
-        model, server=server, device=device, precision=precision, engine=engine, notice=notice
-    )
+    return connect_or_start(model, compute, server=server, notice=notice)

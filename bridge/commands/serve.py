@@ -6,21 +6,13 @@ from pathlib import Path
 
 import click
 
-from bridge.commands.computing import engine_option, precision_option
+from bridge.commands.compute_options import worker_options
+from herohe_model.model.compute import Compute
 
 
 @click.command("serve")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    default=("auto",),
-    show_default="auto",
-    help="auto, cpu, cuda[:n] or mps; may be repeated, for a worker on each.",
-)
-@precision_option
-@engine_option
+@worker_options
 @click.option(
     "--bind",
     "binds",
@@ -66,9 +58,7 @@ from bridge.commands.computing import engine_option, precision_option
 @click.option("--owned", is_flag=True, hidden=True, help="End with the standard input; report on the output.")
 def command(
     model: Path,
-    devices: tuple[str, ...],
-    precision: str,
-    engine: str,
+    workers: tuple[Compute, ...],
     binds: tuple[str, ...],
     key: Path | None,
     allow: Path | None,
@@ -94,9 +84,7 @@ def command(
         logging.disable(logging.INFO)
     settings = ServerSettings(
         model=model,
-        devices=devices,
-        precision=precision,
-        engine=engine,
+        workers=workers,
         binds=binds,
         key=read_pair(key) if key is not None else None,
         allow=allow,
@@ -120,7 +108,7 @@ def _run_owned(server: object) -> None:
 
     from bridge.client.child_server import StartReport
     from bridge.server.server import Server
-    from herohe_model.child_process import watch_lifeline
+    from herohe_model.child_process import when_parent_ends
     from herohe_model.errors import HeroheError
 
     def report(line: StartReport) -> None:
@@ -128,7 +116,7 @@ def _run_owned(server: object) -> None:
         sys.stdout.buffer.flush()
 
     assert isinstance(server, Server)
-    watch_lifeline(server.cut_off)
+    when_parent_ends(server.cut_off)
     try:
         server.run(
             lambda record: report(StartReport(ready=record)), lambda text: report(StartReport(note=text))

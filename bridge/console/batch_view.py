@@ -18,7 +18,7 @@ from bridge.batch.measured_scorer import MeasuredScorer
 from bridge.batch.stats import BatchProgress, BatchStatistics, RunningSlide
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.slide import Progress as SlideProgress
-from herohe_model.model.score import CompositeScorer
+from herohe_model.model.score import CompositeScorer, ScorerInfo
 
 _LINE_EVERY_S: Final = 10.0
 _LOG_EVERY_S: Final = 2.0
@@ -66,12 +66,12 @@ class BatchView:
         """Return the scorer to run the batch with, so that reading, queue and device can be shown."""
         measured = MeasuredScorer(scorer, self._clock)
         self._progress.counts = measured.counts
-        self.name_device(scorer.device, scorer.precision, scorer.engine)
+        self.name_device(scorer.info)
         return measured
 
-    def name_device(self, device: str, precision: str, engine: str) -> None:
+    def name_device(self, scored_by: ScorerInfo) -> None:
         """Show what slides are scored on."""
-        self._device = ", ".join((device, precision, engine))
+        self._device = ", ".join((scored_by.device, scored_by.precision, scored_by.engine))
 
     def say(self, message: str) -> None:
         """Print a line above the live view."""

@@ -37,10 +37,8 @@ Requests
 ``hello`` {``client``, ``version``}
     Who asks, such as "qupath", and its version of herohe-bridge. Answer: ``info``.
 ``score_composites`` {``composites``, ``model_sha256``?, ``deadline_s``?} + a frame a composite
-    ``composites`` lists {``shape``, ``dtype``: "uint8", ``slot``?}, at most 16. With a ``slot`` the
-    pixels lie in the file of that name, shared with the server, and have no frame
-    (:mod:`bridge.transport.shared_pixels`). ``model_sha256`` refuses any other model. After ``deadline_s``
-    seconds, what has not begun is dropped. Answer: ``result`` with ``scores``.
+    ``composites`` lists {``shape``, ``dtype``: "uint8"}, at most 16. ``model_sha256`` refuses any other
+    model. After ``deadline_s`` seconds, what has not begun is dropped. Answer: ``result`` with ``scores``.
 ``score_slide`` {``slide``, ``entry``, ``path``?, ``source``?, ``sample``, ``region_classes``,
 ``exclude_classes``, ``no_crop``, ``options``, ``write``?, ``model_sha256``?} + one frame
     The frame is a GeoJSON FeatureCollection as QuPath exports it, in px of the image as QuPath shows it
@@ -322,7 +320,7 @@ def _plain_id(id: str) -> str:
 def _request_sizes(request: Request) -> list[tuple[int, int]]:
     """Return the fewest and most bytes of each frame that must follow."""
     if isinstance(request, ScoreComposites):
-        sizes = [_bytes(a.shape) for a in request.composites if a.slot is None]
+        sizes = [_bytes(a.shape) for a in request.composites]
         return [(size, size) for size in sizes]
     if isinstance(request, ScoreSlide):
         return [(0, MAX_REGIONS_BYTES)]

@@ -53,11 +53,10 @@ Encoding = Literal["raw", "png", "jpeg"]
 
 
 class ArrayHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Shape and type of one composite; ``slot`` names the shared file that it lies in."""
+    """Shape and type of one composite."""
 
     shape: Shape
     dtype: Literal["uint8"] = "uint8"
-    slot: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")] | None = None
 
 
 class ImageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,7 +110,7 @@ class Hello(_Request, frozen=True, kw_only=True, tag="hello"):
 
 
 class ScoreComposites(_Request, frozen=True, kw_only=True, tag="score_composites"):
-    """Score composites; they follow as frames, but for those in slots."""
+    """Score composites; they follow as frames."""
 
     composites: Annotated[tuple[ArrayHeader, ...], msgspec.Meta(min_length=1, max_length=MAX_COMPOSITES)]
     model_sha256: Sha256 = ""

@@ -1,4 +1,4 @@
-"""What the server and its model workers say to each other: a header, then frames as it says.
+"""Messages between the server and its model workers: a header, then frames as it says.
 
 They share one machine and one installation, so there is no version and no token; the connection itself is
 private.
@@ -6,15 +6,15 @@ private.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from bridge.protocol.messages import ArrayHeader
+from herohe_model.model.compute import Compute
+from herohe_model.model.score import ScorerInfo
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told on its standard input.
+    """Settings that a worker gets on its standard input.
 
     Attributes
     ----------
@@ -22,10 +22,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         The server's socket for workers.
     name
         The worker's own name, its ZeroMQ identity.
-    model, device, precision, engine
+    model, compute
         As :meth:`herohe_model.engines.scorer.Scorer.load` takes them.
-    slots
-        Directory of shared pixels, "" for none.
     server_key, public_key, secret_key
         CURVE keys in Z85 where the connection is not private by itself; "" where it is.
     """
@@ -33,10 +31,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     name: str
     model: str
-    device: str
-    precision: str
-    engine: str = "auto"
-    slots: str = ""
+    compute: Compute
     server_key: str = ""
     public_key: str = ""
     secret_key: str = ""
@@ -50,7 +45,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True, tag="work"):
-    """Score these; a frame follows for each that is in no slot."""
+    """Score these; a frame follows for each."""
 
     jobs: tuple[Job, ...]
 
@@ -62,13 +57,9 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded; ``card`` is the model card."""
+    """The model is loaded."""
 
-    card: dict[str, Any]
-    model_sha256: str
-    device: str
-    precision: str
-    engine: str = ""
+    info: ScorerInfo
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):

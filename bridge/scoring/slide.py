@@ -113,7 +113,7 @@ def score_slide(
     """
     stop = cancelled or (lambda: False)
     notice = progress or (lambda _: None)
-    card = scorer.card
+    card = scorer.info.card
     all_warnings = (*warnings, *source.warnings, *regions.warnings)
     scale = source.scale_warning(card.mpp)
     if scale:
@@ -232,7 +232,7 @@ def _score_all(
             done(finished)
 
     drawn = [(patches, cells) for _, patches, cells in sampled]
-    with closing(read_composites(source, drawn, patch_px=scorer.card.patch_px, check=check)) as pictures:
+    with closing(read_composites(source, drawn, patch_px=scorer.info.card.patch_px, check=check)) as pictures:
         try:
             for picture in pictures:
                 waiting.append(scorer.submit(picture))
@@ -338,16 +338,16 @@ def _provenance(
     source: SlideSource, regions: SlideRegions, options: ScoreOptions, scorer: CompositeScorer
 ) -> Provenance:
     """Say what makes this result."""
-    card = scorer.card
+    card = scorer.info.card
     facts = Provenance(
         run="",
         model=card.name,
-        model_sha256=scorer.model_sha256,
+        model_sha256=scorer.info.model_sha256,
         target=card.target,
         steps=card.steps,
         seed=options.seed,
-        device=scorer.device,
-        precision=scorer.precision,
+        device=scorer.info.device,
+        precision=scorer.info.precision,
         options=msgspec.to_builtins(options),
         versions=dict(package_versions()),
         regions_sha256=regions.digest(),
@@ -355,6 +355,6 @@ def _provenance(
         slide_mpp=source.mpp,
         model_mpp=card.mpp,
         patch_px=card.patch_px,
-        engine=scorer.engine,
+        engine=scorer.info.engine,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])

@@ -1,11 +1,10 @@
-"""What the server answers: the requests that are open, and what becomes of each message.
+"""The broker: the requests that are open, and what is answered to each message.
 
 Used by the polling thread alone, except for what it hands to the loop.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Hashable, Sequence
@@ -44,7 +43,6 @@ from bridge.server.slide_request import SlideRequest, any_path, paths_below
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.discovery import ServerRecord
 from bridge.transport.loop_calls import LoopCalls
-from herohe_model.model.card import ModelCard
 
 HEARTBEAT_S: Final = 1.0
 PROGRESS_S: Final = 0.25
@@ -52,7 +50,6 @@ PROGRESS_S: Final = 0.25
 GONE_S: Final = 10.0
 """How long the work of a client that is gone goes on, in case it comes back."""
 
-_PROBE_S: Final = 10.0
 _MAX_SLIDES: Final = 32
 """Slides that one client may have open."""
 _MAX_REQUESTS: Final = 1024
@@ -71,7 +68,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class BrokerSettings:
-    """What the answers depend on.
+    """Settings of a broker.
 
     Attributes
     ----------
@@ -122,12 +119,10 @@ class Broker:
         self._loop_calls = loop_calls
         self._settings = settings
         self._began = time.monotonic()
-        self._probed = self._began
         self._last_used = self._began
         self._open: dict[Key, OpenRequest] = {}
         self._kept = ReplyCache()
         self._slides: FairQueue[OpenRequest] = FairQueue()
-        self._slot_files: dict[Address, set[str]] = {}
         self._finishing = False
         self._closed = False
 
@@ -170,12 +165,6 @@ class Broker:
         now = time.monotonic()
         for opened in list(self._open.values()):
             self._speak(opened, now)
-        if now - self._probed > _PROBE_S:
-            self._probed = now
-            # A client that was killed left its shared pixels; only sending shows that it is gone.
-            for address in list(self._slot_files):
-                if not self._frontend.send(address, Heartbeat(id="")):
-                    self._remove_slots(address)
 
     def close(self, last: ErrorReply) -> None:
         """Answer everything that is open with `last`, and let slides' threads end."""
@@ -267,7 +256,6 @@ class Broker:
                 f"Composites for {self._settings.record.model_name} have the shape ({side}, {side}, 3)",
                 "Take patch_px and grid from the model card",
             )
-        self._check_slots(incoming.address, incoming.who, request)
         mine = [o.work for o in self._open.values() if o.client == incoming.client]
         composites = sum(len(w.composites) for w in mine if isinstance(w, CompositesRequest))
         if composites + len(request.composites) > self._settings.in_flight:
@@ -285,13 +273,6 @@ class Broker:
             end=lambda reply, frames=(): self._end_by_key(key, reply, frames),
         )
         return OpenRequest(key, incoming.client, request.interim, work, size)
-
-    def _check_slots(self, client: Address, who: str, request: ScoreComposites) -> None:
-        files = {array.slot for array in request.composites if array.slot}
-        if files and (who or not self._settings.record.slots):
-            raise Refusal("slot", "This client shares no memory with the server", "Send pixels as frames")
-        if files:
-            self._slot_files.setdefault(client, set()).update(files)
 
     def _open_slide(self, key: Key, incoming: Incoming, request: ScoreSlide, regions: bytes) -> OpenRequest:
         mine = [o.work for o in self._open.values() if o.client == incoming.client]
@@ -324,18 +305,8 @@ class Broker:
             running += 1
 
     def _scorer(self, client: Hashable) -> PoolScorer:
-        ready, record = self._pool.ready, self._settings.record
-        assert ready is not None
-        return PoolScorer(
-            self._pool,
-            self._loop_calls,
-            client=client,
-            card=msgspec.convert(ready.card, ModelCard),
-            model_sha256=record.model_sha256,
-            device=record.device,
-            precision=record.precision,
-            engine=record.engine,
-        )
+        assert self._pool.info is not None
+        return PoolScorer(self._pool, self._loop_calls, client=client, info=self._pool.info)
 
     def _cancel(self, incoming: Incoming, request: Cancel) -> None:
         opened = self._open.get((incoming.who, request.request))
@@ -384,7 +355,6 @@ class Broker:
         for address in list(opened.addresses):
             if not self._frontend.send(address, reply, frames):
                 del opened.addresses[address]
-                self._remove_slots(address)
 
     def _end_by_key(self, key: Key, reply: Reply, frames: Sequence[bytes]) -> None:
         opened = self._open.get(key)
@@ -400,14 +370,9 @@ class Broker:
             self._kept.keep(opened.key, reply, frames)
         self._start_slides()
 
-    def _remove_slots(self, address: Address) -> None:
-        for name in self._slot_files.pop(address, ()):
-            with contextlib.suppress(OSError):
-                (Path(self._settings.record.slots) / name).unlink()
-
     def _info(self, id: str, incoming: Incoming) -> Info:
-        record, ready = self._settings.record, self._pool.ready
-        assert ready is not None
+        record, info = self._settings.record, self._pool.info
+        assert info is not None
         return Info(
             id=id,
             version=__version__,
@@ -415,7 +380,7 @@ class Broker:
             pid=record.pid,
             model=record.model_name,
             model_sha256=record.model_sha256,
-            card=ready.card,
+            card=msgspec.to_builtins(info.card),
             device=record.device,
             precision=record.precision,
             engine=record.engine,

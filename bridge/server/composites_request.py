@@ -35,10 +35,9 @@ class CompositesRequest:
         self.request = request
         self._end = end
         self._ends: list[TaskScore | TaskFailure | None] = [None] * len(request.composites)
-        rest = iter(frames)
         self.composites = [
-            CompositeTask(client, array, None if array.slot else next(rest), self._taker(number), deadline)
-            for number, array in enumerate(request.composites)
+            CompositeTask(client, array, frame, self._taker(number), deadline)
+            for number, (array, frame) in enumerate(zip(request.composites, frames, strict=True))
         ]
 
     def start(self, pool: WorkerPool) -> None:
@@ -47,7 +46,7 @@ class CompositesRequest:
             pool.put(composite)
 
     def cancel(self, pool: WorkerPool) -> None:
-        """Drop what has not begun; the end comes when the rest is done, so that slots are free then."""
+        """Drop what has not begun; the end comes when the rest is done."""
         for composite, end in zip(self.composites, list(self._ends), strict=True):
             if end is None:
                 pool.drop(composite)

@@ -1,4 +1,4 @@
-"""How many connections a socket holds: too many would take the process's file descriptors, and its memory.
+"""A limit to the connections of a socket: too many would take the process's file descriptors and memory.
 
 libzmq has no such limit, and aborts where the system gives no more descriptors. A peer that has not said
 anything yet may be nobody: of those there are few at a time, and the one that came first makes room. What it

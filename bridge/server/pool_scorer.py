@@ -15,8 +15,7 @@ from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.loop_calls import LoopCalls
 from herohe_model.errors import ServerUnavailableError
-from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 
 class PoolScorer:
@@ -29,25 +28,12 @@ class PoolScorer:
     """
 
     def __init__(
-        self,
-        pool: WorkerPool,
-        loop_calls: LoopCalls,
-        *,
-        client: Hashable,
-        card: ModelCard,
-        model_sha256: str,
-        device: str,
-        precision: str,
-        engine: str,
+        self, pool: WorkerPool, loop_calls: LoopCalls, *, client: Hashable, info: ScorerInfo
     ) -> None:
         self._pool = pool
         self._loop_calls = loop_calls
         self._client = client
-        self.card = card
-        self.model_sha256 = model_sha256
-        self.device = device
-        self.precision = precision
-        self.engine = engine
+        self.info = info
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`herohe_model.model.score.CompositeScorer`."""

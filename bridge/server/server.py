@@ -53,8 +53,8 @@ from bridge.transport.ending_signals import ending_signals
 from bridge.transport.endpoints import has_ipc
 from bridge.transport.loop_calls import Context, LoopCalls
 from bridge.transport.runtime_directory import SocketDirectory
-from bridge.transport.shared_pixels import SharedPixelsDirectory
 from herohe_model.errors import ModelFileError, OptionError, ServerError
+from herohe_model.model.compute import AUTO, Compute
 
 TICK_S: Final = 0.2
 
@@ -66,12 +66,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What a server is.
+    """Settings of a server.
 
     Attributes
     ----------
-    model, devices, precision, engine
-        The model, with a worker on each device.
+    model, workers
+        The model, and what computes it in each worker; precision and engine are the same in all.
     binds
         Further addresses; with `key`, they want CURVE.
     key, allow
@@ -95,9 +95,7 @@ class ServerSettings:
     """
 
     model: Path
-    devices: tuple[str, ...] = ("auto",)
-    precision: str = "auto"
-    engine: str = "auto"
+    workers: tuple[Compute, ...] = (AUTO,)
     binds: tuple[str, ...] = ()
     key: KeyPair | None = None
     allow: Path | None = None
@@ -126,7 +124,7 @@ class ServerSettings:
             )
         if self.allow is not None and not self.allow.is_dir():
             raise OptionError(f"{self.allow} is no folder", "Name the folder of the clients' public keys")
-        if not self.devices:
+        if not self.workers:
             raise OptionError("A server needs a device", "Name one with --device")
 
 
@@ -171,20 +169,17 @@ class Server:
             If the model cannot be loaded, an address cannot be had, or no worker is left.
         """
         directory = SocketDirectory()
-        slots = SharedPixelsDirectory()
         try:
             with ending_signals(self._signalled):
-                self._serve(directory.path, slots.path, started, notice)
+                self._serve(directory.path, started, notice)
         finally:
             self._loop_calls.close()
             self._context.destroy(linger=1000)
             directory.remove()
-            slots.remove()
 
     def _serve(
         self,
         directory: Path,
-        slots: str,
         started: Callable[[ServerRecord], None],
         notice: Callable[[str], None],
     ) -> None:
@@ -194,14 +189,11 @@ class Server:
             PoolSettings(
                 model=s.model,
                 directory=directory,
-                devices=s.devices,
-                precision=s.precision,
-                engine=s.engine,
+                workers=s.workers,
                 notice=notice,
                 max_batch=s.max_batch,
                 max_wait_s=s.max_wait_s,
                 silence_s=s.worker_silence_s,
-                slots=slots,
                 arguments=s.worker_arguments,
                 over_tcp=s.workers_over_tcp or not has_ipc(),
             ),
@@ -220,7 +212,7 @@ class Server:
             pool.start()
             if not self._wait_for(pool, authenticator):
                 return
-            self._open_to_clients(pool, authenticator, directory, slots, token, started)
+            self._open_to_clients(pool, authenticator, directory, token, started)
         finally:
             pool.close()
             authenticator.close()
@@ -241,13 +233,12 @@ class Server:
         pool: WorkerPool,
         authenticator: ZapAuthenticator,
         directory: Path,
-        slots: str,
         token: str,
         started: Callable[[ServerRecord], None],
     ) -> None:
-        s, ready = self._settings, pool.ready
-        assert ready is not None
-        side = int(ready.card["patch_px"]) * int(ready.card["grid"])
+        s, info = self._settings, pool.info
+        assert info is not None
+        side = info.card.side_px
         if side > MAX_SIDE_PX:
             raise ModelFileError(
                 f"{s.model} takes composites of {side} px; a server takes up to {MAX_SIDE_PX}",
@@ -267,21 +258,20 @@ class Server:
                 started=process_start(os.getpid()),
                 protocol=PROTOCOL,
                 version=__version__,
-                model_name=str(ready.card["name"]),
+                model_name=info.card.name,
                 model_path=str(s.model.resolve()),
-                model_sha256=ready.model_sha256,
-                device=pool.device,
-                precision=ready.precision,
-                devices_asked=s.devices,
-                precision_asked=s.precision,
-                engine=ready.engine,
-                engine_asked=s.engine,
+                model_sha256=info.model_sha256,
+                device=info.device,
+                precision=info.precision,
+                devices_asked=tuple(compute.device for compute in s.workers),
+                precision_asked=s.workers[0].precision,
+                engine=info.engine,
+                engine_asked=s.workers[0].engine,
                 endpoints=frontend.local_endpoints,
                 token=token,
                 remote_endpoints=frontend.remote_endpoints,
                 public_key=s.key.public if s.key else "",
                 directory=str(directory),
-                slots=slots,
                 owned=s.owned,
             )
             broker = Broker(

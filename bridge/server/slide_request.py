@@ -219,7 +219,12 @@ class SlideRequest:
             exclude_classes=request.exclude_classes,
             slide_box=source.bounds,
             everything=request.sample == "all",
+            check=self._check_cancelled,
         )
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise CancelledError(f"Scoring of {self.request.slide} was cancelled")
 
     def _fetch(self, boxes: Sequence[ReadBox]) -> list[NDArray[np.uint8]]:
         """Ask the client for boxes and wait; runs in the slide's thread."""
@@ -232,8 +237,7 @@ class SlideRequest:
         self._say(read)
         until = time.monotonic() + _PIXELS_S
         while not question.answer.done():
-            if self._cancelled.is_set():
-                raise CancelledError(f"Scoring of {self.request.slide} was cancelled")
+            self._check_cancelled()
             if time.monotonic() > until:
                 raise SlideUnreadableError(
                     f"{source.name}: the client did not send pixels within {_PIXELS_S:.0f} s", "Try it again"

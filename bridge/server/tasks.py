@@ -38,7 +38,7 @@ class CompositeTask:
     client
         Who sent it; clients are served in turn.
     array, frame
-        Its shape, and its pixels unless they are in a slot.
+        Its shape, and its pixels until it is done.
     done
         Called once, in the polling thread, with the end of it.
     deadline

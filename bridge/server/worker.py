@@ -34,8 +34,7 @@ from bridge.protocol.worker_messages import (
     encode_worker,
 )
 from bridge.transport.loop_calls import LoopCalls, Socket
-from bridge.transport.shared_pixels import SharedPixelsReader
-from herohe_model.child_process import read_settings, watch_lifeline
+from herohe_model.child_process import read_settings, when_parent_ends
 from herohe_model.errors import HeroheError
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], Composite
     """
     settings = msgspec.json.decode(read_settings(), type=WorkerSettings)
     # At once and from any state: nothing of a worker is worth keeping when its server is gone.
-    watch_lifeline(lambda: os._exit(0))
+    when_parent_ends(lambda: os._exit(0))
     context: zmq.Context[Socket] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.linger = 1000
@@ -95,20 +94,11 @@ class _Worker:
         self._context = context
         self._socket = socket
         self._scorer = scorer
-        self._slots = SharedPixelsReader(settings.slots)
         self._loop_calls = LoopCalls(context)
         self._jobs: dict[int, Future[CompositeScore]] = {}
 
     def run(self) -> NoReturn:
-        self._send(
-            Ready(
-                msgspec.to_builtins(self._scorer.card),
-                self._scorer.model_sha256,
-                self._scorer.device,
-                self._scorer.precision,
-                self._scorer.engine,
-            )
-        )
+        self._send(Ready(self._scorer.info))
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._loop_calls.socket, zmq.POLLIN)
@@ -122,7 +112,6 @@ class _Worker:
             if time.monotonic() - beat >= BEAT_S:
                 beat = time.monotonic()
                 self._send(Beat())
-                self._slots.forget_removed()
 
     def _obey(self) -> None:
         header, *frames = self._socket.recv_multipart(copy=False)
@@ -132,20 +121,13 @@ class _Worker:
                 if number in self._jobs:
                     self._jobs[number].cancel()
         if isinstance(order, Work):
-            rest = iter(frames)
-            for job in order.jobs:
-                self._begin(job, None if job.array.slot is not None else next(rest))
+            for job, frame in zip(order.jobs, frames, strict=True):
+                self._begin(job, frame)
 
-    def _begin(self, job: Job, frame: zmq.Frame | None) -> None:
+    def _begin(self, job: Job, frame: zmq.Frame) -> None:
         try:
-            if frame is None:
-                pixels = self._slots.read(job.array)
-            else:
-                pixels = np.frombuffer(frame.buffer, np.uint8).reshape(job.array.shape)
+            pixels = np.frombuffer(frame.buffer, np.uint8).reshape(job.array.shape)
             future = self._scorer.submit(pixels)
-        except OSError as error:
-            self._send(JobFailed(job.job, "slot", f"The shared pixels cannot be read: {error}", ""))
-            return
         except Exception as error:
             self._send(_failure(job.job, error))
             return
@@ -186,9 +168,7 @@ def _failure(number: int, error: BaseException) -> JobFailed:
 def _load(settings: WorkerSettings, notice: Callable[[str], None]) -> CompositeScorer:
     from herohe_model.engines.scorer import Scorer
 
-    return Scorer.load(
-        settings.model, settings.device, settings.precision, engine=settings.engine, notice=notice
-    )
+    return Scorer.load(settings.model, settings.compute, notice=notice)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The server's model workers: started, given composites in turn, watched, and replaced when they die.
+"""The pool of model workers: they are started, given composites in turn, watched, and replaced when they die.
 
 Everything here runs in the server's polling thread. A composite that was in a dead worker's hands is given
 out again, but from then on alone, so that the next death shows who is to blame: a composite that two workers
@@ -7,15 +7,12 @@ die of is answered with an error, and its neighbours are scored.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import subprocess
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import zmq
@@ -37,10 +34,13 @@ from bridge.protocol.worker_messages import (
 )
 from bridge.server.fair_queue import FairQueue
 from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
+from bridge.server.worker_slot import WorkerSlot
 from bridge.transport.curve import WORKER_DOMAIN, KeyPair
 from bridge.transport.endpoints import has_ipc, ipc_endpoint
 from bridge.transport.loop_calls import Context, LoopCalls, Socket
-from herohe_model.child_process import end_child, start_child
+from herohe_model.child_process import end_child
+from herohe_model.model.compute import AUTO, Compute
+from herohe_model.model.score import ScorerInfo
 
 MAX_DEATHS: Final = 2
 """Workers that may die of one composite."""
@@ -58,20 +58,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """What the workers are, and how they are given work.
+    """Settings of the workers, and of how they are given work.
 
     Attributes
     ----------
-    model, devices, precision, engine
-        A worker for each device.
+    model, workers
+        The model, and what computes it in each worker.
     max_batch
         Most composites in one worker's hands: one is computed, the others wait there.
     max_wait_s
         How long an idle worker's first composite may wait for others to go with it.
     silence_s
         A worker that says nothing for so long is killed and replaced.
-    directory, slots
-        For its sockets, and for shared pixels ("" for none).
+    directory
+        For its sockets.
     arguments
         Of the Python that runs a worker.
     notice
@@ -82,37 +82,13 @@ class PoolSettings:
 
     model: Path
     directory: Path
-    devices: tuple[str, ...] = ("auto",)
-    precision: str = "auto"
-    engine: str = "auto"
+    workers: tuple[Compute, ...] = (AUTO,)
     max_batch: int = 4
     max_wait_s: float = 0.0
     silence_s: float = 30.0
-    slots: str = ""
     arguments: tuple[str, ...] = ("-m", "bridge.server.worker")
     notice: Callable[[str], None] = lambda _: None
     over_tcp: bool = field(default_factory=lambda: not has_ipc())
-
-
-@dataclass(eq=False)
-class _WorkerSlot:
-    """The place of one worker, on one device.
-
-    ``name`` is that of the worker that has it now; ``not_before``, on the monotonic clock, when the next is
-    started after one that could not be.
-    """
-
-    index: int
-    device: str
-    name: bytes = b""
-    child: subprocess.Popen[bytes] | None = None
-    state: Literal["loading", "ready", "failed"] = "loading"
-    heard: float = 0.0
-    in_work: dict[int, CompositeTask] = field(default_factory=dict)
-    scored: int = 0
-    restarts: int = -1
-    failures: int = 0
-    not_before: float = 0.0
 
 
 class WorkerPool:
@@ -127,8 +103,6 @@ class WorkerPool:
     ----------
     socket
         To be polled; :meth:`receive` is to be called when it is readable.
-    ready
-        What the first worker said of its model; None before.
     failure
         Why no worker is left; None while there is one.
     """
@@ -137,11 +111,11 @@ class WorkerPool:
         self._settings = settings
         self._loop_calls = loop_calls
         self._queue: FairQueue[CompositeTask] = FairQueue()
-        self._slots = [_WorkerSlot(number, device) for number, device in enumerate(settings.devices)]
+        self._slots = [WorkerSlot(n, compute, compute.device) for n, compute in enumerate(settings.workers)]
         self._numbers = 0
         self._closed = False
         self._complete = False
-        self.ready: Ready | None = None
+        self._ready: ScorerInfo | None = None
         self.failure: TaskFailure | None = None
         self.socket: Socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
@@ -186,23 +160,15 @@ class WorkerPool:
         return sum(slot.scored for slot in self._slots)
 
     @property
-    def device(self) -> str:
-        """The devices' names as they stand in results."""
-        return ", ".join(dict.fromkeys(slot.device for slot in self._slots))
+    def info(self) -> ScorerInfo | None:
+        """What scores, all devices in one name; None before a worker has loaded the model."""
+        if self._ready is None:
+            return None
+        return replace(self._ready, device=", ".join(dict.fromkeys(slot.device for slot in self._slots)))
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Describe every worker."""
-        return tuple(
-            WorkerInfo(
-                device=slot.device,
-                state=slot.state,
-                pid=slot.child.pid if slot.child else 0,
-                in_work=len(slot.in_work),
-                scored=slot.scored,
-                restarts=max(0, slot.restarts),
-            )
-            for slot in self._slots
-        )
+        return tuple(slot.info() for slot in self._slots)
 
     def start(self) -> None:
         """Start a worker on every device."""
@@ -276,11 +242,11 @@ class WorkerPool:
     def close(self) -> None:
         """End all workers, whatever they are doing; may be called twice."""
         self._closed = True
-        children = [slot.child for slot in self._slots if slot.child is not None]
-        for child in children:
-            _let_go(child)
-        for child in children:
-            end_child(child)
+        for slot in self._slots:
+            slot.let_go()
+        for slot in self._slots:
+            if slot.child is not None:
+                end_child(slot.child)
         self.socket.close()
 
     def give_out(self) -> None:
@@ -304,23 +270,23 @@ class WorkerPool:
                 self._queue.take()
             self._hand_over(slot, batch)
 
-    def _has_room(self, slot: _WorkerSlot, composite: CompositeTask) -> bool:
+    def _has_room(self, slot: WorkerSlot, composite: CompositeTask) -> bool:
         if slot.state != "ready" or any(other.deaths for other in slot.in_work.values()):
             return False
         return not slot.in_work if composite.deaths else len(slot.in_work) < self._settings.max_batch
 
-    def _should_wait(self, slot: _WorkerSlot, first: CompositeTask) -> bool:
+    def _should_wait(self, slot: WorkerSlot, first: CompositeTask) -> bool:
         """Whether an idle worker's first composite should wait for company; :meth:`tick` looks again."""
         if slot.in_work or first.deaths or len(self._queue) >= self._settings.max_batch:
             return False
         return time.monotonic() - min(c.queued for c in self._queue) < self._settings.max_wait_s
 
-    def _hand_over(self, slot: _WorkerSlot, batch: list[CompositeTask]) -> None:
+    def _hand_over(self, slot: WorkerSlot, batch: list[CompositeTask]) -> None:
         slot.in_work.update((composite.number, composite) for composite in batch)
         jobs = tuple(Job(composite.number, composite.array) for composite in batch)
         self._send(slot, Work(jobs), [c.frame for c in batch if c.frame is not None])
 
-    def _send(self, slot: _WorkerSlot, message: ToWorker, frames: list[zmq.Frame] | None = None) -> None:
+    def _send(self, slot: WorkerSlot, message: ToWorker, frames: list[zmq.Frame] | None = None) -> None:
         try:
             # Without copying: frames go on as they came.
             self.socket.send_multipart(
@@ -330,9 +296,9 @@ class WorkerPool:
             # It is gone; its end is noticed, and what it had is given to another.
             return
 
-    def _take(self, slot: _WorkerSlot, message: object, frames: list[bytes]) -> None:
+    def _take(self, slot: WorkerSlot, message: object, frames: list[bytes]) -> None:
         if isinstance(message, Ready):
-            self._welcome(slot, message)
+            self._welcome(slot, message.info)
         elif isinstance(message, Note):
             self._settings.notice(message.text)
         elif isinstance(message, Failed):
@@ -346,10 +312,10 @@ class WorkerPool:
             composite = slot.in_work.pop(message.job)
             composite.done(TaskFailure(message.code, message.problem, message.remedy))
 
-    def _welcome(self, slot: _WorkerSlot, ready: Ready) -> None:
-        if self.ready is None:
-            self.ready = ready
-        elif ready.model_sha256 != self.ready.model_sha256:
+    def _welcome(self, slot: WorkerSlot, ready: ScorerInfo) -> None:
+        if self._ready is None:
+            self._ready = ready
+        elif ready.model_sha256 != self._ready.model_sha256:
             changed = f"The model file {self._settings.model} has changed since the server was started"
             self._give_up(slot, TaskFailure("model_file", changed, "Restart the server"))
             return
@@ -357,7 +323,7 @@ class WorkerPool:
         slot.state = "ready"
         self._complete = self._complete or all(other.state == "ready" for other in self._slots)
 
-    def _fill(self, slot: _WorkerSlot) -> None:
+    def _fill(self, slot: WorkerSlot) -> None:
         """Start a worker for a slot that has none."""
         slot.restarts += 1
         slot.state = "loading"
@@ -366,33 +332,24 @@ class WorkerPool:
             endpoint=self._endpoint,
             name=slot.name.decode(),
             model=str(self._settings.model),
-            # The device's full name is that of a result; what torch takes is its first word.
-            device=slot.device.split()[0],
-            precision=self._settings.precision,
-            engine=self._settings.engine,
-            slots=self._settings.slots,
+            # One that was replaced goes to the same device: what torch takes is the first word of its name.
+            compute=msgspec.structs.replace(slot.compute, device=slot.device.split()[0]),
             server_key=self._server_keys.public if self._server_keys else "",
             public_key=self._keys.public if self._keys else "",
             secret_key=self._keys.secret if self._keys else "",
         )
         name = slot.name
 
-        def watch(child: subprocess.Popen[bytes]) -> None:
-            child.wait()
+        def ended() -> None:
             self._loop_calls.call_soon_threadsafe(lambda: self._ended(slot, name))
 
         try:
-            slot.child = start_child(
-                self._settings.arguments, settings=msgspec.json.encode(settings), stdout=subprocess.DEVNULL
-            )
-            threading.Thread(
-                target=watch, args=(slot.child,), name=f"worker {name.decode()}", daemon=True
-            ).start()
+            slot.start(self._settings.arguments, settings, ended)
         except (OSError, RuntimeError) as error:
             # No memory, process, thread or file descriptor for it: that may pass.
             self._not_started(slot, error)
 
-    def _not_started(self, slot: _WorkerSlot, error: Exception) -> None:
+    def _not_started(self, slot: WorkerSlot, error: Exception) -> None:
         """Let a slot be filled a little later; :meth:`tick` does."""
         if slot.child is not None:
             end_child(slot.child, grace_s=0)
@@ -406,7 +363,7 @@ class WorkerPool:
             return
         slot.not_before = time.monotonic() + _AGAIN_S * 2**slot.failures
 
-    def _ended(self, slot: _WorkerSlot, name: bytes) -> None:
+    def _ended(self, slot: WorkerSlot, name: bytes) -> None:
         """Replace a worker that has ended, and give its composites to others."""
         if self._closed or slot.name != name or slot.state == "failed":
             return
@@ -415,7 +372,7 @@ class WorkerPool:
         self.receive()
         assert slot.child is not None
         code = slot.child.returncode
-        _let_go(slot.child)
+        slot.let_go()
         if not self._complete:
             ended = f"The worker on {slot.device} ended with exit code {code} while it loaded the model"
             self._give_up(slot, TaskFailure("no_worker", ended, _SMALLER))
@@ -441,24 +398,16 @@ class WorkerPool:
         self._fill(slot)
         self.give_out()
 
-    def _give_up(self, slot: _WorkerSlot, why: TaskFailure) -> None:
+    def _give_up(self, slot: WorkerSlot, why: TaskFailure) -> None:
         """Leave a slot empty; with the last, everything ends."""
         slot.state = "failed"
-        if slot.child is not None:
-            _let_go(slot.child)
+        slot.let_go()
         # At the start every failure counts: a device that was asked for must work.
         if self._complete and any(other.state != "failed" for other in self._slots):
             return
         self.failure = why
         for composite in self._queue.remove(lambda _: True):
             composite.done(why)
-
-
-def _let_go(child: subprocess.Popen[bytes]) -> None:
-    """Close a worker's input: it ends at once, whatever it is doing."""
-    if child.stdin is not None:
-        with contextlib.suppress(OSError):
-            child.stdin.close()
 
 
 _CANCELLED: Final = TaskFailure("cancelled", "The composite was dropped")

@@ -1,4 +1,4 @@
-"""How a running server is found: a small JSON file in a directory that only its user can read.
+"""Records by which running servers are found: small JSON files in a directory of their user alone.
 
 Each server writes one file and removes it when it ends. Several may run side by side, with different models.
 A file whose process is gone (its pid may belong to another process by now, so the time it was started is
@@ -28,7 +28,7 @@ _SAME_PROCESS_S: Final = 0.5
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server tells its user's other processes.
+    """Record of a server, for its user's other processes.
 
     Attributes
     ----------
@@ -48,8 +48,6 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
         Where it listens with CURVE, and its key; empty without.
     directory
         Holds its ipc sockets.
-    slots
-        Directory for shared pixels (:mod:`bridge.transport.shared_pixels`); "" where there are none.
     owned
         It belongs to the process that started it and ends with that: not to be used by others.
     """
@@ -72,7 +70,6 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     remote_endpoints: tuple[str, ...] = ()
     public_key: str = ""
     directory: str = ""
-    slots: str = ""
     owned: bool = False
     engine: str = ""
     engine_asked: str = "auto"
@@ -99,12 +96,11 @@ def write_record(record: ServerRecord) -> Path:
 
 
 def remove_record(record: ServerRecord) -> None:
-    """Remove the discovery file and the directories of a server that has ended."""
+    """Remove the discovery file and the sockets of a server that has ended."""
     with contextlib.suppress(OSError):
         record_path(record).unlink()
-    for directory in (record.directory, record.slots):
-        if directory:
-            remove_socket_directory(directory)
+    if record.directory:
+        remove_socket_directory(record.directory)
 
 
 def restore_record(record: ServerRecord) -> ServerRecord:

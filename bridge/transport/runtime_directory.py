@@ -95,8 +95,8 @@ class SocketDirectory:
     """A new directory for one server's sockets; those of servers that were killed are removed on the way.
 
     A lock tells whether its server is alive: unlike a process id, it means the same in every container that
-    shares the directory, and the system takes it back however the server ends. Windows has no such sockets,
-    and needs none of it.
+    shares the directory, and the system takes it back however the server ends. On Windows, which has no such
+    sockets, the directory stays empty.
     """
 
     def __init__(self) -> None:
@@ -120,11 +120,12 @@ class SocketDirectory:
 
 def _remove_abandoned(base: Path) -> None:
     """Remove the socket directories of servers that have ended without doing so."""
-    if sys.platform == "win32":
-        return
     for directory in base.glob(f"{_PREFIX}*"):
         # Without a lock file it is of another version, or just being made.
         with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                directory.rmdir()
+                continue
             lock = os.open(directory / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,17 +22,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from herohe_model.engines.cache import MeasurementCache
-from herohe_model.engines.names import EngineName
 from herohe_model.engines.openvino_engine import openvino_version
-from herohe_model.engines.trials import Asked, Measured, Trial, Trials, in_thread
+from herohe_model.engines.trials import Measured, Trial, Trials, in_thread
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.model.card import ModelCard
-from herohe_model.model.device import (
-    Precision,
-    choose_precision,
-    find_devices,
-    machine_memory,
-)
+from herohe_model.model.compute import Compute, EngineName, Precision
+from herohe_model.model.device import choose_precision, find_devices, machine_memory
 from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 
 WORTH_MEASURING: Final = 5_000_000_000
@@ -64,7 +59,7 @@ def choose_engine(
     card: ModelCard,
     networks: Sequence[OrdinalNetwork],
     device: torch.device,
-    asked: Asked,
+    asked: Compute,
     *,
     threads: int,
     model_sha256: str,

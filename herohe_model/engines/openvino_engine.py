@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from herohe_model.errors import DeviceError
-from herohe_model.model.device import Precision
+from herohe_model.model.compute import Precision
 from herohe_model.model.network import OrdinalNetwork
 
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16"}

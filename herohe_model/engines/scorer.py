@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from herohe_model.engines.cache import MeasurementCache
 from herohe_model.engines.choice import choose_engine, engine_label
 from herohe_model.engines.thread import Engine, stop_engine
-from herohe_model.engines.trials import Asked
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import load_model
+from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.device import choose_device, default_threads, device_label
 from herohe_model.model.network import load_networks
-from herohe_model.model.score import CompositeScore
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 
 class Scorer:
@@ -43,7 +43,7 @@ class Scorer:
         As :func:`~herohe_model.model.checkpoint.load_model` gives them.
     model_sha256
         Names the model in results; "" for one that was never a file.
-    device, precision, threads, engine, notice
+    compute, threads, notice
         As :meth:`load` takes them.
     what
         Begins error messages about the weights; the file's path.
@@ -53,37 +53,32 @@ class Scorer:
         self,
         card: ModelCard,
         state: Mapping[str, torch.Tensor],
+        compute: Compute = AUTO,
         *,
         model_sha256: str = "",
-        device: str = "auto",
-        precision: str = "auto",
         threads: int | None = None,
-        engine: str = "auto",
         notice: Callable[[str], None] = lambda _: None,
         what: str = "The model",
     ) -> None:
         if threads is not None and threads < 1:
             raise OptionError(f"{threads} threads were asked for", "Ask for 1 or more")
-        chosen = choose_device(device)
-        self.card = card
-        self.model_sha256 = model_sha256
-        self.device = device_label(chosen)
+        device = choose_device(compute.device)
         self.threads = threads or default_threads()
-        asked = Asked(engine, precision)
         networks = load_networks(card, state, what)
         choice = choose_engine(
             card,
             networks,
-            chosen,
-            asked,
+            device,
+            compute,
             threads=self.threads,
             model_sha256=model_sha256,
             memory=MeasurementCache("engines"),
             notice=notice,
         )
-        at_work = Engine(card, networks, chosen, choice.precision, self.threads, what, choice.engine)
-        self.precision = choice.precision
-        self.engine = engine_label(choice.engine)
+        at_work = Engine(card, networks, device, choice.precision, self.threads, what, choice.engine)
+        self.info = ScorerInfo(
+            card, model_sha256, device_label(device), choice.precision, engine_label(choice.engine)
+        )
         self._tasks = at_work.tasks
         self._lock = threading.Lock()
         self._closed = False
@@ -96,27 +91,17 @@ class Scorer:
     def load(
         cls,
         path: str | Path,
-        device: str = "auto",
-        precision: str = "auto",
+        compute: Compute = AUTO,
         threads: int | None = None,
         *,
-        engine: str = "auto",
         notice: Callable[[str], None] = lambda _: None,
     ) -> Scorer:
         """Load a model file.
 
         Parameters
         ----------
-        device
-            ``auto`` (CUDA, then MPS, then the CPU), ``cpu``, ``cuda``, ``cuda:n`` or ``mps``.
-        precision
-            ``fp32``, ``bf16``, or ``auto``: on a GPU bf16 where the hardware computes in it, on the CPU what
-            :func:`~herohe_model.engines.choice.choose_engine` finds.
         threads
             Threads of a forward pass on the CPU; None for the physical cores.
-        engine
-            ``torch``, ``openvino`` (on the CPU alone), or ``auto``. With engine and precision both named,
-            nothing is measured or compared.
         notice
             Told in words what takes long before the first composite.
 
@@ -128,17 +113,7 @@ class Scorer:
             If the device, or the engine that is named, is not there.
         """
         card, state, sha256 = load_model(path)
-        return cls(
-            card,
-            state,
-            model_sha256=sha256,
-            device=device,
-            precision=precision,
-            threads=threads,
-            engine=engine,
-            notice=notice,
-            what=str(path),
-        )
+        return cls(card, state, compute, model_sha256=sha256, threads=threads, notice=notice, what=str(path))
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.
@@ -156,10 +131,10 @@ class Scorer:
         CancelledError
             If the scorer is closed.
         """
-        side = self.card.side_px
+        side = self.info.card.side_px
         if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
             raise OptionError(
-                f"A composite for {self.card.name} is uint8 of shape ({side}, {side}, 3), "
+                f"A composite for {self.info.card.name} is uint8 of shape ({side}, {side}, 3), "
                 f"not {pixels.dtype} of shape {pixels.shape}"
             )
         future: Future[CompositeScore] = Future()

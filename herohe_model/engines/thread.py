@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engines.names import EngineName
 from herohe_model.engines.openvino_engine import OpenVinoGraph, OpenVinoPass
 from herohe_model.engines.torch_engine import Forward, set_threads_of_this_thread, torch_pass
 from herohe_model.errors import DeviceError, ModelFileError
 from herohe_model.model.card import ModelCard
-from herohe_model.model.device import Precision
+from herohe_model.model.compute import EngineName, Precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.score import CompositeScore, mean_score, share_out
 

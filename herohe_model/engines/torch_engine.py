@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import torch
 
-from herohe_model.model.device import Precision
+from herohe_model.model.compute import Precision
 from herohe_model.model.network import OrdinalNetwork
 
 Forward = Callable[[torch.Tensor], torch.Tensor]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeVar
 
@@ -14,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.engines.names import ENGINES, EngineName
 from herohe_model.engines.openvino_engine import OpenVinoGraph, OpenVinoPass
 from herohe_model.engines.torch_engine import set_threads_of_this_thread, torch_pass
-from herohe_model.errors import DeviceError, HeroheError, OptionError
+from herohe_model.errors import DeviceError, HeroheError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
-from herohe_model.model.device import Precision, choose_precision
+from herohe_model.model.compute import Compute, EngineName, Precision
+from herohe_model.model.device import choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.score import CompositeScore, mean_score, share_out
 from herohe_model.synthetic.phantom import draw_phantom
@@ -69,23 +68,6 @@ class Measured(msgspec.Struct, frozen=True):
     trials: tuple[Trial, ...]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the user asked for: names as ``--engine`` and ``--precision`` take them."""
-
-    engine: str = "auto"
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse a name of no engine."""
-        if self.engine not in ENGINES:
-            raise OptionError(f"{self.engine!r} is no engine", f"Use {', '.join(ENGINES)}")
-
-    def leaves_open(self, engine: str, precision: str) -> bool:
-        """Whether this may be chosen."""
-        return self.engine in ("auto", engine) and self.precision in ("auto", precision)
-
-
 def check_composites(side_px: int) -> list[NDArray[np.uint8]]:
     """Draw the composites that engines are compared on: (side, side, 3), uint8, always the same."""
     return [draw_phantom(grade, seed=5, side=side_px, tumours=1).picture for grade in ("1+", "3+")]
@@ -95,7 +77,7 @@ class Trials:
     """Engines at work on the same composites, beside PyTorch in float32."""
 
     def __init__(
-        self, card: ModelCard, networks: Sequence[OrdinalNetwork], asked: Asked, threads: int, room: int
+        self, card: ModelCard, networks: Sequence[OrdinalNetwork], asked: Compute, threads: int, room: int
     ) -> None:
         self._card = card
         self._networks = networks

@@ -7,15 +7,13 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import psutil
 import torch
 
 from herohe_model.errors import DeviceError, OptionError
-
-Precision = Literal["fp32", "bf16"]
-PRECISIONS: Final = ("auto", "fp32", "bf16")
+from herohe_model.model.compute import PRECISIONS, Precision
 
 _CONTAINER_LIMITS: Final = (
     Path("/sys/fs/cgroup/memory.max"),

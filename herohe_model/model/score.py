@@ -78,42 +78,42 @@ def mean_score(scores: Sequence[CompositeScore]) -> CompositeScore:
     )
 
 
-class CompositeScorer(Protocol):
-    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server.
+@dataclass(frozen=True)
+class ScorerInfo:
+    """What scores: a model, and what computes it, as they stand in results.
 
     Attributes
     ----------
+    card
+        The model's card.
+    model_sha256
+        SHA-256 of the model file, hexadecimal; "" for a model that was never a file.
     device
         Such as ``cpu`` or ``cuda:0 NVIDIA H200``.
     precision
         ``fp32`` or ``bf16``.
     engine
-        Such as ``torch 2.15.0`` or ``openvino 2026.4.1``.
+        What computes, and its version, such as ``torch 2.15.0`` or ``openvino 2026.4.1``.
     """
 
-    @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        ...
+    card: ModelCard
+    model_sha256: str
+    device: str
+    precision: str
+    engine: str
 
     @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the model file, hexadecimal."""
-        ...
+    def computes_on(self) -> str:
+        """Device, precision and engine in words."""
+        return f"{self.device} ({', '.join(filter(None, (self.precision, self.engine)))})"
+
+
+class CompositeScorer(Protocol):
+    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server."""
 
     @property
-    def device(self) -> str:
-        """Name of the device, as it stands in results."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``bf16``."""
-        ...
-
-    @property
-    def engine(self) -> str:
-        """What computes, and its version, as they stand in results."""
+    def info(self) -> ScorerInfo:
+        """What scores."""
         ...
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:

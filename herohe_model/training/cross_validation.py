@@ -46,6 +46,7 @@ from herohe_model.evaluation.schema import Evaluation, Measure, to_json
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
 from herohe_model.model.checkpoint import join_members, load_model, save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.device import choose_precision
 from herohe_model.model.new_model import library_versions
 from herohe_model.read_ahead import read_ahead
@@ -317,10 +318,8 @@ def _predict(
         # By PyTorch, and nothing measured: a training that is run again must come out alike.
         Scorer.load(
             network,
-            str(processes.device),
-            choose_precision(options.precision, processes.device),
+            Compute(str(processes.device), choose_precision(options.precision, processes.device), "torch"),
             resources.threads,
-            engine="torch",
         ) as scorer,
         closing(
             read_ahead(

@@ -22,7 +22,8 @@ from herohe_model.dataset.cases import target_arrays
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
 from herohe_model.model.card import ModelCard
-from herohe_model.model.device import Precision, choose_precision
+from herohe_model.model.compute import Precision
+from herohe_model.model.device import choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
 from herohe_model.read_ahead import read_ahead

@@ -41,6 +41,7 @@ from herohe_model.engines.scorer import Scorer
 from herohe_model.evaluation.bootstrap import bootstrap, interval
 from herohe_model.evaluation.metrics import f1_score, roc_auc
 from herohe_model.model.card import Head, TargetName
+from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
 from herohe_model.training.cross_validation import FoldPlan, train_folds
 from herohe_model.training.data import TrainingSlide
@@ -179,7 +180,7 @@ def run(job: Job) -> Answers:
         processes=Processes(0, 1, torch.device("cpu")),
         resources=Resources(workers=1, threads=1, preload=True),
     )
-    with Scorer.load(trained.model, "cpu", "fp32", 1) as scorer:
+    with Scorer.load(trained.model, Compute("cpu", "fp32"), 1) as scorer:
         predictions = [predict(slide, scorer) for slide in job.held_out]
     p, called = (np.array(values) for values in zip(*predictions, strict=True))
     groups = trained.evaluation.by_laboratory if trained.evaluation else ()

@@ -30,6 +30,7 @@ from bridge.results.manifest import Manifest
 from bridge.scoring.options import ScoreOptions
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
 from herohe_model.synthetic.slides import write_tiff
 
@@ -163,9 +164,9 @@ def small_model(path: Path, patch_px: int) -> Path:
 def score(folder: Path, model: Path, output: Path, amount: float, composites: int) -> Point:
     """Score a folder of slides from the start."""
     shutil.rmtree(output, ignore_errors=True)
-    with Scorer.load(model, "cpu", "fp32") as scorer:
-        patch = scorer.card.patch_px
-        side = scorer.card.grid * patch
+    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
+        patch = scorer.info.card.patch_px
+        side = scorer.info.card.grid * patch
         scorer.submit(np.zeros((side, side, 3), dtype=np.uint8)).result()
         collection = open_collection(folder, output=output)
         watch = Stopwatch()

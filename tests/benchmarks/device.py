@@ -32,6 +32,7 @@ from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.engines.torch_engine import torch_pass
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.device import choose_device, choose_precision, describe_devices
 from herohe_model.model.network import load_networks
 from herohe_model.model.new_model import new_model
@@ -82,8 +83,8 @@ def main() -> None:
         forward_alone = torch_pass(load_networks(card, state), device, precision)
         on_device = [torch.from_numpy(picture[None]).to(device) for picture in pictures]
         alone, memory = [], []
-        with Scorer(card, state, device=args.device, precision=precision, engine="torch") as scorer:
-            print(f"{args.backbone}, {card.side_px} px, {scorer.device}, {scorer.precision}, {scorer.engine}")
+        with Scorer(card, state, Compute(args.device, precision, "torch")) as scorer:
+            print(f"{args.backbone}, {card.side_px} px, {scorer.info.computes_on}")
             for _ in range(args.rounds + 1):
                 began = time.perf_counter()
                 with torch.inference_mode():
@@ -124,14 +125,9 @@ def from_slides(home: Path, slides: int, side: int, device: str, precision: str)
         picture[..., 1] //= 2
         write_tiff(home / "slides" / f"{number}.tif", picture)
     with connect_or_start(
-        home / "model.safetensors",
-        server=None,
-        device=device,
-        precision=precision,
-        engine="torch",
-        notice=lambda _: None,
+        home / "model.safetensors", Compute(device, precision, "torch"), server=None, notice=lambda _: None
     ) as client:
-        side_px = client.card.side_px
+        side_px = client.info.card.side_px
         client.submit(np.zeros((side_px, side_px, 3), dtype=np.uint8)).result()
         listener = Counting()
         began = time.perf_counter()

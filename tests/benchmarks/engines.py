@@ -28,6 +28,7 @@ from herohe_model.engines.trials import check_composites
 from herohe_model.errors import HeroheError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.device import default_threads, find_devices
 from herohe_model.model.new_model import new_model
 
@@ -67,11 +68,11 @@ def compare(model: Path, rounds: int, threads: int) -> None:
     for engine, precision in ENGINES:
         began = time.perf_counter()
         try:
-            scorers[engine, precision] = Scorer.load(model, "cpu", precision, threads, engine=engine)
+            scorers[engine, precision] = Scorer.load(model, Compute("cpu", precision, engine), threads)
         except HeroheError as error:
             print(f"{model.stem}  {engine} {precision}: {error}")
         load[engine, precision] = time.perf_counter() - began
-    side = next(iter(scorers.values())).card.side_px
+    side = next(iter(scorers.values())).info.card.side_px
     composites = check_composites(side)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in scorers}
     cpu: dict[tuple[str, str], list[float]] = {key: [] for key in scorers}
@@ -93,7 +94,7 @@ def compare(model: Path, rounds: int, threads: int) -> None:
         ratio = min(seconds["torch", "fp32"]) / best
         cpu_ratio = min(cpu["torch", "fp32"]) / min(cpu[key])
         print(
-            f"{model.stem}  {scorer.engine} {key[1]}: {best:.2f} s a composite "
+            f"{model.stem}  {scorer.info.engine} {key[1]}: {best:.2f} s a composite "
             f"(median {statistics.median(seconds[key]):.2f}), {ratio:.2f} times as fast; "
             f"{min(cpu[key]):.2f} s of processor time, {cpu_ratio:.2f} times less; "
             f"probabilities {apart:.5f} apart, contributions {sums:.1e} from adding up, "
@@ -105,9 +106,9 @@ def compare(model: Path, rounds: int, threads: int) -> None:
 
 def alone(model: str, engine: str, precision: str, threads: int) -> None:
     """Print the peak memory of this process, which holds nothing else."""
-    with Scorer.load(model, "cpu", precision, threads, engine=engine) as scorer:
+    with Scorer.load(model, Compute("cpu", precision, engine), threads) as scorer:
         loaded = psutil.Process().memory_info().rss
-        side = scorer.card.side_px
+        side = scorer.info.card.side_px
         # Noise: drawing tissue would take memory too.
         noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
         scorer.score([noise] * 3)

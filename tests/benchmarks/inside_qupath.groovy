@@ -20,7 +20,8 @@ System.in.eachLine('UTF-8') { line ->
         getProject().syncChanges()
         answer.seconds = (System.nanoTime() - began) / 1e9d
         answer.patches = imageData.hierarchy.detectionObjects.collect { [it.ROI.boundsX, it.ROI.boundsY] }.sort()
-        answer.probabilities = imageData.hierarchy.annotationObjects[0].measurements.findAll { it.key.startsWith('HER2-HE: P(') }.values().toList()
+        answer.probabilities = imageData.hierarchy.annotationObjects[0].measurements
+            .findAll { it.key.startsWith('HER2-HE: P(') }.values().toList()
     } catch (Throwable problem) {
         answer.problem = problem.toString()
     }

@@ -49,6 +49,7 @@ from bridge.scoring.options import ScoreOptions
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import running_servers
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
 
 DRIVER = Path(__file__).with_name("inside_qupath.groovy")
@@ -185,8 +186,7 @@ def measure(
         summary = score_collection(
             open_collection(project),
             inside.model,
-            device="cpu",
-            precision="auto",
+            Compute("cpu", "auto"),
             options=options,
             output=project.parent / "herohe-bridge",
             restart=True,

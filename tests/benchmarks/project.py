@@ -24,6 +24,7 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
@@ -70,8 +71,8 @@ def measure(home: Path, composites: int, round_: int) -> float:
     """Return the wall time of the whole over the larger of its parts."""
     slides = sorted((home / "slides").glob("*.tif"))
     options = ScoreOptions(composites=composites)
-    with Scorer.load(home / "model.safetensors", "cpu") as scorer:
-        card = scorer.card
+    with Scorer.load(home / "model.safetensors", Compute("cpu")) as scorer:
+        card = scorer.info.card
         began = time.perf_counter()
         pictures = []
         for path in slides:
@@ -88,7 +89,7 @@ def measure(home: Path, composites: int, round_: int) -> float:
             future.result()
         scoring = time.perf_counter() - began
     with connect_or_start(
-        home / "model.safetensors", server=None, device="cpu", precision="auto", notice=lambda _: None
+        home / "model.safetensors", Compute("cpu", "auto"), server=None, notice=lambda _: None
     ) as client:
         client.submit(pictures[0]).result()
         collection = open_collection(home / "slides", output=home / f"out{round_}")

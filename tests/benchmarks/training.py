@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from herohe_model.dataset.cases import Case
 from herohe_model.engines.scorer import Scorer
+from herohe_model.model.compute import Compute
 from herohe_model.model.device import choose_device, choose_precision
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.model.new_model import new_model
@@ -251,7 +252,7 @@ def step(job: tuple[str, str, str, bool, int, float]) -> dict[str, object]:
 
 def scoring_speed(card, state, device: str, precision: str, pixels: np.ndarray) -> float:
     """Composites a second of the scorer, from pixels in memory."""
-    with Scorer(card, state, device=device, precision=precision) as scorer:
+    with Scorer(card, state, Compute(device, precision)) as scorer:
         scorer.score([pixels] * 3)
         start = time.perf_counter()
         scorer.score([pixels] * 30)

@@ -1,8 +1,8 @@
 """Composites over ZeroMQ, beside the same scorer called in this process; both measured in this run, in turns.
 
 Run by hand: ``python tests/benchmarks/zeromq.py``. First, with a scorer that computes nothing, what a
-composite costs more on its way through the server: over ipc with shared memory, as Python clients send it
-(under 5 ms), over ipc and loopback TCP in frames, as QuPath sends it, and over TCP with CURVE. Then the
+composite costs more on its way through the server: over ipc, as Python clients send it, over loopback TCP,
+as QuPath sends it, and over TCP with CURVE; in wall time and in processor time of all processes. Then the
 throughput of a network of real size, the ratio of the server's to the process's own (at least 0.97).
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from bridge.client.address import ServerAddress
@@ -34,12 +35,13 @@ from bridge.server.server import Server, ServerSettings
 from bridge.server.worker import run_worker
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import ServerRecord
-from herohe_model.child_process import end_child, start_child, watch_lifeline
+from herohe_model.child_process import end_child, start_child, when_parent_ends
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
-from herohe_model.model.score import CompositeScore, CompositeScorer
+from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo
 
 Submit = Callable[[NDArray[np.uint8]], "Future[CompositeScore]"]
 
@@ -47,13 +49,8 @@ Submit = Callable[[NDArray[np.uint8]], "Future[CompositeScore]"]
 class NothingScorer:
     """Takes each composite as the real one does, by a copy to where it is computed, and computes nothing."""
 
-    device = "cpu"
-    precision = "fp32"
-    engine = "nothing"
-
     def __init__(self, card: ModelCard, sha256: str) -> None:
-        self.card = card
-        self.model_sha256 = sha256
+        self.info = ScorerInfo(card, sha256, "cpu", "fp32", "nothing")
         self._pool = ThreadPoolExecutor(1)
         self._staged = np.zeros((card.side_px, card.side_px, 3), dtype=np.uint8)
 
@@ -65,7 +62,7 @@ class NothingScorer:
 
     def _score(self, pixels: NDArray[np.uint8]) -> CompositeScore:
         np.copyto(self._staged, pixels)
-        cells, bits = self.card.grid**2, len(self.card.steps)
+        cells, bits = self.info.card.grid**2, len(self.info.card.steps)
         return CompositeScore(np.zeros(bits, np.float32), np.zeros((cells, bits), np.float32))
 
 
@@ -90,18 +87,18 @@ def serving(model: Path, *more: str) -> Iterator[ServerRecord]:
 
 def serve(model: Path, allowed: Path | None) -> None:
     """Be the server: of the real model, or of one that computes nothing, with CURVE beside."""
-    settings = ServerSettings(model, devices=("cpu",))
+    settings = ServerSettings(model, workers=(Compute("cpu"),))
     if allowed is not None:
         settings = ServerSettings(
             model,
-            devices=("cpu",),
+            workers=(Compute("cpu"),),
             worker_arguments=(__file__, "--nothing"),
             binds=("tcp://127.0.0.1:*",),
             key=KeyPair.new(),
             allow=allowed,
         )
     server = Server(settings)
-    watch_lifeline(server.cut_off)
+    when_parent_ends(server.cut_off)
     server.run(lambda record: os.write(1, StartReport(ready=record).line()))
 
 
@@ -127,7 +124,7 @@ def throughput(model: Path, pictures: list[NDArray[np.uint8]], count: int, round
     with (
         serving(model) as record,
         Client(FixedServer(ServerAddress.of(record))) as client,
-        Scorer.load(model, "cpu", threads=threads) as scorer,
+        Scorer.load(model, Compute("cpu"), threads=threads) as scorer,
     ):
         for submit in (client.submit, scorer.submit):
             submit(pictures[0]).result()
@@ -142,6 +139,11 @@ def throughput(model: Path, pictures: list[NDArray[np.uint8]], count: int, round
     print(f"throughput, server / in process: median {median:.3f}, best / best {best:.3f} (at least 0.97)")
 
 
+def processor_time(processes: Sequence[psutil.Process]) -> float:
+    """Return the processor time of processes up to now, s."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def overhead(model: Path, home: Path, pictures: list[NDArray[np.uint8]], count: int, rounds: int) -> None:
     """Print what a composite costs more than in process, for each way through the server."""
     card, sha256 = read_card(model)
@@ -152,23 +154,30 @@ def overhead(model: Path, home: Path, pictures: list[NDArray[np.uint8]], count: 
         quickest = ServerAddress.of(record)
         remote = ServerAddress(record.remote_endpoints[0], server_key=record.public_key, key=keys)
         ways = {
-            "ipc, shared memory": quickest,
-            "ipc, frames": replace(quickest, slots=""),
-            "tcp, frames": replace(quickest, endpoint=record.endpoints[-1], slots=""),
+            "ipc": quickest,
+            "tcp": replace(quickest, endpoint=record.endpoints[-1]),
             "tcp, CURVE": remote,
         }
+        server = psutil.Process(record.pid)
+        everybody = [psutil.Process(), server, *server.children(recursive=True)]
         for name, address in ways.items():
             with Client(FixedServer(address)) as client:
                 for submit in (client.submit, local.submit):
                     seconds_each(submit, pictures, 8)
                 for label, ahead in (("one at a time", 1), ("four under way", 4)):
-                    more = [
-                        seconds_each(client.submit, pictures, count, ahead)
-                        - seconds_each(local.submit, pictures, count, ahead)
-                        for _ in range(rounds)
-                    ]
-                    cost = f"{1000 * statistics.median(more):.1f} ms more than in process"
-                    print(f"  {name}, {label}: {cost} (best {1000 * min(more):.1f})")
+                    wall, processor = [], []
+                    for _ in range(rounds):
+                        began = processor_time(everybody)
+                        there = seconds_each(client.submit, pictures, count, ahead)
+                        between = processor_time(everybody)
+                        here = seconds_each(local.submit, pictures, count, ahead)
+                        wall.append(there - here)
+                        processor.append((2 * between - began - processor_time(everybody)) / count)
+                    median, best, busy = (
+                        1000 * ms for ms in (statistics.median(wall), min(wall), statistics.median(processor))
+                    )
+                    print(f"  {name}, {label}: {median:.1f} ms more than in process (best {best:.1f}),")
+                    print(f"    {busy:.1f} ms of processors")
     local.close()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from herohe_model.child_process import read_settings, watch_lifeline
+from herohe_model.child_process import read_settings, when_parent_ends
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -102,5 +102,5 @@ async def _worker(part: Part) -> None:
 
 if __name__ == "__main__":
     part_ = msgspec.json.decode(read_settings(), type=Part)
-    watch_lifeline(lambda: os._exit(0))
+    when_parent_ends(lambda: os._exit(0))
     asyncio.run(_worker(part_) if part_.scheduler else _scheduler(part_))

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server.worker import run_worker
+from herohe_model.model.card import ModelCard
+from herohe_model.model.score import ScorerInfo
 
 SCORE: Final = 0
 WAIT_FOR_GATE: Final = 1
@@ -32,11 +34,8 @@ class ScriptedScorer:
     """The logits are the composite's second pixel, R, G and B; contributions are all 1/25 of them."""
 
     def __init__(self, model: Path) -> None:
-        self.card = msgspec.json.decode(model.read_bytes())
-        self.model_sha256 = "0" * 64
-        self.device = "cpu"
-        self.precision = "fp32"
-        self.engine = "scripted"
+        card = msgspec.json.decode(model.read_bytes(), type=ModelCard)
+        self.info = ScorerInfo(card, "0" * 64, "cpu", "fp32", "scripted")
         self._folder = model.parent
         self._pool = ThreadPoolExecutor(1)
 

@@ -244,7 +244,7 @@ def _wrong(rng: random.Random, value: Any) -> None:
         if isinstance(value, dict) and rng.random() < 0.15:
             del value[key]
         elif isinstance(value, dict) and rng.random() < 0.1:
-            value[rng.choice(("unknown", "", "\x00", "slot", "__class__"))] = rng.choice(_HOSTILE)
+            value[rng.choice(("unknown", "", "\x00", "type", "__class__"))] = rng.choice(_HOSTILE)
         else:
             value[key] = rng.choice(_HOSTILE)
         return

@@ -33,6 +33,7 @@ from bridge.server.server import Server, ServerSettings
 from bridge.transport.discovery import ServerRecord
 from helpers import scripted_worker
 from herohe_model.model.card import ModelCard
+from herohe_model.model.compute import Compute
 
 PATIENCE_S = 60.0
 SIDE_PX = 160
@@ -122,7 +123,9 @@ def scripted(folder: Path, **settings: Any) -> ServerSettings:
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "card.json"
     model.write_bytes(msgspec.json.encode(card))
-    return ServerSettings(model, devices=("cpu",), worker_arguments=(scripted_worker.__file__,), **settings)
+    return ServerSettings(
+        model, workers=(Compute("cpu"),), worker_arguments=(scripted_worker.__file__,), **settings
+    )
 
 
 def composite(what: int = scripted_worker.SCORE, name: int = 0) -> NDArray[np.uint8]:

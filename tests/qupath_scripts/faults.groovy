@@ -33,8 +33,10 @@ def me = Thread.currentThread()
 // Everything that a script could have changed.
 def state = { ->
     def objects = hierarchy.getFlattenedObjectList(null).findAll { !it.rootObject }
-    GsonTools.instance.toJson(objects.collect { [it.parent.ID, it, it.locked, it.measurements, it.color] }.sort { it[1].ID.toString() }) +
-        [new TreeMap(entry.metadataMap), imageData.properties.findAll { it.key.startsWith('_') }, imageData.historyWorkflow.steps*.name]
+    GsonTools.instance.toJson(objects.collect { [it.parent.ID, it, it.locked, it.measurements, it.color] }
+        .sort { it[1].ID.toString() }) +
+        [new TreeMap(entry.metadataMap), imageData.properties.findAll { it.key.startsWith('_') },
+            imageData.historyWorkflow.steps*.name]
 }
 def annotation = { String name -> hierarchy.annotationObjects.find { it.name == name } }
 def answers = gson.fromJson(new File(args[0]).getText('UTF-8'), List).collect { step ->
@@ -63,7 +65,8 @@ def answers = gson.fromJson(new File(args[0]).getText('UTF-8'), List).collect { 
     }
     def failure = null
     try {
-        def text = step.script == 'workflow' ? imageData.historyWorkflow.lastStep.script : new File(directory, "scripts/HER2-HE/$step.script").text
+        def text = step.script == 'workflow' ? imageData.historyWorkflow.lastStep.script :
+            new File(directory, "scripts/HER2-HE/$step.script").text
         new GroovyShell(getClass().classLoader, new Binding([args: step.args as String[], out: lines])).evaluate(text)
     } catch (Throwable problem) {
         failure = problem.message
@@ -74,7 +77,8 @@ def answers = gson.fromJson(new File(args[0]).getText('UTF-8'), List).collect { 
         failure: failure, said: lines.said, unchanged: state() == before, interrupted: interrupted,
         happened: lines.onProgress == null, selected: hierarchy.selectionModel.selectedObjects.size(),
         scored: hierarchy.annotationObjects.findAll { it.pathClass.toString().contains('HER2-HE') }*.name,
-        threads: Thread.allStackTraces.keySet()*.name.findAll { name -> ['herohe', 'iothread', 'reaper-'].any { name.startsWith(it) } }
+        threads: Thread.allStackTraces.keySet()*.name.findAll { name ->
+            ['herohe', 'iothread', 'reaper-'].any { name.startsWith(it) } }
     ]
 }
 new File(args[1]).setText(gson.toJson(answers), 'UTF-8')

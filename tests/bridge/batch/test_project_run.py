@@ -21,6 +21,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
+from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 
@@ -48,7 +49,9 @@ class Ear:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
-    scorer = Scorer.load(small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), "cpu", "fp32")
+    scorer = Scorer.load(
+        small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), Compute("cpu", "fp32")
+    )
     yield scorer
     scorer.close()
 

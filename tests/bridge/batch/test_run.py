@@ -23,6 +23,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
+from herohe_model.model.compute import Compute
 
 OPTIONS = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=3))
 
@@ -53,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scorer(model: Path) -> Iterator[Scorer]:
-    scorer = Scorer.load(model, "cpu", "fp32")
+    scorer = Scorer.load(model, Compute("cpu", "fp32"))
     yield scorer
     scorer.close()
 
@@ -220,7 +221,7 @@ def test_a_dry_run_counts_and_changes_no_byte(tmp_path: Path, scorer: Scorer) ->
     folder = a_folder(tmp_path / "p", 2)
     (folder / "text.svs").write_text("no slide")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    planned = {s.slide: s for s in plan_batch(open_collection(folder), scorer.card, OPTIONS)}
+    planned = {s.slide: s for s in plan_batch(open_collection(folder), scorer.info.card, OPTIONS)}
     assert planned["s0.tif"].patches_foreground == 80 and not planned["s0.tif"].problem
     assert "text.svs" in planned["text.svs"].problem
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -49,6 +49,7 @@ from herohe_model.errors import (
     ServerUnavailableError,
 )
 from herohe_model.model.checkpoint import save_model
+from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
 
@@ -75,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def real(model: Path) -> Iterator[Running]:
     """A server with the real worker."""
-    with serving(ServerSettings(model, devices=("cpu",))) as running:
+    with serving(ServerSettings(model, workers=(Compute("cpu"),))) as running:
         yield running
 
 
@@ -91,15 +92,9 @@ def the_same(one: list[CompositeScore], other: list[CompositeScore]) -> bool:
     )
 
 
-@pytest.mark.parametrize("slots", [True, False], ids=["shared memory", "frames"])
-def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
-    real: Running, model: Path, slots: bool
-) -> None:
-    address = real.address if slots else replace(real.address, slots="")
-    with Client(FixedServer(address)) as client, Scorer.load(model, "cpu") as scorer:
-        assert (client.card, client.model_sha256) == (scorer.card, scorer.model_sha256)
-        mine, here = ((s.device, s.precision, s.engine) for s in (client, scorer))
-        assert mine == here
+def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(real: Running, model: Path) -> None:
+    with Client(FixedServer(real.address)) as client, Scorer.load(model, Compute("cpu")) as scorer:
+        assert client.info == scorer.info
         # Many at a time, one at a time, in another order: neighbours do not matter.
         together = [future.result(PATIENCE_S) for future in [client.submit(p) for p in pictures(12)]]
         alone = [client.submit(p).result(PATIENCE_S) for p in reversed(pictures(12))]
@@ -108,7 +103,7 @@ def test_scores_are_bit_for_bit_those_of_the_scorer_in_process(
 
 
 def test_a_worker_killed_in_mid_work_changes_no_score(real: Running, model: Path) -> None:
-    with Client(FixedServer(real.address)) as client, Scorer.load(model, "cpu") as scorer:
+    with Client(FixedServer(real.address)) as client, Scorer.load(model, Compute("cpu")) as scorer:
         futures = [client.submit(p) for p in pictures(40)]
         futures[3].result(PATIENCE_S)
         for worker in real.workers():
@@ -176,7 +171,6 @@ def test_the_deadline_ends_the_wait(gated: Running) -> None:
         with pytest.raises(ServerBusyError, match="deadline"):
             future.result(PATIENCE_S)
         gated.open_gate()
-        # Its slot is free again once the server has let go of it.
         assert client.submit(composite(name=5)).result(PATIENCE_S).logits[0] == 5
 
 
@@ -192,17 +186,6 @@ def test_closing_a_client_ends_what_it_waits_for(gated: Running) -> None:
     with pytest.raises(CancelledError):
         client.submit(composite())
     wait_until(lambda: gated.info().load.queued == 0)
-    assert not list(Path(gated.record.slots).glob("[0-9a-f]*")) if gated.record.slots else True
-
-
-def test_where_no_memory_can_be_shared_pixels_are_sent(gated: Running, tmp_path: Path) -> None:
-    gated.open_gate()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    # A directory that the client can write and the server does not know, as in a container.
-    for slots in (str(elsewhere), str(tmp_path / "absent")):
-        with Client(FixedServer(replace(gated.address, slots=slots))) as client:
-            assert client.submit(composite(name=7)).result(PATIENCE_S).logits[0] == 7
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
@@ -233,7 +216,7 @@ def test_a_lost_request_is_sent_again(gated: Running, monkeypatch: pytest.Monkey
 def test_a_server_that_was_restarted_is_found_again(tmp_path: Path) -> None:
     wanted = ServerRequirements("0" * 64)
     settings = scripted(tmp_path)
-    settings = replace(settings, devices=("auto",))
+    settings = replace(settings, workers=(AUTO,))
     with serving(settings) as first:
         assert find_server(wanted) == first.record
         client = Client(DiscoveredServer(wanted))
@@ -278,32 +261,33 @@ def test_another_version_is_refused_with_the_side_to_update(
 
 def test_only_a_server_that_fits_is_used(gated: Running) -> None:
     record = gated.record
-    fitting = ServerRequirements(record.model_sha256, "cpu", "auto")
+    fitting = ServerRequirements(record.model_sha256, Compute("cpu"))
     assert fitting.fits(record)
-    assert ServerRequirements(record.model_sha256, "cpu", "fp32").fits(record)
-    assert ServerRequirements(record.model_sha256, "cpu", "fp32", "scripted").fits(record)
+    assert ServerRequirements(record.model_sha256, Compute("cpu", "fp32")).fits(record)
     for other in (
         replace(fitting, model_sha256="1" * 64),
-        replace(fitting, device="cuda"),
-        replace(fitting, device="auto"),
-        replace(fitting, precision="bf16"),
-        replace(fitting, engine="openvino"),
+        replace(fitting, compute=Compute("cuda")),
+        replace(fitting, compute=AUTO),
+        replace(fitting, compute=Compute("cpu", "bf16")),
+        replace(fitting, compute=Compute("cpu", engine="openvino")),
     ):
         assert not other.fits(record)
     for changes in ({"owned": True}, {"protocol": 99}, {"version": "99.0.0"}):
         from msgspec.structs import replace as changed
 
         assert not fitting.fits(changed(record, **changes))
+    by_torch = changed(record, engine="torch 2.10.0", engine_asked="auto")
+    assert ServerRequirements(record.model_sha256, Compute("cpu", "fp32", "torch")).fits(by_torch)
     gpu = changed(record, device="cuda:0 NVIDIA H200", devices_asked=("auto",))
-    assert ServerRequirements(record.model_sha256, "cuda").fits(gpu)
-    assert ServerRequirements(record.model_sha256, "auto").fits(gpu)
-    assert not ServerRequirements(record.model_sha256, "cuda:1").fits(gpu)
+    assert ServerRequirements(record.model_sha256, Compute("cuda")).fits(gpu)
+    assert ServerRequirements(record.model_sha256, Compute("auto")).fits(gpu)
+    assert not ServerRequirements(record.model_sha256, Compute("cuda:1")).fits(gpu)
 
 
 def test_a_running_server_is_used_and_left_running(real: Running, model: Path) -> None:
     notices: list[str] = []
-    with connect_or_start(model, device="cpu", notice=notices.append) as client:
-        assert client.info.instance == real.record.instance
+    with connect_or_start(model, Compute("cpu"), notice=notices.append) as client:
+        assert client.server_info.instance == real.record.instance
     assert "Using the model server" in notices[0]
     assert real.info().instance == real.record.instance
 
@@ -311,7 +295,7 @@ def test_a_running_server_is_used_and_left_running(real: Running, model: Path) -
 def test_a_named_server_is_used_for_its_own_model_only(real: Running, tmp_path: Path) -> None:
     endpoint = real.record.endpoints[-1]
     with connect_or_start(None, server=endpoint) as client:
-        assert client.info.instance == real.record.instance
+        assert client.server_info.instance == real.record.instance
     other = small_model(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(OptionError, match="small 0"), connect_or_start(other, server=endpoint):
         pass
@@ -329,11 +313,11 @@ def test_a_named_server_is_used_for_its_own_model_only(real: Running, tmp_path: 
 
 def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> None:
     notices: list[str] = []
-    with connect_or_start(model, device="cpu", precision="bf16", notice=notices.append) as client:
+    with connect_or_start(model, Compute("cpu", "bf16"), notice=notices.append) as client:
         (record,) = [record for record in running_servers() if record.owned]
         processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
         assert len(processes) >= 2
-        assert find_server(ServerRequirements(client.model_sha256, "cpu", "bf16")) is None
+        assert find_server(ServerRequirements(client.info.model_sha256, Compute("cpu", "bf16"))) is None
         assert client.submit(pictures(1)[0]).result(PATIENCE_S).logits.shape == (3,)
     assert all_gone(processes)
     assert record not in list(running_servers())
@@ -351,19 +335,19 @@ def test_an_own_server_passes_on_what_its_worker_says_and_scores_as_others_do(
     save_model(tmp_path / "m.safetensors", card, state)
     pixels = np.random.default_rng(3).integers(0, 256, (card.side_px, card.side_px, 3), dtype=np.uint8)
     notices: list[str] = []
-    with connect_or_start(tmp_path / "m.safetensors", device="cpu", notice=notices.append) as client:
-        assert client.engine.startswith("openvino ")
+    with connect_or_start(tmp_path / "m.safetensors", Compute("cpu"), notice=notices.append) as client:
+        assert client.info.engine.startswith("openvino ")
         asked = client.submit(pixels).result(PATIENCE_S)
     assert any("HEROHE_CACHE_DIR" in notice for notice in notices)
-    with Scorer.load(tmp_path / "m.safetensors", "cpu") as scorer:
-        assert (scorer.engine, scorer.precision) == (client.engine, client.precision)
+    with Scorer.load(tmp_path / "m.safetensors", Compute("cpu")) as scorer:
+        assert scorer.info == client.info
         here = scorer.score([pixels])[0]
     assert asked.logits.tobytes() == here.logits.tobytes()
     assert asked.contributions.tobytes() == here.contributions.tobytes()
 
 
 def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:
-    own = ChildServer(model, device="cpu", precision="auto", notice=lambda _: None)
+    own = ChildServer(model, Compute("cpu"), notice=lambda _: None)
     server = psutil.Process(own.record.pid)
     processes = [server, *server.children(recursive=True)]
     client = Client(own)
@@ -384,8 +368,9 @@ _OWNER = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from bridge.client.child_server import OwnServer
-with closing(OwnServer(Path(sys.argv[1]), device="cpu", precision="auto", notice=print)) as own:
+from bridge.client.child_server import ChildServer
+from herohe_model.model.compute import Compute
+with closing(ChildServer(Path(sys.argv[1]), Compute("cpu"), notice=print)) as own:
     print("pid", own.record.pid, flush=True)
     sys.stdin.read()
 """
@@ -414,7 +399,7 @@ def test_an_own_server_ends_when_its_owner_is(
 
 
 def test_an_own_server_that_cannot_start_says_why(model: Path) -> None:
-    with pytest.raises(DeviceError, match="cuda:99"), connect_or_start(model, device="cuda:99"):
+    with pytest.raises(DeviceError, match="cuda:99"), connect_or_start(model, Compute("cuda:99")):
         pass
 
 

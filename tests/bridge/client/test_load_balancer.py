@@ -27,7 +27,8 @@ from bridge.client.load_balancer import SpreadScorer, connect_servers
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
 from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore
+from herohe_model.model.compute import Compute
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,11 +54,7 @@ class Told:
     """A scorer that answers when, and what, it is told."""
 
     def __init__(self, card: ModelCard, *, sha256: str = "0" * 64, device: str = "cpu") -> None:
-        self.card = card
-        self.model_sha256 = sha256
-        self.device = device
-        self.precision = "fp32"
-        self.engine = "torch 2.10"
+        self.info = ScorerInfo(card, sha256, device, "fp32", "torch 2.10")
         self.asked: list[Future[CompositeScore]] = []
         self.closed = False
 
@@ -71,21 +68,18 @@ class Told:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
-    with Scorer.load(small_model(tmp_path_factory.mktemp("m") / "m.safetensors"), "cpu", "fp32") as scorer:
+    with Scorer.load(
+        small_model(tmp_path_factory.mktemp("m") / "m.safetensors"), Compute("cpu", "fp32")
+    ) as scorer:
         yield scorer
 
 
 def test_composites_are_spread_and_scored_as_by_one(scorer: Scorer, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8) for _ in range(6)]
-    with Scorer.load(small_model(tmp_path / "m.safetensors"), "cpu", "fp32") as other:
-        both = SpreadScorer([("a", scorer), ("b", other)])
-        assert (both.card, both.model_sha256) == (scorer.card, scorer.model_sha256)
-        assert (both.device, both.precision, both.engine) == (
-            scorer.device,
-            scorer.precision,
-            scorer.engine,
-        )
+    with Scorer.load(small_model(tmp_path / "m.safetensors"), Compute("cpu", "fp32")) as other:
+        both = SpreadScorer({"a": scorer, "b": other})
+        assert both.info == scorer.info
         scores = [future.result(PATIENCE_S) for future in [both.submit(p) for p in pictures]]
     for score, alone in zip(scores, scorer.score(pictures), strict=True):
         assert np.array_equal(score.logits, alone.logits)
@@ -133,8 +127,8 @@ def test_a_server_that_ends_leaves_its_composites_to_the_others(
 
 
 def test_an_error_of_a_composite_is_its_own(scorer: Scorer) -> None:
-    one, two = Told(scorer.card), Told(scorer.card)
-    both = SpreadScorer([("a", one), ("b", two)])
+    one, two = Told(scorer.info.card), Told(scorer.info.card)
+    both = SpreadScorer({"a": one, "b": two})
     future = both.submit(composite())
     one.asked[0].set_exception(RemoteError("2 workers ended while they scored a composite"))
     with pytest.raises(RemoteError):
@@ -143,8 +137,8 @@ def test_an_error_of_a_composite_is_its_own(scorer: Scorer) -> None:
 
 
 def test_cancelling_reaches_the_server_that_has_it(scorer: Scorer) -> None:
-    one, two = Told(scorer.card), Told(scorer.card)
-    both = SpreadScorer([("a", one), ("b", two)])
+    one, two = Told(scorer.info.card), Told(scorer.info.card)
+    both = SpreadScorer({"a": one, "b": two})
     future = both.submit(composite())
     assert future.cancel() and one.asked[0].cancelled()
     with pytest.raises(FutureCancelledError):
@@ -160,10 +154,13 @@ def test_cancelling_reaches_the_server_that_has_it(scorer: Scorer) -> None:
 
 
 def test_servers_that_differ_are_refused_and_both_are_named(scorer: Scorer) -> None:
-    one = Told(scorer.card)
-    for other in (Told(scorer.card, sha256="1" * 64), Told(scorer.card, device="cuda:0 NVIDIA H100")):
+    one = Told(scorer.info.card)
+    for other in (
+        Told(scorer.info.card, sha256="1" * 64),
+        Told(scorer.info.card, device="cuda:0 NVIDIA H100"),
+    ):
         with pytest.raises(OptionError, match=r"tcp://a.*tcp://b"):
-            SpreadScorer([("tcp://a", one), ("tcp://b", other)])
+            SpreadScorer({"tcp://a": one, "tcp://b": other})
 
 
 def test_the_model_that_was_named_must_be_the_servers(two: tuple[Running, Running], tmp_path: Path) -> None:

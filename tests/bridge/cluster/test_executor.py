@@ -28,6 +28,7 @@ from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.files import sha256_of
+from herohe_model.model.compute import Compute
 from herohe_model.slides.source import Box
 
 pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridge[cluster]'")
@@ -98,7 +99,7 @@ def a_folder(home: Path, names: Sequence[str]) -> Path:
 
 def executor(dask: Dask, model: Path, **more: object) -> DaskExecutor:
     address = ClusterAddress(dask.address)
-    return DaskExecutor(address, model, device="cpu", precision="fp32", timeout_s=10, **more)  # type: ignore[arg-type]
+    return DaskExecutor(address, model, Compute("cpu", "fp32"), timeout_s=10, **more)  # type: ignore[arg-type]
 
 
 def run_there(
@@ -112,7 +113,7 @@ def run_there(
 
 def run_here(model: Path, folder: Path) -> dict[str, bytes]:
     """Score a folder in this process, and return its result files."""
-    with Scorer.load(model, "cpu", "fp32") as scorer:
+    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
         run_batch(open_collection(folder), scorer, OPTIONS, output=folder / "out", listener=Ear())
     return files(folder)
 
@@ -346,7 +347,7 @@ def test_a_lost_scheduler_fails_what_is_left_and_the_next_run_goes_on(model: Pat
 
         ear = Ear(lose)
         address = ClusterAddress(dask.address)
-        with DaskExecutor(address, model, device="cpu", precision="fp32", timeout_s=1) as where:
+        with DaskExecutor(address, model, Compute("cpu", "fp32"), timeout_s=1) as where:
             summary = run_there(where, folder, ear)
         assert summary.outcomes == {Outcome.SCORED: 1, Outcome.FAILED: 4}
         assert all(

@@ -13,6 +13,7 @@ from bridge.commands.model import command, noise_composite
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.model.checkpoint import load_model, save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
 
 
@@ -140,7 +141,7 @@ def test_verify_refuses_contributions_that_float32_cannot_add_up(tmp_path: Path)
 def test_verify_says_when_bf16_is_not_good_enough(tmp_path: Path) -> None:
     path = changed(tmp_path / "m.safetensors", 300.0)
     card, state, _ = load_model(path)
-    with Scorer(card, state, device="cpu", precision="fp32") as scorer:
+    with Scorer(card, state, Compute("cpu", "fp32")) as scorer:
         logits = scorer.score([noise_composite(card.side_px)])[0].logits
     # Logits of 0 are where a small error shows most in the probability.
     save_model(path, card, {**state, "head.bias": state["head.bias"] - torch.from_numpy(logits)})

@@ -30,6 +30,7 @@ from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
+from herohe_model.model.compute import Compute
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
 
@@ -220,7 +221,7 @@ def test_predicting_that_was_stopped_writes_no_submission_and_goes_on(
     options = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=1), slides_at_once=1)
     submission = tmp_path / "submission.csv"
     first, second = _Listener(), _Listener()
-    with Scorer.load(trained / "model.safetensors", "cpu", "fp32", 1) as scorer:
+    with Scorer.load(trained / "model.safetensors", Compute("cpu", "fp32"), 1) as scorer:
 
         def go(listener: _Listener, stop: Callable[[], bool]) -> None:
             predict_slides(

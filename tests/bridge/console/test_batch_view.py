@@ -24,9 +24,9 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError
-from herohe_model.model.card import ModelCard
+from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
-from herohe_model.model.score import CompositeScore
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 
 class Clock:
@@ -42,15 +42,11 @@ class Clock:
 class Waiting:
     """A scorer that never finishes by itself."""
 
-    device, precision, engine, model_sha256 = "cpu", "fp32", "abacus 1", "ab"
-
     def __init__(self) -> None:
         self.futures: list[Future[CompositeScore]] = []
         self.closed = False
-
-    @property
-    def card(self) -> ModelCard:
-        return new_model("test_resnet", patch_px=32, mpp=0.5)[0]
+        card, _ = new_model("test_resnet", head="free", target="ihc", patch_px=32, mpp=0.5)
+        self.info = ScorerInfo(card, "ab", "cpu", "fp32", "abacus 1")
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         if self.closed:
@@ -134,8 +130,7 @@ def test_a_measured_scorer_counts_what_is_in_its_hands() -> None:
     with pytest.raises(CancelledError):
         scorer.submit(pixels)
     assert scorer.counts() == Counts(read=2, scored=2, busy_s=3.0)
-    assert (scorer.device, scorer.precision, scorer.model_sha256) == ("cpu", "fp32", "ab")
-    assert scorer.engine == "abacus 1"
+    assert scorer.info == inner.info
 
 
 def test_without_a_terminal_each_slide_is_one_plain_line() -> None:
@@ -238,7 +233,7 @@ def test_an_outcome_in_words_names_the_slide_and_the_remedy() -> None:
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
     with Scorer.load(
-        small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), "cpu", "fp32"
+        small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), Compute("cpu", "fp32")
     ) as loaded:
         yield loaded
 

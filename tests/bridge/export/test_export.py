@@ -31,6 +31,7 @@ from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError
 from herohe_model.grades import Target
 from herohe_model.model.checkpoint import load_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.network import load_networks
 from herohe_model.synthetic.slides import write_mirax
 
@@ -57,7 +58,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Pa
     folder = tmp_path_factory.mktemp("cohort")
     write_annotations(small_slide(folder / "a.tif"), [drawn(64, 64, 256, 320)])
     write_mirax(folder / "b.mrxs", tissue_picture(512), mpp=0.5, origin=(256, 128), tile=128)
-    with Scorer.load(model, "cpu", "fp32") as scorer:
+    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
         run_batch(
             open_collection(folder),
             scorer,

@@ -81,6 +81,18 @@ def test_installing_twice_changes_nothing(user_directory: Path, jars: list[str])
     assert files(user_directory) == once
 
 
+def test_a_restart_is_asked_for_only_where_something_new_is_to_be_loaded(
+    user_directory: Path, jars: list[str], tmp_path: Path
+) -> None:
+    same = "QuPath need not be started again"
+    assert same not in run("install", "--user-directory", user_directory, *jars).output
+    model = small_model(tmp_path / "model.safetensors")
+    again = run("install", "--user-directory", user_directory, "--model", model, *jars)
+    assert same in again.output, "settings are read each time"
+    (user_directory / "extensions" / JARS[0].name).unlink()
+    assert same not in run("install", "--user-directory", user_directory, *jars).output
+
+
 def test_the_scripts_are_told_where_herohe_bridge_and_the_model_are(
     user_directory: Path, jars: list[str], tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ from bridge.results.schema import Outcome, SlideResult, Tile, tiles
 from bridge.scoring.options import ScoreOptions
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, SlideNotFoundError
+from herohe_model.model.compute import Compute
 from herohe_model.pages.page import escape_json
 from herohe_model.slides.slide import Slide
 
@@ -103,7 +104,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     options = BatchOptions(("Tumor",), score=ScoreOptions(composites=3, per_annotation=True))
     from rich.console import Console
 
-    with Scorer.load(model, "cpu", "fp32") as scorer:
+    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
         run_batch(
             open_collection(folder),
             scorer,

@@ -15,12 +15,15 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress, failed_result, score_slide
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError
+from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
 
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
-    scorer = Scorer.load(small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), "cpu", "fp32")
+    scorer = Scorer.load(
+        small_model(tmp_path_factory.mktemp("model") / "m.safetensors"), Compute("cpu", "fp32")
+    )
     yield scorer
     scorer.close()
 
@@ -142,7 +145,7 @@ def test_unsampled_foreground_is_kept_on_request(slide: Slide, scorer: Scorer) -
 def test_the_result_says_what_made_it(slide: Slide, scorer: Scorer) -> None:
     provenance = score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer, seed=5).provenance
     assert provenance is not None
-    assert provenance.model_sha256 == scorer.model_sha256 and provenance.seed == 5
+    assert provenance.model_sha256 == scorer.info.model_sha256 and provenance.seed == 5
     assert provenance.patch_px == PATCH_PX and provenance.options["composites"] == 8
     assert {"torch", "openslide-bin"} <= provenance.versions.keys()
     assert provenance.note.startswith("Research use only")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import sys
@@ -31,7 +32,7 @@ from helpers.servers import (
 
 import bridge.server.broker
 import bridge.server.server
-import bridge.server.worker_pool
+import bridge.server.worker_slot
 from bridge.client.address import ServerAddress, ask
 from bridge.protocol.codec import encode, new_id
 from bridge.protocol.messages import (
@@ -278,10 +279,38 @@ def test_a_cancel_is_obeyed_while_the_client_is_asked_for_pixels(running: Runnin
         assert running.info().load.slides == 0
 
 
+def test_a_cancel_is_obeyed_while_regions_are_made(running: Running) -> None:
+    # Outlines that cross themselves a hundred times: all together they take minutes.
+    rng = random.Random(0)
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[rng.uniform(0, 9e4), rng.uniform(0, 9e4)] for _ in range(40)]],
+            },
+            "properties": {},
+        }
+        for _ in range(5000)
+    ]
+    for feature in features:
+        ring = feature["geometry"]["coordinates"][0]  # type: ignore[index]
+        ring.append(ring[0])
+    source = PixelSource(name="made up", width=100_000, height=100_000, mpp=1.0)
+    with Peer(running.record) as peer:
+        regions = json.dumps({"type": "FeatureCollection", "features": features}).encode()
+        peer.send(ScoreSlide(id="slow", slide="s", source=source), regions)
+        wait_until(lambda: running.info().load.slides == 1)
+        began = time.monotonic()
+        assert isinstance(peer.ask(Cancel(id="c", request="slow"))[0], Result)
+        assert peer.error().code == "cancelled"
+        assert time.monotonic() - began < 10
+
+
 def test_a_worker_that_cannot_be_started_is_started_a_little_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused = bridge.server.worker_pool.start_child, [OSError(24, "Too many open files")] * 2
+    real, refused = bridge.server.worker_slot.start_child, [OSError(24, "Too many open files")] * 2
 
     def start(*arguments: object, **more: object) -> object:
         if refused:
@@ -289,7 +318,7 @@ def test_a_worker_that_cannot_be_started_is_started_a_little_later(
         return real(*arguments, **more)  # type: ignore[arg-type]
 
     with serving(scripted(tmp_path)) as running:
-        monkeypatch.setattr(bridge.server.worker_pool, "start_child", start)
+        monkeypatch.setattr(bridge.server.worker_slot, "start_child", start)
         (worker,) = running.workers()
         worker.kill()
         is_well(running)

@@ -51,6 +51,7 @@ from bridge.protocol.messages import (
 from bridge.transport.curve import KeyPair, write_pair
 from bridge.transport.discovery import running_servers
 from herohe_model.errors import OptionError, RemoteError, ServerUnavailableError
+from herohe_model.model.compute import Compute
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -219,22 +220,14 @@ def test_random_messages_are_answered_or_dropped(server: Running) -> None:
     is_well(server)
 
 
-@pytest.mark.parametrize("shape", [(SIDE_PX, SIDE_PX + 1, 3), (1, 1, 3), (8192, 8192, 3)])
+@pytest.mark.parametrize("shape", [(SIDE_PX, SIDE_PX + 1, 3), (1, 1, 3)])
 def test_composites_of_another_shape_are_refused(server: Running, shape: tuple[int, int, int]) -> None:
-    # In a slot, so that the message itself is right.
-    array = ArrayHeader(shape, slot="0" * 32)  # type: ignore[arg-type]
+    array = ArrayHeader(shape)  # type: ignore[arg-type]
     with Peer(server.record) as peer:
-        peer.send(ScoreComposites(id="x", composites=(array,)))
+        peer.send(ScoreComposites(id="x", composites=(array,)), bytes(shape[0] * shape[1] * 3))
         error = peer.error()
     assert error.code == "wrong_shape"
     assert str(SIDE_PX) in error.problem
-
-
-def test_a_slot_that_is_not_there_is_told_so(server: Running) -> None:
-    array = ArrayHeader((SIDE_PX, SIDE_PX, 3), slot="0" * 32)
-    with Peer(server.record) as peer:
-        peer.send(ScoreComposites(id="x", composites=(array,)))
-        assert peer.error().code == "slot"
 
 
 def test_another_model_is_refused(server: Running) -> None:
@@ -384,7 +377,7 @@ def test_a_composite_that_workers_die_of_gets_an_error_and_its_neighbours_scores
 
 
 def test_workers_on_two_devices_share_the_work(tmp_path: Path) -> None:
-    with serving(replace(scripted(tmp_path), devices=("cpu", "cpu"))) as running:
+    with serving(replace(scripted(tmp_path), workers=(Compute("cpu"),) * 2)) as running:
         with Client(FixedServer(running.address)) as client:
             futures = [client.submit(composite(WAIT_FOR_GATE, name)) for name in range(4)]
             # One alone would begin but one while the gate is closed.
@@ -435,7 +428,6 @@ def test_a_stopped_server_leaves_nothing_behind(tmp_path: Path, finish: bool) ->
         assert all_gone(workers)
     assert record not in list(running_servers())
     assert not Path(record.directory).exists()
-    assert not record.slots or not Path(record.slots).exists()
 
 
 def test_a_worker_that_cannot_load_the_model_ends_the_server_with_its_reason(tmp_path: Path) -> None:
@@ -480,7 +472,7 @@ def test_over_curve_only_allowed_keys_come_in(tmp_path: Path) -> None:
         with connect(mine, server_key.public) as client:
             assert client.submit(composite(name=6)).result(PATIENCE_S).logits[0] == 6
             # It could name any file of the server's user otherwise.
-            assert not client.info.paths
+            assert not client.server_info.paths
         for key, server in ((theirs, server_key.public), (mine, theirs.public)):
             with pytest.raises(ServerUnavailableError, match="your public key is allowed"):
                 connect(key, server, hello_s=1)
@@ -493,7 +485,7 @@ def test_over_curve_only_allowed_keys_come_in(tmp_path: Path) -> None:
             assert client.submit(composite(name=7)).result(PATIENCE_S).logits[0] == 7
 
 
-def test_clients_over_curve_share_no_memory_and_no_requests_with_local_ones(tmp_path: Path) -> None:
+def test_clients_over_curve_share_no_requests_with_local_ones(tmp_path: Path) -> None:
     mine, server_key = KeyPair.new(), KeyPair.new()
     write_pair(tmp_path / "allowed", "me", mine)
     settings = scripted(
@@ -506,11 +498,9 @@ def test_clients_over_curve_share_no_memory_and_no_requests_with_local_ones(tmp_
             wait_until(lambda: len(running.begun()) == 1)
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             far = ServerAddress(endpoint, server_key=server_key.public, key=mine).connect(context)
-            slot = ScoreComposites(id="slot", composites=(ArrayHeader((SIDE_PX, SIDE_PX, 3), slot="0" * 32),))
-            for request, code in ((Cancel(id="c", request="local"), "unknown_request"), (slot, "slot")):
-                far.send_multipart([b"", encode(request)])
-                assert far.poll(round(1000 * PATIENCE_S))
-                assert json.loads(far.recv_multipart()[1])["code"] == code
+            far.send_multipart([b"", encode(Cancel(id="c", request="local"))])
+            assert far.poll(round(1000 * PATIENCE_S))
+            assert json.loads(far.recv_multipart()[1])["code"] == "unknown_request"
             context.destroy(linger=0)
             running.open_gate()
             reply, _ = local.answer()

@@ -40,6 +40,7 @@ from bridge.server.server import ServerSettings
 from bridge.transport.curve import KeyPair, write_pair
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
+from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 
@@ -60,7 +61,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(model: Path) -> Iterator[Running]:
-    with serving(ServerSettings(model, devices=("cpu",))) as running:
+    with serving(ServerSettings(model, workers=(Compute("cpu"),))) as running:
         yield running
 
 
@@ -88,7 +89,7 @@ def regions_of(slide: Path) -> bytes:
 
 def in_process(slide_path: Path, model: Path, request: ScoreSlide) -> SlideResult:
     """What the same slide and regions score without a server."""
-    with Slide(slide_path) as slide, Scorer.load(model, "cpu") as scorer:
+    with Slide(slide_path) as slide, Scorer.load(model, Compute("cpu")) as scorer:
         origin = (slide.bounds.x, slide.bounds.y)
         regions = build_regions(
             annotations_from_geojson(regions_of(slide_path), origin),
@@ -375,7 +376,7 @@ def test_clients_of_other_machines_may_name_only_slides_that_are_shared(tmp_path
     with serving(settings) as running:
         address = ServerAddress(running.record.remote_endpoints[0], server_key=server_key.public, key=mine)
         with Client(FixedServer(address)) as client:
-            assert client.info.paths
+            assert client.server_info.paths
             for path, allowed in (
                 (shared, True),
                 (secret, False),

@@ -91,7 +91,7 @@ def test_another_process_with_the_servers_number_is_not_the_server() -> None:
 def test_a_record_cannot_have_other_directories_removed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
-    remove_record(a_record(directory=str(precious), slots=str(tmp_path)))
+    remove_record(a_record(directory=str(precious)))
     assert precious.exists()
 
 

@@ -18,13 +18,13 @@ from herohe_model.engines.choice import (
     engine_label,
     operations,
 )
-from herohe_model.engines.names import engine_name
 from herohe_model.engines.openvino_engine import openvino_precisions
 from herohe_model.engines.scorer import Scorer
-from herohe_model.engines.trials import SMALL_MACHINE, Asked, check_composites
+from herohe_model.engines.trials import SMALL_MACHINE, check_composites
 from herohe_model.errors import DeviceError, OptionError
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
+from herohe_model.model.compute import Compute, engine_name
 from herohe_model.model.network import load_networks
 from herohe_model.model.new_model import new_model
 
@@ -43,7 +43,7 @@ def opinionated(
 
 def choose(
     memory: Path,
-    asked: Asked | None = None,
+    asked: Compute | None = None,
     *,
     machine_bytes: int = 2**40,
     model: tuple[ModelCard, dict[str, torch.Tensor]] | None = None,
@@ -56,7 +56,7 @@ def choose(
         card,
         load_networks(card, state),
         CPU,
-        asked or Asked(),
+        asked or Compute(),
         threads=threads,
         model_sha256="ab" * 32,
         memory=MeasurementCache("engines", memory),
@@ -80,7 +80,7 @@ def test_what_is_chosen_agrees_with_pytorch_in_fp32(tmp_path: Path) -> None:
     pictures = check_composites(card.side_px)
     found = []
     for engine, precision in (("torch", "fp32"), (choice.engine, choice.precision)):
-        with Scorer(card, state, device="cpu", engine=engine, precision=precision, threads=1) as scorer:
+        with Scorer(card, state, Compute("cpu", precision, engine), threads=1) as scorer:
             logits = np.array([score.logits for score in scorer.score(pictures)])
         found.append(bit_probabilities(logits))
     assert np.abs(found[0] - found[1]).max() <= 0.01
@@ -114,7 +114,7 @@ def test_the_choice_is_remembered_and_obeyed(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_measured_again(tmp_path: Path, damage: object) -> None:
     assert callable(damage)
-    asked = Asked("torch", "auto") if HAS_BF16 else Asked()
+    asked = Compute(engine="torch") if HAS_BF16 else Compute()
     first = choose(tmp_path, asked)
     (file,) = (tmp_path / "engines").glob("*.json")
     file.write_bytes(damage(file.read_bytes()))
@@ -125,10 +125,10 @@ def test_a_damaged_file_is_measured_again(tmp_path: Path, damage: object) -> Non
 
 
 def test_what_the_choice_depends_on_is_remembered_apart(tmp_path: Path) -> None:
-    asked = Asked("torch", "auto") if HAS_BF16 else Asked()
+    asked = Compute(engine="torch") if HAS_BF16 else Compute()
     choose(tmp_path, asked)
     choose(tmp_path, asked, threads=2)
-    choose(tmp_path, Asked("auto", "fp32"))
+    choose(tmp_path, Compute(precision="fp32"))
     assert len(list((tmp_path / "engines").glob("*.json"))) == 3
 
 
@@ -150,7 +150,7 @@ def test_a_small_network_is_left_to_pytorch_without_measuring(tmp_path: Path) ->
         card,
         load_networks(card, state),
         CPU,
-        Asked(),
+        Compute(),
         threads=1,
         model_sha256="",
         memory=MeasurementCache("engines", tmp_path),
@@ -164,13 +164,13 @@ def test_a_small_network_is_left_to_pytorch_without_measuring(tmp_path: Path) ->
     [("torch", "bf16"), ("torch", "fp32"), ("openvino", "fp32")],
 )
 def test_what_is_named_is_taken_without_measuring(tmp_path: Path, engine: str, precision: str) -> None:
-    choice = choose(tmp_path, Asked(engine, precision))
+    choice = choose(tmp_path, Compute("auto", precision, engine))
     assert (choice.engine, choice.precision, choice.trials) == (engine, precision, ())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_named_precision_leaves_the_engine_open(tmp_path: Path) -> None:
-    choice = choose(tmp_path, Asked("auto", "fp32"))
+    choice = choose(tmp_path, Compute(precision="fp32"))
     assert choice.precision == "fp32"
     assert {t.precision for t in choice.trials} == {"fp32"}
     assert len(choice.trials) == 2
@@ -178,7 +178,7 @@ def test_a_named_precision_leaves_the_engine_open(tmp_path: Path) -> None:
 
 def test_a_precision_that_moves_probabilities_is_not_chosen(tmp_path: Path) -> None:
     card, state = opinionated(factor=300)
-    with Scorer(card, state, device="cpu", engine="torch", precision="fp32") as scorer:
+    with Scorer(card, state, Compute("cpu", "fp32", "torch")) as scorer:
         logits = scorer.score(check_composites(card.side_px)[:1])[0].logits
     # Logits near 0 are where a small error shows most in the probability.
     bias = torch.linspace(-1.5, 1.5, 4) - torch.from_numpy(logits)
@@ -203,9 +203,9 @@ def test_without_openvino_pytorch_computes(tmp_path: Path, monkeypatch: pytest.M
     assert choice.engine == "torch"
     assert any("OpenVINO cannot be imported" in t.refused for t in choice.trials)
     with pytest.raises(DeviceError, match=r"cannot be used for test_resnet.*cannot be imported"):
-        choose(tmp_path, Asked("openvino"))
+        choose(tmp_path, Compute(engine="openvino"))
     with pytest.raises(DeviceError, match="pip install openvino"):
-        Scorer(*opinionated(), device="cpu", engine="openvino", precision="fp32")
+        Scorer(*opinionated(), Compute("cpu", "fp32", "openvino"))
 
 
 def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
             card,
             load_networks(card, state),
             torch.device("mps"),
-            Asked("openvino"),
+            Compute(engine="openvino"),
             threads=1,
             model_sha256="",
             memory=MeasurementCache("engines", tmp_path),
@@ -223,15 +223,15 @@ def test_openvino_computes_on_the_cpu_alone(tmp_path: Path) -> None:
 
 
 def test_a_small_machine_leaves_openvino_out(tmp_path: Path) -> None:
-    choice = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=SMALL_MACHINE - 1)
+    choice = choose(tmp_path, Compute(precision="fp32"), machine_bytes=SMALL_MACHINE - 1)
     assert [trial.engine for trial in choice.trials] == ["torch"]
-    plenty = choose(tmp_path, Asked("auto", "fp32"), machine_bytes=SMALL_MACHINE)
+    plenty = choose(tmp_path, Compute(precision="fp32"), machine_bytes=SMALL_MACHINE)
     assert {trial.engine for trial in plenty.trials} == {"torch", "openvino"}
 
 
 def test_a_name_of_no_engine_is_refused() -> None:
     with pytest.raises(OptionError, match="'tensorflow' is no engine"):
-        Asked("tensorflow")
+        Compute(engine="tensorflow")
 
 
 def test_engines_are_named_with_their_versions() -> None:
@@ -256,7 +256,7 @@ def test_check_composites_look_like_stained_tissue_of_every_size() -> None:
 def test_openvino_is_imported_only_when_used_and_reports_to_nobody() -> None:
     program = """
 import sys, threading
-import herohe_model.scorer
+import herohe_model.engines.scorer
 assert "openvino" not in sys.modules
 from herohe_model.engines.openvino_engine import openvino_version
 print(openvino_version())

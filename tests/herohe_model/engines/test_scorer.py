@@ -19,6 +19,7 @@ from herohe_model.errors import CancelledError, DeviceError, ModelFileError, Opt
 from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import join_members, save_model
+from herohe_model.model.compute import Compute
 from herohe_model.model.device import (
     choose_device,
     choose_precision,
@@ -80,7 +81,7 @@ def test_a_composite_scores_the_same_alone_and_among_others(
     backbone: str, precision: str, device: str
 ) -> None:
     pixels = composites(4)
-    with Scorer(*model(backbone), device=device, precision=precision) as scorer:
+    with Scorer(*model(backbone), Compute(device, precision)) as scorer:
         together = scorer.score(pixels)
         backwards = scorer.score(pixels[::-1])[::-1]
         alone = [scorer.score([composite])[0] for composite in pixels]
@@ -93,12 +94,12 @@ def test_a_composite_scores_the_same_alone_and_among_others(
 def test_another_scorer_of_the_same_file_scores_the_same_to_the_last_bit(tmp_path: Path) -> None:
     sha256 = save_model(tmp_path / "m.safetensors", *model())
     pixels = composites(2)
-    with Scorer.load(tmp_path / "m.safetensors", "cpu") as first:
+    with Scorer.load(tmp_path / "m.safetensors", Compute("cpu")) as first:
         a = first.score(pixels)
-        assert first.model_sha256 == sha256
-        assert first.card == model()[0]
-        assert first.device == "cpu"
-    with Scorer.load(tmp_path / "m.safetensors", "cpu") as second:
+        assert first.info.model_sha256 == sha256
+        assert first.info.card == model()[0]
+        assert first.info.device == "cpu"
+    with Scorer.load(tmp_path / "m.safetensors", Compute("cpu")) as second:
         assert all(map(same, a, second.score(pixels)))
 
 
@@ -106,8 +107,8 @@ def test_another_scorer_of_the_same_file_scores_the_same_to_the_last_bit(tmp_pat
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_contributions_add_up_to_the_logits(backbone: str, precision: str, device: str) -> None:
-    with Scorer(*model(backbone), device=device, precision=precision) as scorer:
-        assert scorer.precision == precision
+    with Scorer(*model(backbone), Compute(device, precision)) as scorer:
+        assert scorer.info.precision == precision
         scores = scorer.score(composites(2))
     for score in scores:
         assert score.logits.shape == (4,)
@@ -124,10 +125,10 @@ def test_every_device_and_precision_is_within_a_hundredth_of_the_cpu_in_fp32(
     card, state = model(backbone)
     # Random heads say one half to everything; this one has opinions.
     state = {**state, "head.weight": state["head.weight"] * 5}
-    with Scorer(card, state, device="cpu", precision="fp32") as scorer:
+    with Scorer(card, state, Compute("cpu", "fp32")) as scorer:
         reference = scorer.score(composites(4))
     for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.01)):
-        with Scorer(card, state, device=device, engine="torch", precision=precision) as scorer:
+        with Scorer(card, state, Compute(device, precision, "torch")) as scorer:
             scores = scorer.score(composites(4))
         assert np.abs(probabilities(scores) - probabilities(reference)).max() < tolerance
         assert same(scores[0], reference[0]) == (precision == "fp32" and device == "cpu")
@@ -139,12 +140,12 @@ def test_openvino_scores_as_pytorch_does(backbone: str, precision: str) -> None:
     card, state = model(backbone)
     state = {**state, "head.weight": state["head.weight"] * 5}
     pixels = composites(3)
-    with Scorer(card, state, device="cpu", engine="torch", precision="fp32") as scorer:
-        assert scorer.engine.startswith("torch ")
+    with Scorer(card, state, Compute("cpu", "fp32", "torch")) as scorer:
+        assert scorer.info.engine.startswith("torch ")
         reference = scorer.score(pixels)
-    with Scorer(card, state, device="cpu", engine="openvino", precision=precision) as scorer:
-        assert scorer.engine.startswith("openvino ")
-        assert scorer.precision == precision
+    with Scorer(card, state, Compute("cpu", precision, "openvino")) as scorer:
+        assert scorer.info.engine.startswith("openvino ")
+        assert scorer.info.precision == precision
         scores = scorer.score(pixels)
         backwards = scorer.score(pixels[::-1])[::-1]
     assert all(map(same, scores, backwards))
@@ -167,8 +168,8 @@ def test_every_scorer_on_a_machine_computes_alike(tmp_path: Path, monkeypatch: p
     pixels = np.random.default_rng(0).integers(0, 256, (1, card.side_px, card.side_px, 3), dtype=np.uint8)
     found = []
     for _ in range(2):
-        with Scorer.load(tmp_path / "m.safetensors", "cpu") as scorer:
-            found.append((scorer.engine, scorer.precision, scorer.score(pixels)[0]))
+        with Scorer.load(tmp_path / "m.safetensors", Compute("cpu")) as scorer:
+            found.append((scorer.info.engine, scorer.info.precision, scorer.score(pixels)[0]))
     assert found[0][:2] == found[1][:2]
     assert same(found[0][2], found[1][2])
     assert len(list((tmp_path / "cache" / "engines").glob("*.json"))) == 1
@@ -183,8 +184,9 @@ def test_openvino_gives_the_same_bytes_in_another_process(precision: str, tmp_pa
 import sys
 import numpy as np
 from herohe_model.engines.scorer import Scorer
+from herohe_model.model.compute import Compute
 folder, precision = sys.argv[1:]
-with Scorer.load(folder + "/m.safetensors", "cpu", precision, 2, engine="openvino") as scorer:
+with Scorer.load(folder + "/m.safetensors", Compute("cpu", precision, "openvino"), 2) as scorer:
     for score in scorer.score(np.load(folder + "/pixels.npy")):
         print(score.logits.tobytes().hex(), score.contributions.tobytes().hex())
 """
@@ -195,7 +197,7 @@ with Scorer.load(folder + "/m.safetensors", "cpu", precision, 2, engine="openvin
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    with Scorer.load(tmp_path / "m.safetensors", "cpu", precision, 2, engine="openvino") as scorer:
+    with Scorer.load(tmp_path / "m.safetensors", Compute("cpu", precision, "openvino"), 2) as scorer:
         here = [f"{s.logits.tobytes().hex()} {s.contributions.tobytes().hex()}" for s in scorer.score(pixels)]
     assert done.stdout.splitlines() == here
 
@@ -207,7 +209,7 @@ def test_an_ensemble_scores_the_mean_of_its_members(engine: str) -> None:
     pixels = composites(2)
     results = []
     for members, state in ((card, first), (card, second), (both, join_members([first, second]))):
-        with Scorer(members, state, device="cpu", engine=engine, precision="fp32") as scorer:
+        with Scorer(members, state, Compute("cpu", "fp32", engine)) as scorer:
             results.append(scorer.score(pixels))
     for a, b, mean in zip(*results, strict=True):
         np.testing.assert_allclose(mean.logits, (a.logits + b.logits) / 2, rtol=0, atol=1e-6)
@@ -219,7 +221,7 @@ def test_an_ensemble_scores_the_mean_of_its_members(engine: str) -> None:
 
 def test_an_ordered_model_gives_ordered_logits() -> None:
     card, state = new_model("test_resnet", head="ordered", target="ihc+ish", patch_px=PATCH_PX)
-    with Scorer(card, state, device="cpu") as scorer:
+    with Scorer(card, state, Compute("cpu")) as scorer:
         for score in scorer.score(composites(3)):
             assert (np.diff(score.logits) >= 0).all()
 
@@ -237,7 +239,7 @@ def test_an_ordered_model_gives_ordered_logits() -> None:
 )
 def test_pixels_that_are_no_composite_are_refused(pixels: NDArray[np.uint8]) -> None:
     with (
-        Scorer(*model(), device="cpu") as scorer,
+        Scorer(*model(), Compute("cpu")) as scorer,
         pytest.raises(OptionError, match=rf"uint8 of shape \({SIDE}, {SIDE}, 3\), not"),
     ):
         scorer.submit(pixels)
@@ -248,7 +250,7 @@ def test_read_only_and_strided_pixels_score_like_any_others() -> None:
     frame = np.frombuffer(pixels.tobytes(), dtype=np.uint8).reshape(pixels.shape)
     within = np.zeros((SIDE, 2 * SIDE, 3), dtype=np.uint8)[:, ::2]
     within[:] = pixels
-    with Scorer(*model(), device="cpu") as scorer:
+    with Scorer(*model(), Compute("cpu")) as scorer:
         plain, read_only, strided = scorer.score([pixels, frame, within])
     assert not frame.flags.writeable
     assert same(plain, read_only)
@@ -257,14 +259,14 @@ def test_read_only_and_strided_pixels_score_like_any_others() -> None:
 
 def test_many_threads_may_submit_at_once() -> None:
     pixels = composites(12)
-    with Scorer(*model(), device="cpu") as scorer, ThreadPoolExecutor(4) as pool:
+    with Scorer(*model(), Compute("cpu")) as scorer, ThreadPoolExecutor(4) as pool:
         expected = scorer.score(pixels)
         futures = list(pool.map(scorer.submit, pixels))
         assert all(same(future.result(), score) for future, score in zip(futures, expected, strict=True))
 
 
 def test_closing_cancels_what_has_not_begun_and_finishes_what_has() -> None:
-    scorer = Scorer(*model(), device="cpu")
+    scorer = Scorer(*model(), Compute("cpu"))
     pixels = composites(1)[0]
     held = HeldPixels.of(pixels)
     first = scorer.submit(held)
@@ -285,7 +287,7 @@ def test_closing_cancels_what_has_not_begun_and_finishes_what_has() -> None:
 def test_a_composite_may_be_cancelled_before_it_begins() -> None:
     pixels = composites(2)
     held = HeldPixels.of(pixels[0])
-    with Scorer(*model(), device="cpu") as scorer:
+    with Scorer(*model(), Compute("cpu")) as scorer:
         first = scorer.submit(held)
         held.begun.wait()
         second, third = scorer.submit(pixels[1]), scorer.submit(pixels[0])
@@ -296,7 +298,7 @@ def test_a_composite_may_be_cancelled_before_it_begins() -> None:
 
 
 def test_a_callback_may_close_the_scorer_and_submit_to_it() -> None:
-    scorer = Scorer(*model(), device="cpu")
+    scorer = Scorer(*model(), Compute("cpu"))
     pixels = composites(1)[0]
     held = HeldPixels.of(pixels)
     outcome: Future[type[Exception]] = Future()
@@ -315,7 +317,7 @@ def test_a_callback_may_close_the_scorer_and_submit_to_it() -> None:
 
 def test_a_forgotten_scorer_ends_its_thread() -> None:
     before = set(threading.enumerate())
-    scorer = Scorer(*model(), device="cpu")
+    scorer = Scorer(*model(), Compute("cpu"))
     scorer.score(composites(1))
     (thread,) = set(threading.enumerate()) - before
     del scorer
@@ -333,7 +335,7 @@ def test_the_callers_thread_counts_stay_as_they_are() -> None:
         fresh = pool.submit(count).result()
     within: list[int] = []
     held = HeldPixels.of(composites(1)[0])
-    with Scorer(*model(), device="cpu", threads=3) as scorer:
+    with Scorer(*model(), Compute("cpu"), threads=3) as scorer:
         future = scorer.submit(held)
         future.add_done_callback(lambda _: within.append(torch.get_num_threads()))
         held.begun.wait()
@@ -348,7 +350,7 @@ def test_the_callers_random_numbers_and_switches_stay_as_they_are() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with Scorer(*model(), device="cpu", precision="bf16") as scorer:
+    with Scorer(*model(), Compute("cpu", "bf16")) as scorer:
         scorer.score(composites(1))
     assert torch.equal(torch.rand(3), expected)
     assert not torch.is_inference_mode_enabled()
@@ -360,7 +362,7 @@ def test_a_network_that_overflows_says_so_instead_of_scoring() -> None:
     card, state = model()
     state = {**state, "head.weight": torch.full_like(state["head.weight"], 3e38)}
     with (
-        Scorer(card, state, device="cpu", precision="fp32", what="m.safetensors") as scorer,
+        Scorer(card, state, Compute("cpu", "fp32"), what="m.safetensors") as scorer,
         pytest.raises(ModelFileError, match=r"m\.safetensors gave a composite no finite score"),
     ):
         scorer.score(composites(1))
@@ -372,7 +374,7 @@ def test_a_composite_that_fails_stops_no_other() -> None:
             raise OSError("the frame is gone")
 
     pixels = composites(2)
-    with Scorer(*model(), device="cpu") as scorer:
+    with Scorer(*model(), Compute("cpu")) as scorer:
         futures = [scorer.submit(p) for p in (pixels[0], pixels[1].view(Unreadable), pixels[0])]
         with pytest.raises(OSError, match="the frame is gone"):
             futures[1].result()

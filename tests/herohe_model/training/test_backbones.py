@@ -11,6 +11,7 @@ from helpers.small_training import CASES, MACHINE, NO_AUGMENTATION, tiny_options
 from herohe_model.dataset.cases import target_arrays
 from herohe_model.engines.scorer import Scorer
 from herohe_model.grades import Target
+from herohe_model.model.compute import Compute
 from herohe_model.sampling.composite import draw_composites, read_composite
 from herohe_model.slides.slide import Slide
 from herohe_model.training.loop import train_network
@@ -50,7 +51,7 @@ def test_a_family_learns_four_composites_by_heart_and_its_file_scores_them_right
     losses = [r["loss"] for r in RunFolder(tmp_path / "run").read_log() if r["event"] == "step"]
     assert losses[-1] < losses[0]
     bits, _ = target_arrays(CASES, Target.IHC_ISH)
-    with Scorer.load(model, device="cpu", precision="fp32", threads=1) as scorer:
+    with Scorer.load(model, Compute("cpu", "fp32"), threads=1) as scorer:
         for slide, patches, expected in zip(data.slides, data.foreground, bits, strict=True):
             cells = draw_composites(len(patches), composites=1, seed=1)[0]
             with Slide(slide.path) as source:
