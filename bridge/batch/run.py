@@ -19,7 +19,7 @@ import msgspec
 from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.projects.base import Collection, Entry, EntryContent
-from bridge.results.files import write_csv, write_json
+from bridge.results.files import ResultFileError, write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob
@@ -28,6 +28,7 @@ from bridge.scoring.slide import Progress, as_herohe, failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
+from herohe_model.printable import printable
 from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.guarded_slide import GuardedSlide
 
@@ -164,7 +165,13 @@ def run_batch_on(
     HeroheError
         If the output folder or the collection as a whole cannot be used. A slide's error never is raised.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            f"The folder {output} cannot be made ({error.strerror or error})",
+            "Allow writing there, or name another with --output",
+        ) from error
     with Manifest(output / MANIFEST_NAME) as manifest:
         manifest.begin_run(restart=restart)
         return _Batch(executor, collection, options, output, manifest, listener, cancelled).run()
@@ -229,6 +236,11 @@ class _Batch:
         """Return why no slide can be begun any more, if so."""
         if self._cancelled():
             return CancelledError("Not begun: the run was cancelled", "Give the same command again")
+        if not self._manifest.path.exists():
+            return ResultFileError(
+                f"Not begun: {self._output}, which holds this run's results, was taken away while it ran",
+                "Bring it back and give the same command again",
+            )
         try:
             self._executor.check()
         except HeroheError as error:
@@ -244,30 +256,14 @@ class _Batch:
             return
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
+            path = _portable(content.slide_path, self._collection.root)
+            key = self._work_key(entry, content, path, regions, fingerprint)
         except Exception as error:
             result = _failed(error, entry)
             if isinstance(error, SlideFatalError) and error.path:
                 result = self._keep_fatal(Path(error.path), result)
             self._close_slides((position, result))
             return
-        path = _portable(content.slide_path, self._collection.root)
-        scored_by = self._executor.info
-        key = work_key(
-            {
-                "entry": entry.id,
-                "slide": entry.name,
-                "path": path,
-                "fingerprint": fingerprint,
-                "warnings": content.warnings,
-                "mpp": content.mpp,
-                "regions": regions.digest(),
-                "model": scored_by.model_sha256,
-                "device": scored_by.device,
-                "precision": scored_by.precision,
-                "engine": scored_by.engine,
-                "options": msgspec.to_builtins(self._options.score),
-            }
-        )
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
         if known is not None:
@@ -286,6 +282,28 @@ class _Batch:
                 regions=regions,
                 options=self._options.score,
             )
+        )
+
+    def _work_key(
+        self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
+    ) -> str:
+        """Digest what decides a slide's result."""
+        scored_by = self._executor.info
+        return work_key(
+            {
+                "entry": entry.id,
+                "slide": entry.name,
+                "path": path,
+                "fingerprint": fingerprint,
+                "warnings": content.warnings,
+                "mpp": content.mpp,
+                "regions": regions.digest(),
+                "model": scored_by.model_sha256,
+                "device": scored_by.device,
+                "precision": scored_by.precision,
+                "engine": scored_by.engine,
+                "options": msgspec.to_builtins(self._options.score),
+            }
         )
 
     def _finish(self, job: _Job, result: SlideResult) -> None:
@@ -400,4 +418,6 @@ def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:
 def _portable(path: Path, root: Path) -> str:
     """Return a path relative to the collection where it lies below it, with forward slashes."""
     resolved, base = path.resolve(), root.resolve()
-    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    return printable(
+        resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    )

@@ -6,7 +6,6 @@ tissue.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.regions import Annotation
 from bridge.versions import package_versions
+from herohe_model.dataset.tables import CsvWriter
 from herohe_model.errors import ProjectError
 from herohe_model.grades import GRADES, Target, bits_of_level
 from herohe_model.model.card import ModelCard
@@ -106,7 +106,7 @@ def make_slides(folder: Path, count: int, *, seed: int = 0) -> Iterator[DemoSlid
 def write_truth(path: Path, slides: Sequence[DemoSlide]) -> None:
     """Write the grades that were drawn, the status that follows, and the split of each slide."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvWriter(file)
         writer.writerow(("case", "ihc", "status", "split"))
         for slide in slides:
             status = "Positive" if is_positive(slide.grade) else "Negative"

@@ -253,7 +253,8 @@ def _put_together(
         "details": details() if details_inside else (),
     }
     with replacing(path) as page:
-        with page.open("x", encoding="utf-8", newline="") as file:
+        # A folder's name may be no text; what is shown of it is.
+        with page.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             write_page(
                 file,
                 "report.html",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -10,6 +9,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
+from herohe_model.dataset.tables import CsvWriter
 from herohe_model.errors import HeroheError
 from herohe_model.files import replacing
 
@@ -58,7 +58,7 @@ def write_csv(path: Path, results: Iterable[SlideResult]) -> None:
     """
 
     def fill(file: IO[str]) -> None:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvWriter(file)
         writer.writerow(COLUMNS)
         for result in results:
             for row in _rows(result):
@@ -96,7 +96,7 @@ def read_json(path: Path) -> list[SlideResult]:
 
     try:
         file = msgspec.json.decode(path.read_bytes(), type=File)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ResultFileError(f"{path} cannot be read as results: {error}", "Name a results.json") from error
     if file.format != JSON_FORMAT or file.version != JSON_VERSION:
         raise ResultFileError(

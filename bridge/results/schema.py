@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from herohe_model.notice import RESEARCH_USE_ONLY as RESEARCH_USE_ONLY
+from herohe_model.printable import is_text, printable
 
 DECIMALS: Final = 6
 PREFIX: Final = "HER2-HE"
@@ -85,6 +86,11 @@ class Prediction(msgspec.Struct, frozen=True):
     at_least: dict[str, float]
     levels: dict[str, float]
 
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot: files of results are read from anywhere."""
+        if not {"1+", "2+", "3+"} <= self.at_least.keys():
+            raise ValueError("at_least lacks one of 1+, 2+ and 3+")
+
 
 class RegionResult(msgspec.Struct, frozen=True):
     """The result for a slide's union of regions, or for one annotation.
@@ -106,6 +112,11 @@ class RegionResult(msgspec.Struct, frozen=True):
     composites: tuple[CompositeResult, ...] = ()
     patches: tuple[PlacedPatch, ...] = ()
     unsampled: tuple[ForegroundPatch, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse patches of composites that are not there."""
+        if not all(0 <= patch.composite < len(self.composites) for patch in self.patches):
+            raise ValueError("a patch lies in a composite that is not there")
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -151,6 +162,19 @@ class SlideResult(msgspec.Struct, frozen=True):
     union: RegionResult | None = None
     annotations: tuple[RegionResult, ...] = ()
     provenance: Provenance | None = None
+
+    def __post_init__(self) -> None:
+        """Make text of what is none, such as names that are not UTF-8: whatever is kept can be written."""
+        for name in ("entry", "slide", "path", "message"):
+            text = getattr(self, name)
+            if not is_text(text):
+                msgspec.structs.force_setattr(self, name, printable(text))
+        steps = len(self.provenance.steps) if self.provenance is not None else None
+        for region in filter(None, (self.union, *self.annotations)):
+            if steps is not None and any(len(patch.contributions) != steps for patch in region.patches):
+                raise ValueError("a patch has not one contribution a step")
+        if not all(is_text(warning) for warning in self.warnings):
+            msgspec.structs.force_setattr(self, "warnings", tuple(printable(text) for text in self.warnings))
 
 
 class Tile(msgspec.Struct, frozen=True):

@@ -32,7 +32,14 @@ from bridge.results.schema import (
 )
 from bridge.scoring.options import ScoreOptions
 from bridge.versions import package_versions
-from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
+from herohe_model.errors import (
+    ALLOW,
+    CancelledError,
+    EntryDamagedError,
+    HeroheError,
+    SlideError,
+    os_problem,
+)
 from herohe_model.grades import (
     Target,
     bit_probabilities,
@@ -198,6 +205,10 @@ def as_herohe(error: Exception, slide: str) -> HeroheError:
     """Turn what nobody foresaw into an error that names the slide: one slide never stops the others."""
     if isinstance(error, HeroheError):
         return error
+    if isinstance(error, OSError):
+        refused = HeroheError(f"{slide}: {os_problem(error)}", ALLOW)
+        refused.__cause__ = error
+        return refused
     unforeseen = HeroheError(
         f"{slide}: unexpected {type(error).__name__}: {error}",
         "Please report it, with this slide's format and the versions that 'herohe-bridge doctor' prints",

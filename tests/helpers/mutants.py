@@ -1,83 +1,110 @@
-"""Slides with damage of every kind, the same for the same seed."""
+"""Damaged copies of sound files, the same for the same seed: for tests of what reads files of strangers."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+import io
+import json
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
-import tifffile
+from herohe_model.errors import HeroheError
 
-from helpers.small_slides import tissue_picture
-from herohe_model.synthetic.slides import write_mirax, write_tiff
+_ODD: list[Any] = [
+    *(None, True, -1, 0, 2**63, 10**30, -1e308, 1e-320, "", "x" * 5000, "\x1b[2J", "\ud83d\ude00", "=1+1"),
+    *([], {}, [[]], {"type": "Feature"}, {"": None}, [None] * 50, {"a": {"b": {"c": []}}}),
+]
 
-_EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1)
 
-
-def write_originals(folder: Path) -> tuple[Path, ...]:
-    """Write a BigTIFF with JPEG tiles, one with deflate, a classic TIFF, an SVS, and a MIRAX."""
-    picture = tissue_picture(256)
-    jpeg, deflate, mirax = folder / "jpeg.tif", folder / "deflate.tif", folder / "a.mrxs"
-    write_tiff(jpeg, picture, tile=64, mpp=0.5)
-    write_tiff(deflate, picture, tile=64, mpp=0.5, quality=None)
-    write_mirax(mirax, picture, tile=64, mpp=0.5)
-    classic, svs = folder / "classic.tif", folder / "aperio.svs"
-    for path, about in ((classic, None), (svs, "Aperio Image Library v11\r\n256x256|AppMag = 20|MPP = 0.5")):
-        with tifffile.TiffWriter(path, byteorder=">" if about is None else "<") as file:
-            for level, step in enumerate((1, 2, 4)):
-                file.write(
-                    picture[::step, ::step],
-                    tile=(64, 64),
-                    photometric="rgb",
-                    compression="zlib",
-                    subfiletype=int(level > 0 and about is None),
-                    resolution=(20_000 / step, 20_000 / step),
-                    resolutionunit="CENTIMETER",
-                    description=about,
-                    metadata=None,
+def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Flip, cut, repeat or insert bytes."""
+    found = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(found) + 1)
+        match rng.randrange(5):
+            case 0 if found:
+                found[min(place, len(found) - 1)] ^= 1 << rng.randrange(8)
+            case 1:
+                del found[place : place + rng.randint(1, 40)]
+            case 2:
+                found[place:place] = found[place : place + rng.randint(1, 200)]
+            case 3:
+                found[place:place] = rng.choice(
+                    [b"\0", b"\xff", b"[" * 200, b"{", b'"', b"NaN", b"1e999", b"-", b"\\ud800", b"9" * 400]
                 )
-    return jpeg, deflate, classic, svs, mirax
-
-
-def mutants(originals: tuple[Path, ...], folder: Path, count: int, seed: int) -> Iterator[Path]:
-    """Yield damaged slides, one at a time: the next replaces the one before."""
-    rng = np.random.default_rng(seed)
-    for number in range(count):
-        original = originals[number % len(originals)]
-        target = folder / f"mutant{original.suffix}"
-        beside = original.with_suffix("")
-        damaged = target
-        shutil.copy(original, target)
-        if beside.is_dir():
-            shutil.rmtree(target.with_suffix(""), ignore_errors=True)
-            shutil.copytree(beside, target.with_suffix(""))
-            files = sorted(target.with_suffix("").iterdir())
-            damaged = files[int(rng.integers(len(files)))]
-        damaged.write_bytes(_damaged(damaged.read_bytes(), rng))
-        yield target
-
-
-def _damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    data = bytearray(content)
-    for _ in range(int(rng.integers(1, 3))):
-        # Tables stand at the ends; between them are pixels.
-        edge = min(len(data), 2000)
-        place = int(
-            rng.choice([rng.integers(edge), len(data) - 1 - rng.integers(edge), rng.integers(len(data))])
-        )
-        kind = rng.integers(16)
-        if kind < 9:
-            data[place] ^= 1 << int(rng.integers(8))
-        elif kind < 14:
-            width = int(rng.choice([1, 2, 4, 8]))
-            value = int(rng.choice(np.array(_EXTREMES, dtype=np.uint64)))
-            new = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little" if rng.integers(2) else "big")
-            data[place : place + width] = new[: len(data) - place]
-        elif kind == 14:
-            data[place : place + 16] = rng.bytes(len(data[place : place + 16]))
-        else:
-            del data[max(place, 1) :]
-        if not data:
+            case _:
+                del found[place:]
+        if not found:
             break
-    return bytes(data)
+    return bytes(found)
+
+
+def mutated_json(document: Any, rng: random.Random) -> Any:
+    """Return a document with one to three of its values, keys or lengths changed."""
+    copy = json.loads(json.dumps(document))
+    for _ in range(rng.randint(1, 3)):
+        holders = list(_holders(copy))
+        if not holders:
+            return rng.choice(_ODD)
+        holder, key = rng.choice(holders)
+        match rng.randrange(5):
+            case 0:
+                holder[key] = rng.choice(_ODD)
+            case 1:
+                del holder[key]
+            case 2 if isinstance(holder, list):
+                holder.extend(holder[:20])
+            case 3:
+                deep: Any = holder[key]
+                for _ in range(rng.choice([1, 3, 300])):
+                    deep = [deep] if rng.random() < 0.5 else {"childObjects": [deep], "type": "Feature"}
+                holder[key] = deep
+            case _:
+                other, name = rng.choice(holders)
+                holder[key] = json.loads(json.dumps(other[name]))
+    return copy
+
+
+def mutated_text_of(document: Any, rng: random.Random) -> bytes:
+    """Return JSON of a changed document, or damaged JSON of a sound one."""
+    if rng.random() < 0.6:
+        return json.dumps(mutated_json(document, rng)).encode("utf-8", "surrogatepass")
+    return mutated_bytes(json.dumps(document).encode(), rng)
+
+
+def mutated_zip(data: bytes, rng: random.Random) -> bytes:
+    """Return an archive with one member damaged, or a damaged archive."""
+    if rng.random() < 0.3:
+        return mutated_bytes(data, rng)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    name = rng.choice(sorted(members))
+    members[name] = mutated_bytes(members[name], rng)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    return file.getvalue()
+
+
+def refused(read: Callable[[], object]) -> bool:
+    """Read something; False when it could be read, True when it was refused as everything must be refused."""
+    try:
+        read()
+    except HeroheError as error:
+        assert str(error).isprintable() or "\n" in str(error)
+        return True
+    return False
+
+
+def _holders(document: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(document, dict):
+        pairs: list[tuple[Any, Any]] = list(document.items())
+    elif isinstance(document, list):
+        pairs = list(enumerate(document))
+    else:
+        return
+    for key, value in pairs:
+        yield document, key
+        yield from _holders(value)

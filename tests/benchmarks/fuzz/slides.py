@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from helpers.mutants import mutants, write_originals
+from helpers.slide_mutants import mutants, write_originals
 
 from herohe_model.errors import HeroheError, SlideFatalError
 from herohe_model.sampling.composite import draw_composites, read_composite

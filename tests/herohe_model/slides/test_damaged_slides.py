@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers.mutants import mutants, write_originals
+from helpers.slide_mutants import mutants, write_originals
 
 from herohe_model.errors import SlideError
 from herohe_model.sampling.patches import find_patches
