@@ -46,12 +46,8 @@ from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
-<<<<<<< HEAD
-from herohe_model.slides.guarded_slide import GuardedSlide
-=======
 from herohe_model.printable import printable_name
-from herohe_model.slides.slide import Slide
->>>>>>> main
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 

@@ -56,12 +56,8 @@ from herohe_model.errors import (
     WriteBackError,
 )
 from herohe_model.files import sha256_of
-<<<<<<< HEAD
-from herohe_model.slides.guarded_slide import GuardedSlide
-=======
 from herohe_model.printable import is_text, printable_name
-from herohe_model.slides.slide import Slide
->>>>>>> main
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 SLIDE_SUFFIXES: Final = (
     ".bif",

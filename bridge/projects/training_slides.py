@@ -9,15 +9,9 @@ from bridge.annotations.regions import build_regions
 from bridge.projects.base import Collection, Entry
 from bridge.scoring.slide import as_herohe
 from herohe_model.dataset.cases import Case
-<<<<<<< HEAD
-from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
-from herohe_model.errors import CancelledError, HeroheError, OptionError
-from herohe_model.slides.guarded_slide import GuardedSlide
-=======
 from herohe_model.dataset.matching import MEANT, SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, OptionError
-from herohe_model.slides.slide import Slide
->>>>>>> main
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.foreground_cache import Unusable
 

@@ -93,7 +93,7 @@ def _not_a_slide(path: Path, head: bytes, length: int) -> SlideError:
         return SlideUnreadableError(f"{path} is truncated: it ends before its TIFF directory", COPY_AGAIN)
     return SlideUnreadableError(
         f"{path} is a TIFF but no tiled slide, or a damaged one",
-        "Check that the right file was named; a TIFF without tiles is to be converted, with vips for instance",
+        "Check that the right file was named, or convert it to a TIFF with tiles, with vips for instance",
     )
 
 
