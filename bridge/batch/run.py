@@ -345,7 +345,7 @@ class _Batch:
     def _write_files(self) -> None:
         began = time.monotonic()
         write_csv(self._output / "results.csv", self._manifest.reported())
-        write_json(self._output / "results.json", self._manifest.reported())
+        write_json(self._output / "results.json", self._manifest.reported(), collection=self._collection.root)
         ended = time.monotonic()
         self._next_refresh = ended + max(_REFRESH_S, (ended - began) / _REFRESH_SHARE)
 
