@@ -30,7 +30,18 @@ wrong, naming the file, and what to do about it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+from herohe_model.printable import printable
+
+ALLOW: Final = "Check that it is there, its permissions, and that the disk is not full"
+"""Remedy for what the system refused."""
+
+
+def os_problem(error: OSError) -> str:
+    """Return what the system refused, with the file it was about; a sentence without its full stop."""
+    where = f"{error.filename} " if error.filename is not None else "a file "
+    return f"{where}cannot be used ({error.strerror or error})"
 
 
 class HeroheError(Exception):
@@ -52,9 +63,10 @@ class HeroheError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        # Names of files and what stands in them come into every message: none of it reaches a terminal raw.
+        self.problem = printable(problem)
+        self.remedy = printable(remedy)
+        super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."

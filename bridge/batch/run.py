@@ -19,7 +19,7 @@ import msgspec
 from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.projects.base import Collection, Entry, EntryContent
-from bridge.results.files import write_csv, write_json
+from bridge.results.files import ResultFileError, write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob
@@ -28,6 +28,7 @@ from bridge.scoring.slide import Progress, as_herohe, failed_result
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
+from herohe_model.printable import printable
 from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 
@@ -164,7 +165,13 @@ def run_batch_on(
     HeroheError
         If the output folder or the collection as a whole cannot be used. A slide's error never is raised.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            f"The folder {output} cannot be made ({error.strerror or error})",
+            "Allow writing there, or name another with --output",
+        ) from error
     with Manifest(output / MANIFEST_NAME) as manifest:
         manifest.begin_run(restart=restart)
         return _Batch(executor, collection, options, output, manifest, listener, cancelled).run()
@@ -229,6 +236,11 @@ class _Batch:
         """Return why no slide can be begun any more, if so."""
         if self._cancelled():
             return CancelledError("Not begun: the run was cancelled", "Give the same command again")
+        if not self._manifest.path.exists():
+            return ResultFileError(
+                f"Not begun: {self._output}, which holds this run's results, was taken away while it ran",
+                "Bring it back and give the same command again",
+            )
         try:
             self._executor.check()
         except HeroheError as error:
@@ -239,27 +251,11 @@ class _Batch:
         """Read an entry, and begin its slide when its outcome is not already known."""
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
+            path = _portable(content.slide_path, self._collection.root)
+            key = self._work_key(entry, content, path, regions, fingerprint)
         except Exception as error:
             self._close_slides((position, _failed(error, entry)))
             return
-        path = _portable(content.slide_path, self._collection.root)
-        scored_by = self._executor.info
-        key = work_key(
-            {
-                "entry": entry.id,
-                "slide": entry.name,
-                "path": path,
-                "fingerprint": fingerprint,
-                "warnings": content.warnings,
-                "mpp": content.mpp,
-                "regions": regions.digest(),
-                "model": scored_by.model_sha256,
-                "device": scored_by.device,
-                "precision": scored_by.precision,
-                "engine": scored_by.engine,
-                "options": msgspec.to_builtins(self._options.score),
-            }
-        )
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
         if known is not None:
@@ -278,6 +274,28 @@ class _Batch:
                 regions=regions,
                 options=self._options.score,
             )
+        )
+
+    def _work_key(
+        self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
+    ) -> str:
+        """Digest what decides a slide's result."""
+        scored_by = self._executor.info
+        return work_key(
+            {
+                "entry": entry.id,
+                "slide": entry.name,
+                "path": path,
+                "fingerprint": fingerprint,
+                "warnings": content.warnings,
+                "mpp": content.mpp,
+                "regions": regions.digest(),
+                "model": scored_by.model_sha256,
+                "device": scored_by.device,
+                "precision": scored_by.precision,
+                "engine": scored_by.engine,
+                "options": msgspec.to_builtins(self._options.score),
+            }
         )
 
     def _finish(self, job: _Job, result: SlideResult) -> None:
@@ -310,7 +328,7 @@ class _Batch:
     def _write_files(self) -> None:
         began = time.monotonic()
         write_csv(self._output / "results.csv", self._manifest.reported())
-        write_json(self._output / "results.json", self._manifest.reported())
+        write_json(self._output / "results.json", self._manifest.reported(), collection=self._collection.root)
         ended = time.monotonic()
         self._next_refresh = ended + max(_REFRESH_S, (ended - began) / _REFRESH_SHARE)
 
@@ -383,4 +401,6 @@ def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:
 def _portable(path: Path, root: Path) -> str:
     """Return a path relative to the collection where it lies below it, with forward slashes."""
     resolved, base = path.resolve(), root.resolve()
-    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    return printable(
+        resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    )

@@ -74,6 +74,7 @@ def show(file: Path, as_json: bool) -> None:
     import msgspec
 
     from herohe_model.model.checkpoint import load_model
+    from herohe_model.printable import printable
 
     card, state, sha256 = load_model(file)
     facts = {"file": str(file), "sha256": sha256, "parameters": _parameters(state)}
@@ -84,7 +85,7 @@ def show(file: Path, as_json: bool) -> None:
     rows = {**facts, **fields, "steps": ", ".join(card.steps)}
     width = max(map(len, rows))
     for key, value in rows.items():
-        click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(value)}")
+        click.echo(f"{key.replace('_', ' '):<{width}}  {printable(_readable(value))}")
 
 
 @command.command("verify")

@@ -81,6 +81,16 @@ def parse_builder(builder: Mapping[str, Any], name: str) -> ImageSource:
     SlideError
         If the image is made in a way that cannot be followed back to one slide's pixels.
     """
+    try:
+        return _parsed(builder, name)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise SlideError(
+            f"What the project says of {name} cannot be understood ({type(error).__name__}: {error})",
+            "Add the slide to the project again",
+        ) from error
+
+
+def _parsed(builder: Mapping[str, Any], name: str) -> ImageSource:
     metadata = builder.get("metadata") or {}
     size = (int(metadata["width"]), int(metadata["height"])) if "width" in metadata else None
     mpp = _calibration(metadata)
@@ -238,7 +248,10 @@ def _calibration(metadata: Mapping[str, Any]) -> float | None:
 
 def _path_of(uri: str) -> str | None:
     """Return the path in a ``file:`` URI with forward slashes, None for any other."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
     if parts.scheme != "file":
         return None
     path = unquote(parts.path)

@@ -132,15 +132,13 @@ def draw_pictures(
         read = ((i, reader.read(_box(shown[i]), sizes.patch)) for i in indices)
         return tuple((i, _jpeg(pixels)) for i, pixels in read if pixels is not None)
 
-    ranked = rank_tiles(shown, step)
-    # Where there are few, none is shown on both sides.
-    count = min(sizes.patches, (len(ranked) + 1) // 2)
+    highest, lowest = telling_tiles(shown, step, sizes.patches)
     return SlidePictures(
         thumbnail=thumbnail,
         size=size,
         layers=tuple(layers),
-        speaking_for=patches(ranked[:count]),
-        speaking_against=patches(ranked[::-1][: min(count, len(ranked) - count)]),
+        speaking_for=patches(highest),
+        speaking_against=patches(lowest),
         composites=reader.composites(region, sizes) if region is not None else (),
         problem=reader.problem,
     )
@@ -150,6 +148,25 @@ def rank_tiles(shown: Sequence[Tile], step: int) -> list[int]:
     """Return the indices of the sampled tiles, those that speak most for a step first."""
     shares = [(-t.contributions[step], i) for i, t in enumerate(shown) if t.contributions is not None]
     return [i for _, i in sorted(shares)]
+
+
+def telling_tiles(shown: Sequence[Tile], step: int, count: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the tiles with the highest and with the lowest shares, the most telling first.
+
+    Of the highest, none speaks against the step as long as one speaks for it, and the other way round. Where
+    there are few, none is on both sides.
+    """
+    ranked = rank_tiles(shown, step)
+    count = min(count, (len(ranked) + 1) // 2)
+
+    def speaks_for(index: int) -> bool:
+        shares = shown[index].contributions
+        return shares is not None and shares[step] > 0
+
+    def of_one_sign(indices: Sequence[int]) -> list[int]:
+        return [i for i in indices if speaks_for(i) == speaks_for(indices[0])]
+
+    return of_one_sign(ranked[:count]), of_one_sign(ranked[::-1][: min(count, len(ranked) - count)])
 
 
 class _Reader:

@@ -17,10 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
-from bridge.results.schema import SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from herohe_model.errors import HeroheError
 
 FORMAT: Final = 1
+_PATIENCE_S: Final = 0.5
+"""How long another process may hold the file, such as one that looks at it, before it counts as a run."""
 
 
 class ManifestError(HeroheError):
@@ -50,8 +52,10 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_symlink():
+            raise ManifestError(f"The manifest {path} is a link", "Remove it: a run makes its own")
         with self._errors():
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_S)
             # Held until the process ends, however it ends: two runs never share an output folder.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -84,10 +88,10 @@ class Manifest:
         self.close()
 
     def find(self, key: str) -> SlideResult | None:
-        """Return the finished result of this work, if there is one."""
+        """Return the finished result of this work, if there is one; a damaged one is none."""
         with self._errors():
             row = self._db.execute("SELECT result FROM results WHERE key = ?", (key,)).fetchone()
-            return _unpack(row[0]) if row else None
+        return _unpack(row[0]) if row else None
 
     def keep(self, key: str, result: SlideResult) -> None:
         """Remember a finished result; durable when this returns."""
@@ -113,10 +117,17 @@ class Manifest:
             self._db.executemany("INSERT OR REPLACE INTO latest VALUES (?, ?, ?)", rows)
 
     def reported(self) -> Iterator[SlideResult]:
-        """Yield this run's results in order, one in memory at a time."""
+        """Yield this run's results in order, one in memory at a time; a damaged one as a failure."""
         with self._errors():
-            for (blob,) in self._db.execute("SELECT result FROM latest ORDER BY position"):
-                yield _unpack(blob)
+            for entry, blob in self._db.execute("SELECT entry, result FROM latest ORDER BY position"):
+                yield _unpack(blob) or SlideResult(
+                    entry=entry,
+                    slide=entry,
+                    path="",
+                    outcome=Outcome.FAILED,
+                    message=f"Its result in {self.path} is damaged. Give the same command again.",
+                    error_code=ManifestError.code,
+                )
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -126,16 +137,31 @@ class Manifest:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, zlib.error, msgspec.MsgspecError) as error:
-            raise ManifestError(
-                f"The manifest {self.path} cannot be used: {error}",
-                "Check that the disk is not full and that no other run uses this folder, or remove the file",
-            ) from error
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: sqlite3.Error) -> ManifestError:
+        """Return the error with the remedy that fits."""
+        said = str(error)
+        if "locked" in said:
+            return ManifestError(
+                f"Another run uses {self.path.parent}", "Wait until it has ended, or name another --output"
+            )
+        if "full" in said or "I/O" in said:
+            remedy = "Make room on the disk"
+        elif "readonly" in said or "unable to open" in said or "read-only" in said:
+            remedy = "Allow writing to its folder, or name another --output"
+        else:
+            remedy = "Name another --output, or remove the file: slides are then scored again"
+        return ManifestError(f"The manifest {self.path} cannot be used: {said}", remedy)
 
 
 def _pack(result: SlideResult) -> bytes:
     return zlib.compress(msgspec.json.encode(result), 1)
 
 
-def _unpack(blob: bytes) -> SlideResult:
-    return msgspec.json.decode(zlib.decompress(blob), type=SlideResult)
+def _unpack(blob: bytes) -> SlideResult | None:
+    try:
+        return msgspec.json.decode(zlib.decompress(blob), type=SlideResult)
+    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from bridge.annotations.geojson import write_annotations
 from bridge.batch.run import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.commands.report import report_line
 from bridge.projects.open import open_collection
-from bridge.results.files import read_json
+from bridge.results.files import ResultFileError, read_json
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
@@ -240,3 +240,46 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, model: Path) -> 
     assert "known from an earlier run" in done.stderr
     for name in ("results.csv", "results.json"):
         assert (folder / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_one_outcome_and_stop_nothing(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 1)
+    small_slide(folder / os.fsdecode(b"lat\xe9n.tif"))
+    (folder / "gone.tif").symlink_to(folder / "nowhere.tif")
+    summary = run(folder, scorer, ear := Ear())
+    assert ear.outcomes == {
+        **{"gone.tif": Outcome.UNREADABLE, "lat\\xe9n.tif": Outcome.UNREADABLE, "s0.tif": Outcome.SCORED}
+    }
+    assert summary.exit_code == 1
+    stored = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
+    assert "Rename it" in stored["lat\\xe9n.tif"]
+    planned = {
+        slide.slide: slide.problem for slide in plan_batch(open_collection(folder), scorer.card, OPTIONS)
+    }
+    assert "Rename it" in planned["lat\\xe9n.tif"]
+    assert planned["s0.tif"] == ""
+
+
+def test_an_output_folder_that_vanishes_is_said_and_not_made_again(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 2)
+    output = folder / "out"
+
+    class Thief(Ear):
+        def finished(self, result: SlideResult, *, reused: bool) -> None:
+            if not self.outcomes:
+                output.rename(tmp_path / "taken")
+            super().finished(result, reused=reused)
+
+    one_by_one = replace(OPTIONS, slides_at_once=1)
+    with pytest.raises(ResultFileError, match=r"results\.csv cannot be written"):
+        run(folder, scorer, ear := Thief(), one_by_one)
+    assert Outcome.SCORED in ear.outcomes.values()
+    assert not (output / "results.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_has_its_own_words(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 1)
+    (folder / "out").write_text("a file where a folder must be")
+    with pytest.raises(ResultFileError, match=r"out cannot be made \(File exists\)"):
+        run(folder, scorer, Ear())

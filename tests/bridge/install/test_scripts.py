@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -213,6 +214,37 @@ def test_a_damaged_record_stops_instead_of_guessing(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(InstallError, match=r"record\.json"):
         uninstall(tmp_path, "record.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../mine", "a/../../mine", "/etc/mine", "C:/mine", "C:mine", "\\\\host\\share\\mine", "..\\mine", ""],
+)
+def test_a_record_of_files_elsewhere_deletes_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "mine").write_bytes(b"mine")
+    sha256 = hashlib.sha256(b"mine").hexdigest()
+    for record in ({"files": {name: sha256}}, {"files": {}, "folders": [name]}):
+        (folder / "record.json").write_text(json.dumps({"format": 1, "version": "1", **record}))
+        with pytest.raises(InstallError, match="no path below its folder"):
+            uninstall(folder, "record.json")
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_link_that_leads_away_is_not_followed_to_delete(tmp_path: Path) -> None:
+    folder, other = tmp_path / "project", tmp_path / "other"
+    (other / "empty").mkdir(parents=True)
+    folder.mkdir()
+    (other / "mine").write_bytes(b"mine")
+    (folder / "scripts").symlink_to(other, target_is_directory=True)
+    files_ = {"scripts/mine": hashlib.sha256(b"mine").hexdigest()}
+    record = {"format": 1, "version": "1", "files": files_, "folders": ["scripts/empty"]}
+    (folder / "record.json").write_text(json.dumps(record))
+    remarks = uninstall(folder, "record.json").remarks
+    assert "a link leads to it" in remarks[0]
+    assert (other / "mine").exists()
+    assert (other / "empty").exists()
 
 
 def test_a_jar_with_another_checksum_is_refused(tmp_path: Path) -> None:
