@@ -6,6 +6,7 @@
     ├── SlideError                 a slide cannot be used
     │   ├── SlideNotFoundError         no such file
     │   ├── SlideUnreadableError       not a slide, truncated, or damaged
+    │   │   └── SlideFatalError            damaged so that it ends the process that reads it
     │   └── SlideScaleError            no usable µm/px
     ├── RegionError                an annotation or GeoJSON file cannot be used
     ├── ModelFileError             a model file is damaged, foreign or of another version
@@ -13,6 +14,7 @@
     ├── ServerError                the model server
     │   ├── ServerUnavailableError     none found, none answering, none could be started
     │   ├── ServerBusyError            no answer before the deadline
+    │   ├── WorkerDiedError            workers do not survive what they are given
     │   ├── ProtocolError              a message that breaks the protocol, or another protocol version
     │   └── RemoteError                the server answered a request with an error
     ├── ProjectError               a QuPath project or folder of slides
@@ -90,6 +92,22 @@ class SlideUnreadableError(SlideError):
     code = "slide_unreadable"
 
 
+class SlideFatalError(SlideUnreadableError):
+    """The file is damaged in a way that ends every process that reads it.
+
+    Attributes
+    ----------
+    path
+        The file, "" where that is not known.
+    """
+
+    code = "slide_fatal"
+
+    def __init__(self, problem: str, remedy: str = "", *, path: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.path = path
+
+
 class SlideScaleError(SlideError):
     """The slide says nothing usable about its µm/px."""
 
@@ -130,6 +148,12 @@ class ServerBusyError(ServerError):
     """The server did not answer before the deadline."""
 
     code = "server_busy"
+
+
+class WorkerDiedError(ServerError):
+    """The workers of a server or a cluster do not survive what they are given."""
+
+    code = "worker_died"
 
 
 class ProtocolError(ServerError):

@@ -25,12 +25,12 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
-from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
 from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
@@ -249,12 +249,20 @@ class _Batch:
 
     def _prepare(self, position: int, entry: Entry) -> None:
         """Read an entry, and begin its slide when its outcome is not already known."""
+        fatal = self._manifest.find_fatal(entry.id)
+        if fatal is not None:
+            self._reused += 1
+            self._close_slides((position, fatal), reused=True)
+            return
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
             path = _portable(content.slide_path, self._collection.root)
             key = self._work_key(entry, content, path, regions, fingerprint)
         except Exception as error:
-            self._close_slides((position, _failed(error, entry)))
+            result = _failed(error, entry)
+            if isinstance(error, SlideFatalError) and error.path:
+                result = self._keep_fatal(Path(error.path), result)
+            self._close_slides((position, result))
             return
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
@@ -301,7 +309,16 @@ class _Batch:
     def _finish(self, job: _Job, result: SlideResult) -> None:
         if result.outcome in _KEPT:
             self._manifest.keep(job.key, result)
+        if result.error_code == SlideFatalError.code:
+            result = self._keep_fatal(job.content.slide_path, result)
         self._close_slides((job.position, self._write_back(job, result)))
+
+    def _keep_fatal(self, file: Path, result: SlideResult) -> SlideResult:
+        """Remember a slide that is not to be read again, and say so."""
+        said = f"{result.message} It is not tried again before the file changes, or with --restart."
+        result = msgspec.structs.replace(result, message=said)
+        self._manifest.keep_fatal(file, result)
+        return result
 
     def _write_back(self, job: _Job, result: SlideResult) -> SlideResult:
         """Bring the collection up to date; an error becomes the slide's outcome."""
@@ -356,7 +373,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
             if regions.union is None:
                 yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message())
                 continue
-            with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+            with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
                 patches = find_patches(
                     slide,
                     regions.union.geometry,
@@ -384,7 +401,7 @@ def _read(
 ) -> tuple[EntryContent, SlideRegions, str]:
     """Read an entry's annotations and its slide's bounds and fingerprint."""
     content = collection.read(entry)
-    with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+    with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,

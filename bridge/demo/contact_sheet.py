@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bridge.report.slide import colour_scale
 from bridge.results.schema import SlideResult, tiles
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 _THUMBNAIL_PX: Final = 320
 _CAPTION_PX: Final = 60
@@ -124,7 +124,7 @@ def _colour_bar(draw: ImageDraw.ImageDraw, x: int, y: int, scale: float, step: s
 
 
 def _thumbnail(item: SheetItem, step: int, scale: float) -> Image.Image:
-    with Slide(item.slide_path) as slide:
+    with GuardedSlide(item.slide_path) as slide:
         box = slide.bounds
         side = max(box.width, box.height)
         zoom = _THUMBNAIL_PX / side

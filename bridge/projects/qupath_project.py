@@ -47,7 +47,7 @@ from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.printable import printable_name
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 
@@ -140,7 +140,7 @@ class QuPathProject:
             If its data exist but cannot be read.
         """
         source, slide_path = self._locate(entry)
-        with Slide(slide_path) as slide:
+        with GuardedSlide(slide_path) as slide:
             transform = frame_of(source, slide, entry.name)
             mpp = users_mpp(source, slide)
         data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
@@ -251,7 +251,7 @@ class QuPathProject:
         if seen is not None and data is not None:
             data.keep_ids(seen.ids)
         source, slide_path = self._locate(entry)
-        with Slide(slide_path) as slide:
+        with GuardedSlide(slide_path) as slide:
             transform = frame_of(source, slide, entry.name)
         annotations = _annotations(data, transform, entry)
         areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}

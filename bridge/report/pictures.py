@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 from bridge.results.schema import RegionResult, Tile
 from herohe_model.errors import SlideError
 from herohe_model.sampling.composite import assemble
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.slide_file import SlideFile
 from herohe_model.slides.source import Box
 
 _QUALITY: Final = 72
@@ -96,7 +96,7 @@ class SlidePictures:
 
 
 def draw_pictures(
-    slide: Slide, region: RegionResult | None, shown: Sequence[Tile], step: int, sizes: PictureSizes
+    slide: SlideFile, region: RegionResult | None, shown: Sequence[Tile], step: int, sizes: PictureSizes
 ) -> SlidePictures:
     """Read and draw everything that is shown of a slide.
 
@@ -172,7 +172,7 @@ def telling_tiles(shown: Sequence[Tile], step: int, count: int) -> tuple[list[in
 class _Reader:
     """Reads what can be read, and keeps the first reason why something could not."""
 
-    def __init__(self, slide: Slide) -> None:
+    def __init__(self, slide: SlideFile) -> None:
         self._slide = slide
         self.problem = ""
 

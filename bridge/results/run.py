@@ -13,7 +13,7 @@ import msgspec
 from bridge.results.files import JSON_FORMAT, JSON_VERSION, ResultFileError, read_json
 from bridge.results.schema import SlideResult
 from herohe_model.errors import SlideError, SlideNotFoundError
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 RESULTS_NAME: Final = "results.json"
 DEFAULT_FOLDER: Final = "herohe-bridge"
@@ -81,7 +81,7 @@ class ScoredRun:
         """
         return _read(self.results)
 
-    def open_slide(self, result: SlideResult) -> Slide:
+    def open_slide(self, result: SlideResult) -> GuardedSlide:
         """Open the very slide that was scored; the caller closes it.
 
         A slide is looked for below ``slides_root`` first (by its whole recorded path, then by ever fewer of
@@ -102,7 +102,7 @@ class ScoredRun:
             if not path.is_file():
                 continue
             try:
-                slide = Slide(path)
+                slide = GuardedSlide(path)
             except SlideError as error:
                 unreadable = unreadable or error
                 continue
