@@ -6,13 +6,16 @@ Commands are imported when they are named, so ``--help`` and shell completion st
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import Final, cast
 
 import click
 
 from bridge import __version__
-from herohe_model.errors import HeroheError, OptionError
+from herohe_model.errors import ALLOW, HeroheError, OptionError, os_problem
+from herohe_model.model.machine import wait_passively
+from herohe_model.printable import printable
 
 _COMMANDS: Final = {
     "demo": "Run the whole system on synthetic slides.",
@@ -61,7 +64,13 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; exit codes: 0 all well, 1 something failed, 2 wrong usage."""
+    # Some commands compute, others start processes that do.
+    wait_passively()
     debug = "--debug" in sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the console's code page has no letters for is shown by their numbers.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(prog_name="herohe-bridge", standalone_mode=False)
     except click.ClickException as error:
@@ -75,10 +84,15 @@ def main() -> None:
             raise
         click.echo(f"Error: {error}", err=True)
         code = 2 if isinstance(error, OptionError) else 1
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {HeroheError(os_problem(error), ALLOW)}", err=True)
+        code = 1
     except Exception as error:
         if debug:
             raise
-        click.echo(f"Unexpected {type(error).__name__}: {error}", err=True)
+        click.echo(f"Unexpected {type(error).__name__}: {printable(str(error))}", err=True)
         click.echo("Run it again as 'herohe-bridge --debug ...' for a traceback to report.", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -5,7 +5,6 @@ write Python, see ``docs/python.md``. Each name is imported from its room when i
 importing the package is light; PyTorch comes with ``Scorer``, ``new_model`` and ``save_model`` alone.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,6 @@ __all__ = [
     "read_composite",
     "save_model",
 ]
-
-# OpenMP's threads wait by spinning unless told otherwise before PyTorch is loaded; beside the threads that
-# read slides, or any other busy program, that made scoring ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
@@ -59,6 +54,9 @@ else:  # Type checkers must not see it: it would make every name an attribute.
         """Import a name of the list from its room."""
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "Scorer":
+            # Only now is it known that this process shall compute.
+            import_module(f"{__name__}.model.machine").wait_passively()
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

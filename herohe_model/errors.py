@@ -6,6 +6,7 @@
     ├── SlideError                 a slide cannot be used
     │   ├── SlideNotFoundError         no such file
     │   ├── SlideUnreadableError       not a slide, truncated, or damaged
+    │   │   └── SlideFatalError            damaged so that it ends the process that reads it
     │   └── SlideScaleError            no usable µm/px
     ├── RegionError                an annotation or GeoJSON file cannot be used
     ├── ModelFileError             a model file is damaged, foreign or of another version
@@ -13,6 +14,7 @@
     ├── ServerError                the model server
     │   ├── ServerUnavailableError     none found, none answering, none could be started
     │   ├── ServerBusyError            no answer before the deadline
+    │   ├── WorkerDiedError            workers do not survive what they are given
     │   ├── ProtocolError              a message that breaks the protocol, or another protocol version
     │   └── RemoteError                the server answered a request with an error
     ├── ProjectError               a QuPath project or folder of slides
@@ -30,7 +32,18 @@ wrong, naming the file, and what to do about it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+from herohe_model.printable import printable
+
+ALLOW: Final = "Check that it is there, its permissions, and that the disk is not full"
+"""Remedy for what the system refused."""
+
+
+def os_problem(error: OSError) -> str:
+    """Return what the system refused, with the file it was about; a sentence without its full stop."""
+    where = f"{error.filename} " if error.filename is not None else "a file "
+    return f"{where}cannot be used ({error.strerror or error})"
 
 
 class HeroheError(Exception):
@@ -52,9 +65,10 @@ class HeroheError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        # Names of files and what stands in them come into every message: none of it reaches a terminal raw.
+        self.problem = printable(problem)
+        self.remedy = printable(remedy)
+        super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
@@ -76,6 +90,22 @@ class SlideUnreadableError(SlideError):
     """The file is no slide, or a truncated or damaged one."""
 
     code = "slide_unreadable"
+
+
+class SlideFatalError(SlideUnreadableError):
+    """The file is damaged in a way that ends every process that reads it.
+
+    Attributes
+    ----------
+    path
+        The file, "" where that is not known.
+    """
+
+    code = "slide_fatal"
+
+    def __init__(self, problem: str, remedy: str = "", *, path: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.path = path
 
 
 class SlideScaleError(SlideError):
@@ -118,6 +148,12 @@ class ServerBusyError(ServerError):
     """The server did not answer before the deadline."""
 
     code = "server_busy"
+
+
+class WorkerDiedError(ServerError):
+    """The workers of a server or a cluster do not survive what they are given."""
+
+    code = "worker_died"
 
 
 class ProtocolError(ServerError):

@@ -28,7 +28,7 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
         final double value, share
 
         Cell(ROI roi, double value, double share) {
-            box = box(roi)
+            box = around(roi)
             this.value = value
             this.share = share
         }
@@ -77,7 +77,7 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
 
     /** Frame one patch, and only that. */
     void mark(ROI roi) {
-        marked = roi == null ? null : box(roi)
+        marked = roi == null ? null : around(roi)
         repaint()
     }
 
@@ -96,7 +96,7 @@ class HeroheHeatmap extends AbstractOverlay implements ChangeListener<ImageData<
         remove()
     }
 
-    private static Rectangle2D box(ROI roi) {
+    private static Rectangle2D around(ROI roi) {
         return new Rectangle2D.Double(roi.boundsX, roi.boundsY, roi.boundsWidth, roi.boundsHeight)
     }
 

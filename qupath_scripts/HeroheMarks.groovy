@@ -39,9 +39,10 @@ class HeroheMarks {
         return names.reverse().join(': ')
     }
 
-    /** The shapes that annotations have now: what must still be so when a result is written. */
+    /** The shapes that annotations have now, in their order: what must still be so when a result is written. */
     static Map<PathObject, ROI> shapes(Collection<PathObject> annotations) {
-        return annotations.collectEntries(new IdentityHashMap<PathObject, ROI>()) { [it, it.ROI] }
+        // QuPath's objects are the same only if they are one, whatever their identifiers say.
+        return annotations.collectEntries(new LinkedHashMap<PathObject, ROI>()) { [it, it.ROI] }
     }
 
     /**
@@ -56,14 +57,17 @@ class HeroheMarks {
         def data = image.data, hierarchy = image.hierarchy
         List<PathClass> used = []
         synchronized (hierarchy) {
-            def present = data.userAnnotations(hierarchy.rootObject)
-            def byId = present.groupBy { it.ID.toString() }
+            Set<PathObject> present = Collections.newSetFromMap(new IdentityHashMap<PathObject, Boolean>())
+            present.addAll(data.userAnnotations(hierarchy.rootObject))
+            // By their place in what was sent: two objects may have one identifier.
+            def sent = new ArrayList<PathObject>(shapes.keySet())
             List<Map> planned = []
             List<PathObject> targets = []
             for (Map item : (List<Map>) markup.get('annotations')) {
-                def object = byId.get((String) item.get('id'))?.find { shapes.containsKey(it) && !targets.any { PathObject t -> t.is(it) } }
-                if (object == null || !object.ROI.is(shapes.get(object)))
-                    throw new HeroheClient.Failure('entry_changed', "An annotation was ${object == null ? 'deleted' : 'changed'} while it was scored, so nothing was written".toString(), 'Run the script again')
+                def object = sent[((Number) item.get('sent')).intValue()]
+                boolean gone = !present.contains(object)
+                if (gone || !object.ROI.is(shapes.get(object)))
+                    throw new HeroheClient.Failure('entry_changed', "An annotation was ${gone ? 'deleted' : 'changed'} while it was scored, so nothing was written".toString(), 'Run the script again')
                 planned.add(item)
                 targets.add(object)
             }

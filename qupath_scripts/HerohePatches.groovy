@@ -30,24 +30,36 @@ class HerohePatches {
         return thread
     }
     private volatile int round = 0
+    private List<Object> ends = []
     final VBox node = new VBox(3d)
 
     /** Show the patches at both ends; in as far as they fit, each only once. */
     void show(HeroheImage image, List<HeroheExplain.Ranked> ranked, Consumer<PathObject> chosen) {
-        int mine = ++round
         def values = new IdentityHashMap<PathObject, Double>()
         for (one in ranked)
             one.tiles.each { PathObject tile -> values.put(tile, one.value(tile)) }
         def sorted = values.keySet().sort { PathObject tile -> -values.get(tile) }
         int most = Math.min(EACH, (sorted.size() + 1).intdiv(2)), least = Math.min(EACH, sorted.size() - most)
         def top = sorted.take(most), bottom = sorted.takeRight(least).reverse()
+        // Pictures that are there already need not be read again each time that something is drawn.
+        def now = (top + bottom) as List<Object>
+        now.addAll(ranked.collect { it.measurement })
+        if (same(now))
+            return
+        ends = now
+        int mine = ++round
         node.children.setAll(new Label('Speak most for it'), row(image, top, values, chosen, mine))
         if (bottom)
             node.children.addAll(new Label('Speak least for it'), row(image, bottom, values, chosen, mine))
     }
 
+    private boolean same(List<Object> now) {
+        return now.size() == ends.size() && (0..<now.size()).every { int i -> now[i] == ends[i] }
+    }
+
     void clear() {
         round++
+        ends = []
         node.children.clear()
     }
 

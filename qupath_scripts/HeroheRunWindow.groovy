@@ -17,14 +17,13 @@ import javafx.scene.control.ProgressBar
 import javafx.scene.control.TableCell
 import javafx.scene.control.TableColumn
 import javafx.scene.control.TableView
-import javafx.scene.control.Tooltip
 import javafx.scene.input.Clipboard
 import javafx.scene.input.ClipboardContent
 import javafx.scene.layout.HBox
 import javafx.scene.layout.Priority
 import javafx.scene.layout.VBox
+import javafx.scene.text.Text
 import javafx.stage.Stage
-import javafx.stage.Window
 import javafx.stage.WindowEvent
 import javafx.util.Callback
 import qupath.lib.gui.QuPathGUI
@@ -43,7 +42,7 @@ class HeroheRunWindow {
 
         Row(String title, String image, Consumer<String> log) {
             super(title, log)
-            cells = [image, '...', '', '', '']
+            cells = [image, 'in work', '', '', '']
         }
 
         /** Say what came of it. */
@@ -86,6 +85,9 @@ class HeroheRunWindow {
         this.total = total
         this.log = log
         bar.maxWidth = Double.MAX_VALUE
+        // The table would take all the height there is.
+        bar.minHeight = 18d
+        table.prefHeight = 200d
         COLUMNS.eachWithIndex { String name, int i -> table.columns.add(column(name, i)) }
         table.columnResizePolicy = TableView.CONSTRAINED_RESIZE_POLICY
         VBox.setVgrow(table, Priority.ALWAYS)
@@ -98,9 +100,7 @@ class HeroheRunWindow {
         box.padding = new Insets(12d)
         stage.title = title
         stage.scene = new Scene(box, 720d, 400d)
-        // QuPath's own progress lies over its window, and would keep clicks from this one.
-        def topmost = Window.windows.findAll { Window w -> w.showing && w instanceof Stage }
-        stage.initOwner(topmost.empty ? QuPathGUI.getInstance()?.stage : (Window) topmost.last())
+        stage.initOwner(QuPathGUI.getInstance().stage)
         stage.onCloseRequest = { WindowEvent event ->
             if (!ended) {
                 event.consume()
@@ -157,6 +157,7 @@ class HeroheRunWindow {
             bar.progress = 1d
             button.text = 'Close'
             button.disable = false
+            table.refresh()
         }
     }
 
@@ -185,11 +186,15 @@ class HeroheRunWindow {
 
     /** A cell whose words can be read in full. */
     private static class WordsCell extends TableCell<Row, String> {
+        private static final double MARGIN = 12d
+
         @Override
         protected void updateItem(String words, boolean empty) {
             super.updateItem(words, empty)
-            setText(empty ? null : words)
-            setTooltip(empty || !words ? null : new Tooltip(words))
+            def shown = new Text(empty ? '' : words)
+            shown.style = '-fx-fill: -fx-text-background-color;'
+            shown.wrappingWidthProperty().bind(tableColumn.widthProperty().subtract(MARGIN))
+            setGraphic(shown)
         }
     }
 

@@ -8,6 +8,7 @@ for a staining intensity and compute H-scores.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Final
 
 from bridge.results.schema import PREFIX
@@ -94,11 +95,17 @@ def is_ignored(class_name: str) -> bool:
 def matches(class_name: str, wanted: str) -> bool:
     """Whether a class is the wanted one or derived from it, letter by letter.
 
-    ``Tumor: Invasive`` matches ``Tumor: Invasive`` and ``Tumor``; so does ``Tumor: Invasive: HER2-HE 2+``.
+    ``Tumor: Invasive`` matches ``Tumor: Invasive`` and ``Tumor``; so does ``Tumor: Invasive: HER2-HE 2+``. A
+    letter may be typed as one character or composed of two.
     """
-    asked = components(wanted)
+    asked = components(composed(wanted))
     count = len(asked)
     return count > 0 and asked in (
-        components(class_name)[:count],
-        components(user_class(class_name))[:count],
+        components(composed(class_name))[:count],
+        components(composed(user_class(class_name)))[:count],
     )
+
+
+def composed(class_name: str) -> str:
+    """Return a class with each of its letters as one character (Unicode's NFC), as most keyboards type it."""
+    return unicodedata.normalize("NFC", class_name)

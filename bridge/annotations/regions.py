@@ -7,6 +7,7 @@ Geometry is in level-0 pixels of the slide as OpenSlide counts them; :mod:`bridg
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from bridge.annotations.classes import components, is_ignored, matches, user_class
+from bridge.annotations.classes import components, composed, is_ignored, matches, user_class
+from herohe_model.errors import RegionError
+from herohe_model.printable import printable_name
 from herohe_model.sampling.coverage import polygons, valid_area
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 SLIDE: Final = "slide"
 """Id of the union of a slide's regions."""
+
+_NAMESPACE: Final = uuid.UUID("0a6b8d1c-5d0f-5a1e-8f43-2b9c7e60d3a5")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Annotation:
     Attributes
     ----------
     id
-        QuPath's UUID of the object; stable across runs.
+        QuPath's UUID of the object; stable across runs, and unique within a slide (:func:`distinct_ids`).
     name
         Its name, or "".
     class_name
@@ -45,6 +50,31 @@ class Annotation:
     name: str
     class_name: str
     geometry: BaseGeometry
+
+
+def distinct_ids(ids: Iterable[str]) -> list[str]:
+    """Tell apart annotations whose identifiers are the same: QuPath allows several objects of one.
+
+    The first keeps it, and each that follows gets one that is made of it and of their number, so that the
+    same annotations in the same order have the same ones every time.
+    """
+    given = list(ids)
+    taken, found = set(given), []
+    for id, number in zip(given, _occurrences(given), strict=True):
+        own = id
+        while number and own in taken:
+            own = str(uuid.uuid5(_NAMESPACE, f"{own} {number}"))
+        taken.add(own)
+        found.append(own)
+    return found
+
+
+def _occurrences(given: Iterable[str]) -> Iterator[int]:
+    """Yield for each value how many of its kind came before."""
+    seen: Counter[str] = Counter()
+    for value in given:
+        yield seen[value]
+        seen[value] += 1
 
 
 @dataclass(frozen=True)
@@ -105,7 +135,9 @@ class SlideRegions:
     def no_match_message(self) -> str:
         """Say that nothing matched, and what could have been asked for."""
         asked = " or ".join(self.wanted) or "asked for"
-        present = ", ".join(f"{name or 'unclassified'} ({count})" for name, count in self.classes_present)
+        present = printable_name(
+            ", ".join(f"{name or 'unclassified'} ({count})" for name, count in self.classes_present)
+        )
         if not present:
             return f"No annotation of the class {asked}: the slide has no annotations. Draw one in QuPath."
         return (
@@ -144,6 +176,11 @@ def build_regions(
         Sample in every annotation that is not cut out, whatever its class; `region_classes` do not matter.
     check
         Called before each annotation; may raise to stop.
+
+    Raises
+    ------
+    RegionError
+        If all annotations to sample in, or all to cut out, lie outside of the slide.
     """
 
     def each(items: Iterable[_Item]) -> Iterator[_Item]:
@@ -165,6 +202,8 @@ def build_regions(
         if area is not None:
             group.append((annotation, area))
 
+    warnings += _outside(chosen, "to sample in", slide_box)
+    warnings += _outside(excluded, "to cut out", slide_box)
     hole = shapely.union_all([area for _, area in excluded])
     regions = tuple(
         Region(
@@ -189,7 +228,7 @@ def build_regions(
             annotations=tuple(region.id for region in regions),
             geometry=_without(shapely.union_all([area for _, area in chosen]), hole),
         )
-    present = Counter(user_class(annotation.class_name) for annotation in annotations)
+    present = Counter(composed(user_class(annotation.class_name)) for annotation in annotations)
     return SlideRegions(
         union=union,
         annotations=regions,
@@ -200,11 +239,26 @@ def build_regions(
     )
 
 
+def _outside(group: Sequence[tuple[Annotation, BaseGeometry]], what: str, box: Box) -> list[str]:
+    """Return warnings of annotations that lie outside of the slide; raise RegionError when all of them do."""
+    scanned = shapely.box(box.x, box.y, box.x + box.width, box.y + box.height)
+    outside = [annotation for annotation, area in group if not scanned.intersects(area)]
+    where = f"outside of the slide, which has {box.width} x {box.height} px from ({box.x}, {box.y})"
+    if outside and len(outside) == len(group):
+        first = ", ".join(f"{value:.0f}" for value in outside[0].geometry.bounds[:2])
+        raise RegionError(
+            f"All annotations {what} lie {where}, such as {_label(outside[0])} at ({first})",
+            "Programs count from different corners, for MIRAX slides above all: export the annotations from "
+            "QuPath, which counts from the corner of the scanned area, or move them by the slide's offset",
+        )
+    return [f"Annotation {_label(annotation)} lies {where}" for annotation in outside]
+
+
 def _is_chosen(annotation: Annotation, classes: Iterable[str]) -> bool:
     own = user_class(annotation.class_name)
     return any(
         matches(annotation.class_name, wanted)
-        and (not is_ignored(own) or components(own) == components(wanted))
+        and (not is_ignored(own) or components(composed(own)) == components(composed(wanted)))
         for wanted in classes
     )
 
@@ -240,7 +294,7 @@ def _without(area: BaseGeometry, hole: BaseGeometry) -> BaseGeometry:
 def _label(annotation: Annotation) -> str:
     """Name an annotation as the user finds it."""
     name = f"'{annotation.name}'" if annotation.name else annotation.id
-    return f"{name} ({user_class(annotation.class_name) or 'unclassified'})"
+    return printable_name(f"{name} ({user_class(annotation.class_name) or 'unclassified'})")
 
 
 def _digest(chosen: Iterable[Annotation], excluded: Iterable[Annotation]) -> str:

@@ -19,17 +19,18 @@ import msgspec
 from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.projects.base import Collection, Entry, EntryContent
-from bridge.results.files import write_csv, write_json
+from bridge.results.files import ResultFileError, write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
-from herohe_model.errors import CancelledError, HeroheError
+from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
+from herohe_model.printable import printable
 from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
@@ -164,7 +165,13 @@ def run_batch_on(
     HeroheError
         If the output folder or the collection as a whole cannot be used. A slide's error never is raised.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            f"The folder {output} cannot be made ({error.strerror or error})",
+            "Allow writing there, or name another with --output",
+        ) from error
     with Manifest(output / MANIFEST_NAME) as manifest:
         manifest.begin_run(restart=restart)
         return _Batch(executor, collection, options, output, manifest, listener, cancelled).run()
@@ -229,6 +236,11 @@ class _Batch:
         """Return why no slide can be begun any more, if so."""
         if self._cancelled():
             return CancelledError("Not begun: the run was cancelled", "Give the same command again")
+        if not self._manifest.path.exists():
+            return ResultFileError(
+                f"Not begun: {self._output}, which holds this run's results, was taken away while it ran",
+                "Bring it back and give the same command again",
+            )
         try:
             self._executor.check()
         except HeroheError as error:
@@ -237,29 +249,21 @@ class _Batch:
 
     def _prepare(self, position: int, entry: Entry) -> None:
         """Read an entry, and begin its slide when its outcome is not already known."""
+        fatal = self._manifest.find_fatal(entry.id)
+        if fatal is not None:
+            self._reused += 1
+            self._close_slides((position, fatal), reused=True)
+            return
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
+            path = _portable(content.slide_path, self._collection.root)
+            key = self._work_key(entry, content, path, regions, fingerprint)
         except Exception as error:
-            self._close_slides((position, _failed(error, entry)))
+            result = _failed(error, entry)
+            if isinstance(error, SlideFatalError) and error.path:
+                result = self._keep_fatal(Path(error.path), result)
+            self._close_slides((position, result))
             return
-        path = _portable(content.slide_path, self._collection.root)
-        scored_by = self._executor.info
-        key = work_key(
-            {
-                "entry": entry.id,
-                "slide": entry.name,
-                "path": path,
-                "fingerprint": fingerprint,
-                "warnings": content.warnings,
-                "mpp": content.mpp,
-                "regions": regions.digest(),
-                "model": scored_by.model_sha256,
-                "device": scored_by.device,
-                "precision": scored_by.precision,
-                "engine": scored_by.engine,
-                "options": msgspec.to_builtins(self._options.score),
-            }
-        )
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
         if known is not None:
@@ -280,10 +284,41 @@ class _Batch:
             )
         )
 
+    def _work_key(
+        self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
+    ) -> str:
+        """Digest what decides a slide's result."""
+        scored_by = self._executor.info
+        return work_key(
+            {
+                "entry": entry.id,
+                "slide": entry.name,
+                "path": path,
+                "fingerprint": fingerprint,
+                "warnings": content.warnings,
+                "mpp": content.mpp,
+                "regions": regions.digest(),
+                "model": scored_by.model_sha256,
+                "device": scored_by.device,
+                "precision": scored_by.precision,
+                "engine": scored_by.engine,
+                "options": msgspec.to_builtins(self._options.score),
+            }
+        )
+
     def _finish(self, job: _Job, result: SlideResult) -> None:
         if result.outcome in _KEPT:
             self._manifest.keep(job.key, result)
+        if result.error_code == SlideFatalError.code:
+            result = self._keep_fatal(job.content.slide_path, result)
         self._close_slides((job.position, self._write_back(job, result)))
+
+    def _keep_fatal(self, file: Path, result: SlideResult) -> SlideResult:
+        """Remember a slide that is not to be read again, and say so."""
+        said = f"{result.message} It is not tried again before the file changes, or with --restart."
+        result = msgspec.structs.replace(result, message=said)
+        self._manifest.keep_fatal(file, result)
+        return result
 
     def _write_back(self, job: _Job, result: SlideResult) -> SlideResult:
         """Bring the collection up to date; an error becomes the slide's outcome."""
@@ -310,7 +345,7 @@ class _Batch:
     def _write_files(self) -> None:
         began = time.monotonic()
         write_csv(self._output / "results.csv", self._manifest.reported())
-        write_json(self._output / "results.json", self._manifest.reported())
+        write_json(self._output / "results.json", self._manifest.reported(), collection=self._collection.root)
         ended = time.monotonic()
         self._next_refresh = ended + max(_REFRESH_S, (ended - began) / _REFRESH_SHARE)
 
@@ -338,7 +373,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
             if regions.union is None:
                 yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message())
                 continue
-            with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+            with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
                 patches = find_patches(
                     slide,
                     regions.union.geometry,
@@ -366,7 +401,7 @@ def _read(
 ) -> tuple[EntryContent, SlideRegions, str]:
     """Read an entry's annotations and its slide's bounds and fingerprint."""
     content = collection.read(entry)
-    with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+    with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,
@@ -383,4 +418,6 @@ def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:
 def _portable(path: Path, root: Path) -> str:
     """Return a path relative to the collection where it lies below it, with forward slashes."""
     resolved, base = path.resolve(), root.resolve()
-    return resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    return printable(
+        resolved.relative_to(base).as_posix() if resolved.is_relative_to(base) else str(resolved)
+    )

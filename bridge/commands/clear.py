@@ -27,8 +27,8 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
     touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups.
     """
     from bridge.projects.open import open_collection
+    from bridge.scoring.slide import as_herohe
     from bridge.writing.plan import WrittenObjects
-    from herohe_model.errors import HeroheError
 
     collection = open_collection(project, output=output)
     for warning in collection.warnings:
@@ -39,9 +39,9 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
             found = collection.written_objects(entry)
             if not dry_run and collection.clear(entry):
                 found = found or WrittenObjects(metadata=True)
-        except HeroheError as error:
+        except Exception as error:
             failed += 1
-            click.echo(f"{entry.name}: {error}", err=True)
+            click.echo(f"{entry.name}: {as_herohe(error, entry.name)}", err=True)
             continue
         if found:
             cleared += 1

@@ -74,6 +74,7 @@ def show(file: Path, as_json: bool) -> None:
     import msgspec
 
     from herohe_model.model.checkpoint import load_model
+    from herohe_model.printable import printable
 
     card, state, sha256 = load_model(file)
     facts = {"file": str(file), "sha256": sha256, "parameters": _parameters(state)}
@@ -84,7 +85,7 @@ def show(file: Path, as_json: bool) -> None:
     rows = {**facts, **fields, "steps": ", ".join(card.steps)}
     width = max(map(len, rows))
     for key, value in rows.items():
-        click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(value)}")
+        click.echo(f"{key.replace('_', ' '):<{width}}  {printable(_readable(value))}")
 
 
 @command.command("verify")
@@ -99,6 +100,7 @@ def verify(file: Path, compute: Compute) -> None:
     """
     import numpy as np
 
+    from bridge.console.log import log_shown
     from herohe_model.engines.scorer import Scorer
     from herohe_model.errors import ModelFileError
     from herohe_model.grades import bit_probabilities
@@ -106,14 +108,10 @@ def verify(file: Path, compute: Compute) -> None:
 
     card, state, sha256 = load_model(file)
     pixels = noise_composite(card.side_px)
-    with Scorer(
-        card,
-        state,
-        compute,
-        model_sha256=sha256,
-        notice=lambda text: click.echo(text, err=True),
-        what=str(file),
-    ) as scorer:
+    with (
+        log_shown(lambda text: click.echo(text, err=True)),
+        Scorer(card, state, compute, model_sha256=sha256, what=str(file)) as scorer,
+    ):
         first, second = scorer.score([pixels, pixels])
         where = f"{scorer.info.device} in {scorer.info.precision} by {scorer.info.engine}"
         plain = scorer.info.precision == "fp32" and scorer.info.engine.startswith("torch")

@@ -27,6 +27,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     from bridge.transport.discovery import running_servers
     from bridge.transport.runtime_directory import runtime_directory
+    from herohe_model.printable import printable
 
     found = [(record, *_ask(record)) for record in running_servers()]
     if as_json:
@@ -36,7 +37,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"No model server is running (looked in {runtime_directory()}).")
     else:
         for record, info, problem in found:
-            click.echo(_text(record, info, problem))
+            click.echo(printable(_text(record, info, problem)))
     ctx.exit(int(any(problem for _, _, problem in found)))
 
 

@@ -7,7 +7,6 @@ slide, so memory does not grow with the run.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ from bridge.export.geojson import Exported, step_name
 from bridge.results.files import ResultFileError
 from bridge.results.run import ScoredRun
 from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
+from herohe_model.dataset.tables import CsvWriter
 from herohe_model.errors import OptionError
 from herohe_model.files import replacing
 from herohe_model.grades import Target
@@ -62,6 +62,11 @@ _PROVENANCE: Final[tuple[Column, ...]] = (
     ("model_mpp", "number"),
     ("patch_px", "integer"),
     ("engine", "text"),
+    ("positive_step", "text"),
+    ("decision_threshold", "number"),
+    ("threshold_chosen", "text"),
+    ("temperature", "number"),
+    ("trained_on", "text"),
 )
 
 
@@ -242,7 +247,7 @@ class _CsvTable:
         self._names = [name for name, _ in columns]
         self._numbers = {name for name, kind in columns if kind == "number"}
         self._file = path.open("x", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer = CsvWriter(self._file)
         self._writer.writerow(self._names)
 
     def add(self, row: Row) -> None:

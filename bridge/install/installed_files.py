@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Final, Literal
 
 import msgspec
@@ -57,16 +57,37 @@ class Changes:
 
 
 def read_record(path: Path) -> Record | None:
-    """Return a record, None when there is none; raises InstallError when it cannot be read."""
+    """Return a record, None when there is none.
+
+    Raises
+    ------
+    InstallError
+        When it cannot be read, or names what is not below its folder: others may write in a shared one.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+        outside = [name for name in (*record.files, *record.folders) if not _is_below(name)]
+        if outside:
+            raise ValueError(f"it names {outside[0]}, which is no path below its folder")
+        return record
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InstallError(
             f"The record {path} of what was installed cannot be read ({error})",
             "Remove what it lies beside by hand, and install again",
         ) from error
+
+
+def _is_below(name: str) -> bool:
+    """Whether a recorded path stays below the folder that it is relative to, on any system."""
+    path = PureWindowsPath(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and ":" not in name
+
+
+def _leads_away(root: Path, path: Path) -> bool:
+    """Whether a link among a file's folders leads out of the folder that it was recorded in."""
+    return not path.parent.resolve().is_relative_to(root.resolve())
 
 
 def states(root: Path, record: Record) -> dict[str, State]:
@@ -169,7 +190,8 @@ def uninstall(root: Path, record_name: str, *, made_later: tuple[str, ...] = ())
         ) from error
     for folder in reversed(record.folders):
         try:
-            (root / folder).rmdir()
+            if not _leads_away(root, root / folder):
+                (root / folder).rmdir()
         except FileNotFoundError:
             continue
         except OSError:
@@ -179,6 +201,8 @@ def uninstall(root: Path, record_name: str, *, made_later: tuple[str, ...] = ())
 
 def _remove(root: Path, name: str, sha256: str) -> list[str]:
     path = root / name
+    if _leads_away(root, path):
+        return [f"{path} was left, because a link leads to it out of {root}"]
     now = sha256_of(path)
     if now is not None and now != sha256:
         return [f"{path} was left, because you changed it"]

@@ -37,6 +37,7 @@ from bridge.qupath.project_file import (
     image_metadata,
     read_project,
     remove_classes,
+    repeated_images,
     update_metadata,
 )
 from bridge.qupath.safe_replace import Backups, changed_error
@@ -45,7 +46,8 @@ from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
-from herohe_model.slides.slide import Slide
+from herohe_model.printable import printable_name
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 
@@ -93,6 +95,7 @@ class QuPathProject:
         self._metadata = image_metadata(document)
         self._qupath = start_qupath()
         self._images = {str(image.entry_id): image for image in _open(self._qupath, self._path)}
+        self._repeated = repeated_images(document)
         self._finder = SlideFinder(self._path, str(document.get("uri") or ""), slides_root)
         self._backups = Backups(self.root, self.root / OWN_FOLDER / "backups")
         self._seen: dict[str, _Seen] = {}
@@ -108,8 +111,15 @@ class QuPathProject:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A QuPath that may have the project open, or one that is newer than any tested."""
-        found = open_project_warnings(self._path)
+        """A QuPath that may have the project open, one newer than any tested, and images it passes over."""
+        found = (
+            *open_project_warnings(self._path),
+            *(
+                f"{printable_name(name)} has the id of another image of the project, so QuPath shows one of "
+                "them and the other is not scored: add its slide to the project again."
+                for name in self._repeated
+            ),
+        )
         if self._qupath.is_tested:
             return found
         newer = f"QuPath {self._qupath.version} is newer than {NEWEST_TESTED}, the newest tested"
@@ -117,7 +127,7 @@ class QuPathProject:
 
     def entries(self) -> Sequence[Entry]:
         """All images, in the project's order."""
-        return [Entry(id, str(image.image_name)) for id, image in self._images.items()]
+        return [Entry(id, printable_name(str(image.image_name))) for id, image in self._images.items()]
 
     def read(self, entry: Entry) -> EntryContent:
         """Read one image's slide, annotations and what an earlier run wrote.
@@ -130,7 +140,7 @@ class QuPathProject:
             If its data exist but cannot be read.
         """
         source, slide_path = self._locate(entry)
-        with Slide(slide_path) as slide:
+        with GuardedSlide(slide_path) as slide:
             transform = frame_of(source, slide, entry.name)
             mpp = users_mpp(source, slide)
         data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
@@ -241,7 +251,7 @@ class QuPathProject:
         if seen is not None and data is not None:
             data.keep_ids(seen.ids)
         source, slide_path = self._locate(entry)
-        with Slide(slide_path) as slide:
+        with GuardedSlide(slide_path) as slide:
             transform = frame_of(source, slide, entry.name)
         annotations = _annotations(data, transform, entry)
         areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}
@@ -335,8 +345,9 @@ def _annotations(data: ImageData | None, transform: SlideTransform, entry: Entry
     if data is None:
         return ()
     source = f"The annotations of {entry.name}"
-    found = read_features(data.annotations_geojson(), (0, 0), source=source, own=True)
-    return tuple(replace(drawn, geometry=transform.to_slide(drawn.geometry)) for drawn, _ in found)
+    found = read_features([(source, data.annotations_geojson())], (0, 0), own=True)
+    drawn = [item.annotation for item in found]
+    return tuple(replace(item, geometry=transform.to_slide(item.geometry)) for item in drawn)
 
 
 def _open(qupath: QuPath, path: Path) -> list[Any]:

@@ -1,16 +1,18 @@
 """A folder of slides with GeoJSON beside them: the same face as a QuPath project, without Java.
 
-Annotations are read from ``<slide>.geojson`` (``case1.svs.geojson`` or ``case1.geojson``), as QuPath exports
-them. Results go into files of their own, ``<slide>.her2-he.geojson``, which QuPath imports by drag and drop:
-the sampled annotations, with their identifiers, and their tiles. They belong into an image that does not show
-the annotations yet; of those that it has, QuPath would make second ones. What the user exported is never
-touched. Only slides directly in the folder count.
+Annotations are read from ``<slide>.geojson`` (``case1.svs.geojson`` or ``case1.geojson``) and its like, see
+:mod:`bridge.annotations.files`. Results go into files of their own, ``<slide>.her2-he.geojson``, which QuPath
+imports by drag and drop: the sampled annotations, with their identifiers, and their tiles. They belong into
+an image that does not show the annotations yet; of those that it has, QuPath would make second ones. What the
+user exported is never touched. Only slides directly in the folder count.
 """
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,24 +30,34 @@ from bridge.annotations.classes import (
     own_colour,
     user_class,
 )
+from bridge.annotations.files import RESULT_SUFFIX, find_annotation_files, read_texts
 from bridge.annotations.geojson import (
+    DrawnFeature,
     class_name_of,
     classification,
     collection_text,
     feature,
     read_features,
-    read_text,
 )
-from bridge.annotations.regions import Annotation, area_of
+from bridge.annotations.regions import area_of
 from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
+from bridge.projects.surroundings import passed_over
 from bridge.qupath.safe_replace import changed_error, replace_file, write_new
 from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
-from herohe_model.errors import ProjectNotFoundError, RegionError, WriteBackError
+from herohe_model.errors import (
+    ProjectError,
+    ProjectNotFoundError,
+    RegionError,
+    SlideNotFoundError,
+    SlideUnreadableError,
+    WriteBackError,
+)
 from herohe_model.files import sha256_of
-from herohe_model.slides.slide import Slide
+from herohe_model.printable import is_text, printable_name
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 SLIDE_SUFFIXES: Final = (
     ".bif",
@@ -62,8 +74,8 @@ SLIDE_SUFFIXES: Final = (
 )
 """Suffixes of the slide formats that OpenSlide reads and that are one file to the user."""
 
-RESULT_SUFFIX: Final = ".her2-he.geojson"
-_ANNOTATION_SUFFIX: Final = ".geojson"
+_MOMENT_NS: Final = 2_000_000_000
+"""As coarse as any file system keeps times."""
 _MEMBER: Final = PREFIX.lower()
 """Member of a result file that says what wrote it."""
 
@@ -74,6 +86,32 @@ class _Written(msgspec.Struct, frozen=True):
     run: str
     options: WriteOptions
     metadata: dict[str, str]
+
+
+class _ObjectProperties(msgspec.Struct, frozen=True):
+    metadata: dict[str, Any] | None = None
+    childObjects: list[msgspec.Raw] = []
+
+
+class _Object(msgspec.Struct, frozen=True):
+    properties: _ObjectProperties
+
+
+class _ResultFile(msgspec.Struct, frozen=True):
+    """A result file, as far as it is ours."""
+
+    written: _Written = msgspec.field(name=_MEMBER)
+    features: list[_Object]
+
+    def count(self) -> WrittenObjects:
+        """Count what is in it."""
+        whole = sum(MARK in (item.properties.metadata or {}) for item in self.features)
+        return WrittenObjects(
+            tiles=sum(len(item.properties.childObjects) for item in self.features),
+            annotations=len(self.features) - whole,
+            whole_image=whole,
+            metadata=True,
+        )
 
 
 class SlideFolder:
@@ -96,14 +134,19 @@ class SlideFolder:
         self._root = root
         self._results = (output or root / "herohe-bridge") / "geojson"
         self._seen: dict[str, str | None] = {}
-        self._slides = {
-            path.name: path
-            for path in sorted(root.iterdir())
-            if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-        }
+        self._changed = 0
+        self._paths = self._listed()
+        self._slides: dict[str, Path] = {}
+        for path in self._paths:
+            # A link to nowhere is a slide that cannot be read; so is a file that may not be looked at.
+            named_so = path.name.lower().endswith(SLIDE_SUFFIXES) and not path.name.startswith(".")
+            if named_so and not os.path.isdir(path):
+                self._slides[_free(printable_name(path.name), self._slides)] = path
+        self._files = find_annotation_files(self._paths, [path.name for path in self._slides.values()])
         if not self._slides:
             raise ProjectNotFoundError(
-                f"{root} holds no QuPath project and no slide", "Name a project.qpproj or a folder of slides"
+                " ".join([f"{root} holds no QuPath project and no slide.", *self.warnings]).rstrip("."),
+                "Name a project.qpproj or a folder of slides",
             )
 
     @property
@@ -113,12 +156,12 @@ class SlideFolder:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """GeoJSON files that belong to no slide."""
-        expected = {path for slide in self._slides.values() for path in _candidates(slide)}
-        return tuple(
-            f"{path.name} belongs to no slide of the folder."
-            for path in sorted(self._root.glob(f"*{_ANNOTATION_SUFFIX}"))
-            if path not in expected and not path.name.endswith(RESULT_SUFFIX)
+        """What lies in the folder and is not used."""
+        files = self._files
+        known = files.used.union(files.strays)
+        return (
+            *(f"{printable_name(path.name)} belongs to no slide of the folder." for path in files.strays),
+            *passed_over(self._paths, list(self._slides.values()), suffixes=SLIDE_SUFFIXES, used=known),
         )
 
     def entries(self) -> Sequence[Entry]:
@@ -131,23 +174,25 @@ class SlideFolder:
         Raises
         ------
         SlideError
-            If the slide is unreadable.
+            If the slide is unreadable, or its name is no text.
         RegionError
-            If its GeoJSON is malformed, or two files could be it.
+            If its annotations cannot be read, or two files could be them.
         """
-        slide_path = self._slides[entry.id]
-        source = self._annotation_file(entry)
-        before = sha256_of(source) if source is not None else None
-        annotations = tuple(annotation for annotation, _ in self._features(slide_path, source))
+        slide_path = self._slide_path(entry)
+        source = self._annotation_file(slide_path)
+        before = _digest(source)
+        texts = read_texts(source) if source is not None else []
+        annotations = tuple(found.annotation for found in _features(texts, _transform(slide_path)))
         self._seen[entry.id] = before
-        written = self._written(entry)
+        result = self._result(entry)
         return EntryContent(
             entry=entry,
             slide_path=slide_path,
             mpp=None,
             annotations=annotations,
-            written_run=written.run or None if written else None,
-            written_with=written.options if written else None,
+            written_run=result.written.run or None if result else None,
+            written_with=result.written.options if result else None,
+            warnings=(f"{source.name} holds no GeoJSON and was not used",) if source and not texts else (),
         )
 
     def write(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
@@ -162,18 +207,20 @@ class SlideFolder:
         """
         if result.outcome.is_failure:
             return
-        source = self._annotation_file(entry)
-        now = sha256_of(source) if source is not None else None
-        if entry.id in self._seen and now != self._seen[entry.id]:
+        slide_path = self._slide_path(entry)
+        source = self._annotation_file(slide_path)
+        if entry.id in self._seen and _digest(source) != self._seen[entry.id]:
             raise changed_error(str(source))
-        slide_path = self._slides[entry.id]
-        drawn = {annotation.id: (annotation, item) for annotation, item in self._features(slide_path, source)}
-        areas = {id: area for id, (a, _) in drawn.items() if (area := area_of(a, [])) is not None}
-        plan = plan_writing(result, options, areas)
         transform = _transform(slide_path)
+        drawn = {
+            found.annotation.id: found
+            for found in _features(read_texts(source) if source is not None else [], transform)
+        }
+        areas = {id: area for id, d in drawn.items() if (area := area_of(d.annotation, [])) is not None}
+        plan = plan_writing(result, options, areas)
         run = result.provenance.run if result.provenance else ""
         features = [
-            _annotated(drawn[annotation.id][1], annotation, plan.steps, transform, run)
+            _annotated(drawn[annotation.id].members(), annotation, plan.steps, transform, run)
             for annotation in plan.annotations
         ]
         if plan.whole_image is not None:
@@ -181,12 +228,19 @@ class SlideFolder:
         written = _Written(run, options, image_metadata(result))
         text = collection_text(features, **{_MEMBER: msgspec.to_builtins(written)})
         path = self._result_file(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
 
         def verify(new: Path) -> None:
-            if new.read_bytes() != text:
+            again = _decoded(new.read_bytes())
+            if again is None or again.written != written or again.count().tiles != plan.tile_count:
                 raise WriteBackError(f"{path} did not read back as it was written", "Check the disk")
 
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteBackError(
+                f"The folder {path.parent} cannot be made ({error.strerror or error})",
+                "Allow writing there, or name another --output",
+            ) from error
         replace_file(
             path,
             partial(write_new, text),
@@ -197,68 +251,108 @@ class SlideFolder:
 
     def written_objects(self, entry: Entry) -> WrittenObjects:
         """Count what is in the result file of a slide."""
-        if self._written(entry) is None:
-            return WrittenObjects()
-        document = msgspec.json.decode(read_text(self._result_file(entry)))
-        whole = [item for item in document["features"] if MARK in item["properties"].get("metadata", {})]
-        return WrittenObjects(
-            tiles=sum(len(item["properties"].get("childObjects", ())) for item in document["features"]),
-            annotations=len(document["features"]) - len(whole),
-            whole_image=len(whole),
-            metadata=True,
-        )
+        result = self._result(entry)
+        return result.count() if result is not None else WrittenObjects()
 
     def clear(self, entry: Entry) -> bool:
-        """Remove the result file of a slide; False when there was none of ours."""
-        if self._written(entry) is None:
+        """Remove the result file of a slide; False when there was none of ours.
+
+        Raises
+        ------
+        WriteBackError
+            If it cannot be removed.
+        """
+        if self._result(entry) is None:
             return False
-        self._result_file(entry).unlink()
+        path = self._result_file(entry)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise WriteBackError(
+                f"{path} cannot be removed ({error.strerror or error})", "Allow writing to its folder"
+            ) from error
         return True
 
     def close(self) -> None:
         """Do nothing: every result is on the disk when it is written."""
 
-    def _annotation_file(self, entry: Entry) -> Path | None:
-        """Return the GeoJSON of a slide, None without one."""
-        slide = self._slides[entry.id]
-        found = [path for path in _candidates(slide) if path.is_file()]
-        if len(found) > 1:
-            raise RegionError(f"Both {found[0]} and {found[1]} could be the annotations", "Keep one of them")
-        if found and found[0].stem == slide.stem:
-            twins = [other for other in self._slides.values() if other.stem == slide.stem]
-            if len(twins) > 1:
-                raise RegionError(
-                    f"{found[0]} could belong to {twins[0].name} and to {twins[1].name}",
-                    f"Rename it to {twins[0].name}{_ANNOTATION_SUFFIX}, or to that of the other",
-                )
-        return found[0] if found else None
+    def _listed(self) -> list[Path]:
+        try:
+            return sorted(self._root.iterdir())
+        except OSError as error:
+            raise ProjectError(
+                f"The folder {self._root} cannot be read ({error.strerror or error})", "Check its permissions"
+            ) from error
 
-    def _features(self, slide_path: Path, source: Path | None) -> list[tuple[Annotation, dict[str, Any]]]:
-        """Return a slide's annotations, level-0 px of the slide, each with its GeoJSON."""
-        if source is None:
-            return []
-        transform = _transform(slide_path)
-        return read_features(read_text(source), (transform.x0, transform.y0), source=str(source))
+    def _annotation_file(self, slide_path: Path) -> Path | None:
+        """Return the annotations of a slide as they lie there now: a run may take days."""
+        changed = os.stat(self._root).st_mtime_ns
+        # Two changes within a moment may bear the same time.
+        if changed != self._changed or time.time_ns() - changed < _MOMENT_NS:
+            self._changed = changed
+            self._paths = self._listed()
+            self._files = find_annotation_files(self._paths, [path.name for path in self._slides.values()])
+        return self._files.of(slide_path.name)
+
+    def _slide_path(self, entry: Entry) -> Path:
+        path = self._slides[entry.id]
+        if not is_text(path.name):
+            raise SlideUnreadableError(
+                f"The name of {path} is no text: it is not UTF-8", "Rename it, and what belongs to it"
+            )
+        if path.is_symlink() and not os.path.exists(path):
+            raise SlideNotFoundError(
+                f"{path} is a link to {os.readlink(path)}, which is not there", "Bring that file back"
+            )
+        return path
 
     def _result_file(self, entry: Entry) -> Path:
         return self._results / f"{self._slides[entry.id].name}{RESULT_SUFFIX}"
 
-    def _written(self, entry: Entry) -> _Written | None:
-        """Return what a result file says about itself; None when it is not there, or not ours."""
+    def _result(self, entry: Entry) -> _ResultFile | None:
+        """Return the result file of a slide; None when it is not there, or not ours."""
         try:
-            document = msgspec.json.decode(self._result_file(entry).read_bytes(), type=dict[str, Any])
-            return msgspec.convert(document.get(_MEMBER), _Written)
-        except (OSError, msgspec.MsgspecError):
+            return _decoded(self._result_file(entry).read_bytes())
+        except OSError:
             return None
 
 
-def _candidates(slide: Path) -> tuple[Path, Path]:
-    """Return the two names that a slide's GeoJSON may have."""
-    return slide.with_name(slide.name + _ANNOTATION_SUFFIX), slide.with_suffix(_ANNOTATION_SUFFIX)
+def _decoded(text: bytes) -> _ResultFile | None:
+    try:
+        return msgspec.json.decode(text, type=_ResultFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return a name that none has yet: what cannot be shown may make two names alike."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name} ({number})"
+    return found
+
+
+def _digest(source: Path | None) -> str | None:
+    """SHA-256 of a slide's annotations; raises RegionError when they cannot be read."""
+    if source is None:
+        return None
+    try:
+        found = sha256_of(source)
+    except OSError as error:
+        raise RegionError(
+            f"{source} cannot be read ({error.strerror or error})", "Check its permissions"
+        ) from error
+    return found
+
+
+def _features(texts: Sequence[tuple[str, bytes]], transform: SlideTransform) -> list[DrawnFeature]:
+    """Return a slide's annotations, level-0 px of the slide."""
+    return read_features(texts, (transform.x0, transform.y0))
 
 
 def _transform(slide_path: Path) -> SlideTransform:
-    with Slide(slide_path) as slide:
+    with GuardedSlide(slide_path) as slide:
         return SlideTransform.at(slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height)
 
 
@@ -293,7 +387,11 @@ def _measurements(properties: Mapping[str, Any]) -> dict[str, float]:
         }
     if not isinstance(given, dict):
         return {}
-    return {name: value for name, value in given.items() if not name.startswith(MEASUREMENT_PREFIX)}
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and not name.startswith(MEASUREMENT_PREFIX)
+    }
 
 
 def _whole_image(

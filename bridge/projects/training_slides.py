@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from bridge.annotations.regions import build_regions
 from bridge.projects.base import Collection, Entry
+from bridge.scoring.slide import as_herohe
 from herohe_model.dataset.cases import Case
-from herohe_model.dataset.matching import SEVERAL_SLIDES, Matching
-from herohe_model.errors import CancelledError, HeroheError, OptionError
-from herohe_model.slides.slide import Slide
+from herohe_model.dataset.matching import MEANT, SEVERAL_SLIDES, Matching
+from herohe_model.errors import CancelledError, OptionError
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.foreground_cache import Unusable
 
@@ -59,7 +60,7 @@ def label_slides(
     if not matching.matched:
         raise OptionError(
             f"No slide of {collection.root} has a label in the split {matching.split}",
-            "A slide's name without its extension is its case",
+            "A slide's name without its extension is its case" + _hint(matching),
         )
     entries = collection.entries()
     slides: list[TrainingSlide] = []
@@ -80,6 +81,12 @@ def label_slides(
     return LabelledSlides(tuple(slides), tuple(unusable))
 
 
+def _hint(matching: Matching) -> str:
+    """Return what was probably meant, by the first case for which there is a guess."""
+    guesses = (u for u in matching.unmatched if MEANT in u.reason)
+    return next((f"; {u.kind} {u.name}: {u.reason}" for u in guesses), "")
+
+
 def _read(
     collection: Collection,
     entry: Entry,
@@ -90,15 +97,15 @@ def _read(
     name = f"{case.split}/{case.id}"
     try:
         content = collection.read(entry)
-        with Slide(content.slide_path, mpp=content.mpp) as source:
+        with GuardedSlide(content.slide_path, mpp=content.mpp) as source:
             regions = build_regions(
                 content.annotations,
                 region_classes=region_classes,
                 exclude_classes=exclude_classes,
                 slide_box=source.bounds,
             )
-    except HeroheError as error:
-        return Unusable(name, collection.root / entry.name, str(error))
+    except Exception as error:
+        return Unusable(name, collection.root / entry.name, str(as_herohe(error, entry.name)))
     if regions.union is None:
         return Unusable(name, content.slide_path, regions.no_match_message())
     return TrainingSlide(case, content.slide_path, regions.union.geometry, content.mpp)

@@ -27,6 +27,7 @@ from bridge.annotations.classes import (
     WHOLE_IMAGE_NAME,
     grade_component,
 )
+from bridge.annotations.regions import distinct_ids
 from bridge.annotations.transform import SlideTransform
 from bridge.qupath.jvm import QuPath
 from bridge.qupath.safe_replace import replace_file
@@ -142,10 +143,12 @@ class ImageData:
         """Give the annotations the identifiers that an earlier reading of the same file gave them.
 
         Files of QuPath before 0.4 hold none, and each reading makes new ones; from the next save on they
-        are kept.
+        are kept. Those of a file that holds them stay, two of the same among them.
         """
-        for id, item in zip(ids, self._annotations(), strict=True):
-            item.setID(self._uuid(id))
+        named = self._named_annotations()
+        if [id for id, _ in named] != list(ids):
+            for id, (_, item) in zip(ids, named, strict=True):
+                item.setID(self._uuid(id))
 
     def clear(self) -> None:
         """Remove everything of ours and restore the classes."""
@@ -177,19 +180,17 @@ class ImageData:
         run, options
             What wrote it, for :class:`RunMarker`.
         """
-        objects: dict[str, list[Any]] = {}
-        for item in self._annotations():
-            objects.setdefault(str(item.getID()), []).append(item)
+        objects = dict(self._named_annotations())
         used: set[str] = set()
         for annotation in plan.annotations:
-            item = objects[annotation.id].pop(0)
+            item = objects[annotation.id]
             used |= self._mark(item, annotation)
-            used |= self._add_tiles(item, annotation, plan.steps, transform, run)
+            used |= self._add_tiles(item, annotation.id, annotation, plan.steps, transform, run)
         whole = plan.whole_image
         if whole is not None:
             item = self._whole_image_annotation(transform, run)
             used |= self._mark(item, whole)
-            used |= self._add_tiles(item, whole, plan.steps, transform, run)
+            used |= self._add_tiles(item, str(item.getID()), whole, plan.steps, transform, run)
         if plan:
             marked = tuple(annotation.id for annotation in plan.annotations)
             mark = RunMarker(
@@ -276,6 +277,11 @@ class ImageData:
         """Return the user's annotations as a Java list, parents before children."""
         return self._data.userAnnotations(self._root)
 
+    def _named_annotations(self) -> list[tuple[str, Any]]:
+        """Return the user's annotations by the identifiers that :meth:`annotations_geojson` is read with."""
+        items = list(self._annotations())
+        return list(zip(distinct_ids(str(item.getID()) for item in items), items, strict=True))
+
     def _values(self, item: Any) -> dict[str, float]:
         return {str(name): float(value) for name, value in self._data.ownMeasurements(item).items()}
 
@@ -283,9 +289,9 @@ class ImageData:
         """Digest what the annotations of these identifiers hold of ours."""
         wanted = set(ids)
         rows = sorted(
-            (str(item.getID()), str(self._data.ownComponent(item)), sorted(self._values(item).items()))
-            for item in self._annotations()
-            if str(item.getID()) in wanted
+            (id, str(self._data.ownComponent(item)), sorted(self._values(item).items()))
+            for id, item in self._named_annotations()
+            if id in wanted
         )
         return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
 
@@ -300,11 +306,17 @@ class ImageData:
         return {str(self._data.derive(item, grade_component(annotation.grade), colour))}
 
     def _add_tiles(
-        self, item: Any, annotation: AnnotationPlan, steps: Sequence[str], transform: SlideTransform, run: str
+        self,
+        item: Any,
+        id: str,
+        annotation: AnnotationPlan,
+        steps: Sequence[str],
+        transform: SlideTransform,
+        run: str,
     ) -> set[str]:
         if not annotation.tiles:
             return set()
-        qupath, namespace = self._qupath, uuid.UUID(str(item.getID()))
+        qupath, namespace = self._qupath, uuid.UUID(id)
         rows = [tile_measurements(tile, steps) for tile in annotation.tiles]
         names = list(dict.fromkeys(name for row in rows for name in row))
         # A patch that no composite drew has no contributions: not a number is not written.

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from bridge.annotations.transform import QuarterTurns, SlideTransform
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideScaleError
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.slide_file import SlideFile
 from herohe_model.slides.source import PLAUSIBLE_MPP
 
 _TURNS: Final[dict[str, QuarterTurns]] = {
@@ -81,6 +81,16 @@ def parse_builder(builder: Mapping[str, Any], name: str) -> ImageSource:
     SlideError
         If the image is made in a way that cannot be followed back to one slide's pixels.
     """
+    try:
+        return _parsed(builder, name)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise SlideError(
+            f"What the project says of {name} cannot be understood ({type(error).__name__}: {error})",
+            "Add the slide to the project again",
+        ) from error
+
+
+def _parsed(builder: Mapping[str, Any], name: str) -> ImageSource:
     metadata = builder.get("metadata") or {}
     size = (int(metadata["width"]), int(metadata["height"])) if "width" in metadata else None
     mpp = _calibration(metadata)
@@ -108,7 +118,7 @@ def parse_builder(builder: Mapping[str, Any], name: str) -> ImageSource:
     )
 
 
-def frame_of(source: ImageSource, slide: Slide, name: str) -> SlideTransform:
+def frame_of(source: ImageSource, slide: SlideFile, name: str) -> SlideTransform:
     """Return where QuPath's pixels lie on the slide.
 
     Raises
@@ -137,7 +147,7 @@ def frame_of(source: ImageSource, slide: Slide, name: str) -> SlideTransform:
     return transform
 
 
-def users_mpp(source: ImageSource, slide: Slide) -> float | None:
+def users_mpp(source: ImageSource, slide: SlideFile) -> float | None:
     """Return the µm/px that the user set in QuPath, None when it is the file's own."""
     low, high = PLAUSIBLE_MPP
     if source.mpp is None or not low <= source.mpp <= high:
@@ -238,7 +248,10 @@ def _calibration(metadata: Mapping[str, Any]) -> float | None:
 
 def _path_of(uri: str) -> str | None:
     """Return the path in a ``file:`` URI with forward slashes, None for any other."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
     if parts.scheme != "file":
         return None
     path = unquote(parts.path)

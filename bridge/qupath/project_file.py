@@ -13,12 +13,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from bridge.annotations.classes import Colour, is_own_class, own_colour
 from bridge.qupath.safe_replace import Backups, replace_file, write_new
 from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
 from herohe_model.files import sha256_of
 
 _ATTEMPTS: Final = 3
+_MAX_BYTES: Final = 1 << 28
+
+_Scalar = str | int | float | bool | None
+
+
+class _Image(msgspec.Struct):
+    """What is used of an image; everything else stays as it stands."""
+
+    entryID: str | int | None = None
+    metadata: dict[str, _Scalar] | None = None
+
+
+class _Project(msgspec.Struct):
+    images: list[_Image]
+    uri: str | None = None
+
+
+class _Class(msgspec.Struct):
+    name: str | None = None
+
+
+class _Classes(msgspec.Struct):
+    pathClasses: list[_Class]
 
 
 def read_project(path: Path) -> dict[str, Any]:
@@ -29,21 +54,32 @@ def read_project(path: Path) -> dict[str, Any]:
     ProjectError
         If it is no project file.
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ProjectError(
-            f"{path} cannot be read as a QuPath project ({error})",
-            f"Restore it: QuPath keeps the one before as {path.name}.backup",
-        ) from error
-    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
-        raise ProjectError(f"{path} is no QuPath project", "Name a project.qpproj or its folder")
-    return document
+    return _read(
+        path,
+        _Project,
+        f"{path} cannot be read as a QuPath project",
+        f"Name a project.qpproj, or restore it: QuPath keeps the one before as {path.name}.backup",
+    )
 
 
 def image_metadata(document: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the metadata of all images by the image's id."""
-    return {str(image.get("entryID")): dict(image.get("metadata") or {}) for image in document["images"]}
+    return {
+        str(image.get("entryID")): {key: str(value) for key, value in (image.get("metadata") or {}).items()}
+        for image in document["images"]
+    }
+
+
+def repeated_images(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of images that have the id of one before them."""
+    seen: set[str] = set()
+    found = []
+    for image in document["images"]:
+        id = str(image.get("entryID"))
+        if id in seen:
+            found.append(str(image.get("imageName") or id))
+        seen.add(id)
+    return found
 
 
 def update_metadata(
@@ -131,12 +167,18 @@ def _edit(
 
 
 def _read_classes(path: Path) -> dict[str, Any]:
+    return _read(path, _Classes, f"The list of classes {path} cannot be read", "Restore it from a backup")
+
+
+def _read(path: Path, kind: type[_Project | _Classes], problem: str, remedy: str) -> dict[str, Any]:
+    """Return a JSON file as it stands, once it is known to be of a kind."""
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ProjectError(f"The list of classes {path} cannot be read ({error})", "Restore it") from error
-    if not isinstance(document, dict) or not isinstance(document.get("pathClasses"), list):
-        raise ProjectError(f"{path} holds no list of classes", "Restore it from a backup")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES >> 20} MiB")
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        msgspec.convert(document, kind)
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise ProjectError(f"{problem} ({error})", remedy) from error
     return document
 
 

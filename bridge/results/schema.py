@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from herohe_model.notice import RESEARCH_USE_ONLY as RESEARCH_USE_ONLY
+from herohe_model.printable import is_text, printable
 
 DECIMALS: Final = 6
 PREFIX: Final = "HER2-HE"
@@ -85,6 +86,11 @@ class Prediction(msgspec.Struct, frozen=True):
     at_least: dict[str, float]
     levels: dict[str, float]
 
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot: files of results are read from anywhere."""
+        if not {"1+", "2+", "3+"} <= self.at_least.keys():
+            raise ValueError("at_least lacks one of 1+, 2+ and 3+")
+
 
 class RegionResult(msgspec.Struct, frozen=True):
     """The result for a slide's union of regions, or for one annotation.
@@ -107,11 +113,19 @@ class RegionResult(msgspec.Struct, frozen=True):
     patches: tuple[PlacedPatch, ...] = ()
     unsampled: tuple[ForegroundPatch, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse patches of composites that are not there."""
+        if not all(0 <= patch.composite < len(self.composites) for patch in self.patches):
+            raise ValueError("a patch lies in a composite that is not there")
+
 
 class Provenance(msgspec.Struct, frozen=True):
     """What made a result. ``run`` is a digest of all the rest and of the regions' geometry.
 
-    ``engine`` is what computed, such as ``openvino 2026.4.1``; "" in results of before it was recorded.
+    ``engine`` is what computed, such as ``openvino 2026.4.1``. The last five come from the model's card: the
+    step that is read as P(positive), the least P(positive) that is called positive, how that was chosen, what
+    logits were divided by, and what the weights were trained on. All six are empty in results of before they
+    were recorded.
     """
 
     run: str
@@ -131,6 +145,11 @@ class Provenance(msgspec.Struct, frozen=True):
     patch_px: int
     note: str = RESEARCH_USE_ONLY
     engine: str = ""
+    positive_step: str = ""
+    decision_threshold: float | None = None
+    threshold_chosen: str = ""
+    temperature: float | None = None
+    trained_on: str = ""
 
     def digest(self) -> str:
         """SHA-256 over all fields but ``run``, as a hexadecimal string."""
@@ -138,8 +157,23 @@ class Provenance(msgspec.Struct, frozen=True):
         return hashlib.sha256(facts).hexdigest()
 
 
+class Outline(msgspec.Struct, frozen=True):
+    """Where a sampled annotation lies, for display: simplified, so no other measure of it.
+
+    ``rings`` are closed implicitly, each x0, y0, x1, y1, ...; what lies inside an even number is outside.
+    """
+
+    annotation: str
+    name: str
+    class_name: str
+    rings: tuple[tuple[int, ...], ...]
+
+
 class SlideResult(msgspec.Struct, frozen=True):
-    """Everything known about one slide after scoring it, or the reason why it was not scored."""
+    """Everything known about one slide after scoring it, or the reason why it was not scored.
+
+    ``outlines`` has one entry an annotation of the union; none when the whole slide was sampled.
+    """
 
     entry: str
     slide: str
@@ -151,6 +185,20 @@ class SlideResult(msgspec.Struct, frozen=True):
     union: RegionResult | None = None
     annotations: tuple[RegionResult, ...] = ()
     provenance: Provenance | None = None
+    outlines: tuple[Outline, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Make text of what is none, such as names that are not UTF-8: whatever is kept can be written."""
+        for name in ("entry", "slide", "path", "message"):
+            text = getattr(self, name)
+            if not is_text(text):
+                msgspec.structs.force_setattr(self, name, printable(text))
+        steps = len(self.provenance.steps) if self.provenance is not None else None
+        for region in filter(None, (self.union, *self.annotations)):
+            if steps is not None and any(len(patch.contributions) != steps for patch in region.patches):
+                raise ValueError("a patch has not one contribution a step")
+        if not all(is_text(warning) for warning in self.warnings):
+            msgspec.structs.force_setattr(self, "warnings", tuple(printable(text) for text in self.warnings))
 
 
 class Tile(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region, SlideRegions
@@ -23,6 +24,7 @@ from bridge.results.schema import (
     CompositeResult,
     ForegroundPatch,
     Outcome,
+    Outline,
     PlacedPatch,
     Prediction,
     Provenance,
@@ -32,7 +34,14 @@ from bridge.results.schema import (
 )
 from bridge.scoring.options import ScoreOptions
 from bridge.versions import package_versions
-from herohe_model.errors import CancelledError, EntryDamagedError, HeroheError, SlideError
+from herohe_model.errors import (
+    ALLOW,
+    CancelledError,
+    EntryDamagedError,
+    HeroheError,
+    SlideError,
+    os_problem,
+)
 from herohe_model.grades import (
     Target,
     bit_probabilities,
@@ -64,6 +73,9 @@ class Progress:
     done: int
     total: int
 
+
+_POINTS_A_PATCH: Final = 64
+"""How finely outlines are kept for display."""
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -177,6 +189,22 @@ def score_slide(
         union=union,
         annotations=tuple(results[1:]),
         provenance=provenance,
+        outlines=tuple(_outline(region, provenance) for region in regions.annotations),
+    )
+
+
+def _outline(region: Region, provenance: Provenance) -> Outline:
+    """Return what the eye needs of an annotation: points no nearer than a small part of a patch."""
+    patch = provenance.patch_px * provenance.model_mpp / provenance.slide_mpp
+    area = shapely.simplify(region.geometry, patch / _POINTS_A_PATCH)
+    parts = [part for part in shapely.get_parts(area) if not part.is_empty]
+    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
+    points = [shapely.get_coordinates(ring)[:-1].round().astype(np.int64) for ring in rings]
+    return Outline(
+        annotation=region.id,
+        name=region.name,
+        class_name=region.class_name,
+        rings=tuple(tuple(ring.ravel().tolist()) for ring in points),
     )
 
 
@@ -198,6 +226,10 @@ def as_herohe(error: Exception, slide: str) -> HeroheError:
     """Turn what nobody foresaw into an error that names the slide: one slide never stops the others."""
     if isinstance(error, HeroheError):
         return error
+    if isinstance(error, OSError):
+        refused = HeroheError(f"{slide}: {os_problem(error)}", ALLOW)
+        refused.__cause__ = error
+        return refused
     unforeseen = HeroheError(
         f"{slide}: unexpected {type(error).__name__}: {error}",
         "Please report it, with this slide's format and the versions that 'herohe-bridge doctor' prints",
@@ -356,5 +388,10 @@ def _provenance(
         model_mpp=card.mpp,
         patch_px=card.patch_px,
         engine=scorer.info.engine,
+        positive_step=card.positive_step,
+        decision_threshold=card.decision_threshold,
+        threshold_chosen=card.threshold_chosen,
+        temperature=card.temperature,
+        trained_on=card.trained_on,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])

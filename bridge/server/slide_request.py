@@ -46,7 +46,7 @@ from herohe_model.errors import (
     SlideUnreadableError,
 )
 from herohe_model.model.score import CompositeScorer
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.source import Box, SlideSource
 
 _POLL_S: Final = 0.1
@@ -191,7 +191,7 @@ class SlideRequest:
             try:
                 path = Path(request.path)
                 self._check_path(path)
-                slide = stack.enter_context(Slide(path, mpp=request.options.mpp))
+                slide = stack.enter_context(GuardedSlide(path, mpp=request.options.mpp))
                 shown = Box(0, 0, *slide.size) if request.no_crop else slide.bounds
                 if source is None or (source.width, source.height) == (shown.width, shown.height):
                     return slide, (shown.x, shown.y), ()

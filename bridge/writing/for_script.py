@@ -41,7 +41,7 @@ def plan_for_script(
     Parameters
     ----------
     annotations
-        Those that were sent with the request, level-0 px of the slide.
+        Those that were sent with the request, in its order, level-0 px of the slide.
     origin
         Where QuPath's (0, 0) lies on the slide, level-0 px (x, y).
     width, height
@@ -52,19 +52,24 @@ def plan_for_script(
     bytes
         An object with ``annotations``, ``whole_image`` (or null), ``metadata`` of the image, ``mark`` (the
         text of the image's property that says what was written), and ``layout``, see
-        :func:`composite_layout`. An annotation has an ``id``, ``measurements``, ``component`` and ``colour``
-        of its derived class (or null), and ``tiles``: ``ids``, ``squares`` as (x, y, size) in QuPath's px,
-        ``names`` of measurements and ``values``, a row a tile, null where a tile has no such measurement.
+        :func:`composite_layout`. An annotation has an ``id``, its place in what was ``sent`` (in QuPath,
+        several may have one id), ``measurements``, ``component`` and ``colour`` of its derived class (or
+        null), and ``tiles``: ``ids``, ``squares`` as (x, y, size) in QuPath's px, ``names`` of measurements
+        and ``values``, a row a tile, null where a tile has no such measurement.
     """
     transform = SlideTransform.at(*origin, width, height)
-    geometries = {}
-    for annotation in annotations:
+    geometries, sent = {}, {}
+    for number, annotation in enumerate(annotations):
+        sent[annotation.id] = number
         area = area_of(annotation, [])
         if area is not None:
             geometries[annotation.id] = area
     plan = plan_writing(result, options, geometries)
     run = result.provenance.run if result.provenance is not None else ""
-    planned = [_annotation(item, item.id, plan.steps, transform, run) for item in plan.annotations]
+    planned = [
+        {**_annotation(item, item.id, plan.steps, transform, run), "sent": sent[item.id]}
+        for item in plan.annotations
+    ]
     whole = None
     if plan.whole_image is not None:
         id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{MARK} {run}"))

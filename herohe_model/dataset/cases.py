@@ -7,6 +7,7 @@ missing grade hides only the bits that nothing else tells.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -38,9 +39,10 @@ SLIDE_SUFFIXES: Final = (
 def case_id(name: str) -> str:
     """Return the case that a slide's name stands for: the name without a slide's extension.
 
-    A dot that begins no such extension belongs to the ID.
+    A dot that begins no such extension belongs to the ID. Letters that may be composed of two characters are
+    one (Unicode's NFC), as they look the same.
     """
-    name = name.strip()
+    name = unicodedata.normalize("NFC", name.strip())
     for suffix in SLIDE_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]

@@ -17,6 +17,7 @@ of 2+ against the status); what is only unusual is a warning (0 or 1+ called pos
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -371,7 +372,7 @@ def _split(text: str) -> str:
 
 def _laboratory(text: str) -> str | None:
     plain = _plain(text)
-    return None if plain in _MISSING | _DASHES else " ".join(text.split())
+    return None if plain in _MISSING | _DASHES else unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def _grade(text: str) -> str | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from herohe_model.dataset.cases import Case, CaseKey, case_id, split_name
+from herohe_model.dataset.tables import CsvWriter
 
 WITHOUT_SLIDE: Final = "case without slide"
 WITHOUT_LABEL: Final = "slide without label"
 SEVERAL_SLIDES: Final = "case with several slides"
+
+_DECIMALS: Final = re.compile(r"[.,]0+$")
+MEANT: Final = "did you mean"
 
 _HEADER: Final = ("what", "name", "label", "why")
 
@@ -71,11 +75,12 @@ class Matching:
     def table(self, slides: Sequence[str], labels: Mapping[CaseKey, str]) -> bytes:
         """Return everything as CSV: a line a slide or case, the matched ones with their slide's name."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = CsvWriter(text)
         writer.writerow(_HEADER)
         for case, index in self.matched:
             writer.writerow(("matched", slides[index], labels.get(case.key, ""), ""))
-        writer.writerows((u.kind, u.name, u.label, u.reason) for u in self.unmatched)
+        for unmatched in self.unmatched:
+            writer.writerow((unmatched.kind, unmatched.name, unmatched.label, unmatched.reason))
         return text.getvalue().encode()
 
 
@@ -123,13 +128,14 @@ def match_slides(
 
 
 def _near(name: str, others: Iterable[str]) -> str:
-    """Point to what was probably meant: the same ID but for capitals and zeros in front."""
+    """Point to what was probably meant: the same ID but for capitals, zeros in front or ``.0`` at the end."""
     alike = [other for other in sorted(others) if _bare(other) == _bare(name)]
-    return f"; did you mean {alike[0]}?" if alike else ""
+    return f"; {MEANT} {alike[0]}?" if alike else ""
 
 
 def _bare(name: str) -> str:
-    return name.casefold().lstrip("0")
+    # A column of numbers with a gap in it is written with decimals by many programs.
+    return _DECIMALS.sub("", name.casefold()).lstrip("0")
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -6,7 +6,6 @@ extension. The organisers' own files also spell the last column ``hard_preditcti
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.dataset.cases import case_id
-from herohe_model.dataset.tables import Problem, Row, TableError, explain, read_table
+from herohe_model.dataset.tables import CsvWriter, Problem, Row, TableError, explain, read_table
 from herohe_model.files import write_atomically
 
 DECIMALS: Final = 6
@@ -71,7 +70,7 @@ def write_submission(
         If the file cannot be written.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     writer.writerow(("caseID", "soft_prediction", spelling))
     problems = []
     seen: dict[str, int] = {}

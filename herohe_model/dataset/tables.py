@@ -1,6 +1,7 @@
 """Tables as people keep them: CSV with commas, semicolons or tabs, from any editor, and Excel workbooks.
 
 Cells come back as text without surrounding white space, each row with the number that a spreadsheet shows.
+Nothing that is written is a formula: a spreadsheet would run one that somebody put into a slide's name.
 """
 
 from __future__ import annotations
@@ -10,18 +11,29 @@ import io
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, TypeVar
 
 from herohe_model.errors import HeroheError
+from herohe_model.printable import printable
 
 DELIMITERS: Final = (";", ",", "\t")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a cell begins that a spreadsheet takes for a formula, some of them after white space."""
+_TEXT: Final = "'"
+"""What a spreadsheet is told by that a cell is text."""
 _NAMES: Final = {";": "semicolons", ",": "commas", "\t": "tabs"}
 _XLSX: Final = b"PK\x03\x04"
 _XLS: Final = b"\xd0\xcf\x11\xe0"
-MAX_BYTES: Final = 1 << 28
+MAX_BYTES: Final = 1 << 26
 MAX_COLUMNS: Final = 1000
+MAX_ROWS: Final = 500_000
+MAX_CELLS: Final = 5_000_000
+
+
+_Cell = TypeVar("_Cell")
 
 
 class TableError(HeroheError):
@@ -95,10 +107,45 @@ def read_table(path: Path) -> Table:
     text, problems = _decoded(path, data)
     delimiter = _delimiter(text)
     try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        records = _bounded(rows, _plain, path)
     except csv.Error as error:
         raise TableError(f"{path} is no CSV file ({error})", "Save it again as CSV") from error
     return _table(path, records, delimiter, problems)
+
+
+class CsvWriter:
+    """Writer of CSV in UTF-8 text: commas, line feeds, and no cell that a spreadsheet takes for a formula.
+
+    Text that would be one gets an apostrophe in front, which :func:`read_table` takes away again.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, cells: Iterable[object]) -> None:
+        """Write a row; None is an empty cell."""
+        self._writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in cells])
+
+
+def _harmless(text: str) -> str:
+    text = printable(text)
+    formula = text.lstrip(" ").startswith(_FORMULA) or (text.startswith(_TEXT) and _plain(text) != text)
+    return _TEXT + text if formula and not _is_number(text) else text
+
+
+def _plain(text: str) -> str:
+    """Take away what :func:`_harmless` put in front."""
+    bare = text[1:] if text.startswith(_TEXT) else text
+    return bare if bare is not text and bare.lstrip(" '").startswith(_FORMULA) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def explain(problems: tuple[Problem, ...] | list[Problem]) -> list[str]:
@@ -149,7 +196,6 @@ def _sheet(path: Path, data: bytes) -> list[list[str]]:
     """Return the first sheet's cells; computed values where there are formulas."""
     try:
         from openpyxl import load_workbook
-        from openpyxl.utils.exceptions import InvalidFileException
     except ModuleNotFoundError as error:
         raise TableError(
             f"{path} is an Excel workbook, and openpyxl is not installed to read it",
@@ -158,16 +204,48 @@ def _sheet(path: Path, data: bytes) -> list[list[str]]:
     try:
         with warnings.catch_warnings():
             # openpyxl warns of styles and validations that it does not read; nor do we.
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore")
+            _look_into(data, path)
             book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             try:
                 sheet = book.worksheets[0]
                 sheet.reset_dimensions()
-                return [[_text(v) for v in row[:MAX_COLUMNS]] for row in sheet.iter_rows(values_only=True)]
+                return _bounded(sheet.iter_rows(values_only=True), _text, path)
             finally:
                 book.close()
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, IndexError, OSError) as error:
-        raise TableError(f"{path} is no Excel workbook ({error})", "Save it again as .xlsx or CSV") from error
+    except TableError:
+        raise
+    except Exception as error:
+        # Whatever its parsers of XML, numbers and dates raise; there is no list of it.
+        reason = f"{type(error).__name__}: {error}"
+        raise TableError(
+            f"{path} is no Excel workbook ({reason})", "Save it again as .xlsx or CSV"
+        ) from error
+
+
+def _look_into(data: bytes, path: Path) -> None:
+    """Refuse a workbook that unpacks to more than a table of cases takes."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(info.file_size for info in archive.infolist() if info.filename.endswith((".xml", ".rels")))
+    if size > MAX_BYTES:
+        raise TableError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB", "Name a table of cases")
+
+
+def _bounded(rows: Iterable[Sequence[_Cell]], text: Callable[[_Cell], str], path: Path) -> list[list[str]]:
+    """Return rows as text, without cells for those that are empty.
+
+    Raises TableError at the first row or cell too many for a table of cases: a workbook of a few bytes may
+    stand for billions.
+    """
+    found: list[list[str]] = []
+    cells = 0
+    for row in rows:
+        cells += len(row)
+        if len(found) >= MAX_ROWS or cells > MAX_CELLS:
+            raise TableError(f"{path} has more rows or cells than a table of cases", "Name a table of cases")
+        texts = [text(cell) for cell in row[:MAX_COLUMNS]]
+        found.append(texts if any(texts) else [])
+    return found
 
 
 def _text(value: object) -> str:

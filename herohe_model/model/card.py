@@ -27,6 +27,9 @@ MAX_FILE_BYTES: Final = 8 * 2**30
 
 MAX_HEADER_BYTES: Final = 16 * 2**20
 
+_MAX_DEPTH: Final = 20
+"""Nesting of metrics: what writes a card writes three."""
+
 _ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 MAKE_ANOTHER: Final = "Use a file made by herohe-bridge train or herohe-bridge model new"
@@ -39,7 +42,7 @@ TargetName = Literal["ihc", "ihc+ish"]
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +111,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""
+        if _depth(self.metrics) > _MAX_DEPTH:
+            raise ValueError(f"metrics is nested more than {_MAX_DEPTH} deep")
         if self.positive_step not in self.steps:
             raise ValueError(f"positive_step {self.positive_step!r} is none of {', '.join(self.steps)}")
         if not all(-10.0 <= m <= 10.0 for m in self.mean) or not all(1e-3 <= s <= 10.0 for s in self.std):
@@ -129,13 +134,31 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self.grid * self.patch_px
 
 
+def _depth(value: object) -> int:
+    """Return how deep lists and dicts are nested; no deeper than :data:`_MAX_DEPTH` is looked."""
+    level: list[object] = [value]
+    depth = 0
+    while level and depth <= _MAX_DEPTH:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]
+            if isinstance(inner, (dict, list, tuple))
+        ]
+    return depth
+
+
 class _AnyVersion(msgspec.Struct):
     format_version: int
 
 
+_Side = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class _Extent(msgspec.Struct):
     dtype: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    shape: Annotated[list[_Side], msgspec.Meta(max_length=8)]
     data_offsets: tuple[int, int]
 
 
@@ -150,7 +173,7 @@ def check_card(card: ModelCard) -> ModelCard:
     what = f"The model card of {card.name}"
     try:
         encoded = msgspec.json.encode(card, order="deterministic")
-    except (TypeError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise ModelFileError(
             f"{what} cannot be written as JSON: {error}", "Use plain numbers and text"
         ) from error
@@ -207,7 +230,7 @@ def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, str]:
         header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
         metadata = msgspec.json.decode(header.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str])
         extents = {name: msgspec.json.decode(raw, type=_Extent) for name, raw in header.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} has a damaged header: {error}", COPY_AGAIN) from error
     _check_extents(extents, size - 8 - length, path)
     return metadata
@@ -240,7 +263,7 @@ def _check_extents(extents: Mapping[str, _Extent], data_bytes: int, path: Path) 
 def _decode_card(data: bytes, what: str) -> ModelCard:
     try:
         version = msgspec.json.decode(data, type=_AnyVersion).format_version
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: the model card cannot be read: {error}", MAKE_ANOTHER) from error
     if version != FORMAT_VERSION:
         side = "herohe-bridge" if version > FORMAT_VERSION else "the model file"
@@ -250,7 +273,7 @@ def _decode_card(data: bytes, what: str) -> ModelCard:
         )
     try:
         return msgspec.json.decode(data, type=ModelCard)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: the model card is not valid: {error}", MAKE_ANOTHER) from error
 
 

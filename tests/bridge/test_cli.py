@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.small_slides import small_model, small_slide
 
 from bridge import __version__
 
@@ -59,3 +61,26 @@ def test_an_error_is_one_sentence_with_its_remedy_and_no_traceback(tmp_path: Pat
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = run("--debug", "score", str(tmp_path / "nothing.qpproj"), "--model", "no.safetensors")
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_console_that_cannot_print_a_name_stops_nothing(tmp_path: Path) -> None:
+    model = small_model(tmp_path / "m.safetensors")
+    home = tmp_path / "home"
+    home.mkdir()
+    names = ["a.tif", "日本.tif", "\x1b[31mred.tif", "z.tif"]
+    for name in names:
+        small_slide(home / name)
+        results = home / "herohe-bridge" / "geojson"
+        results.mkdir(parents=True, exist_ok=True)
+        own = {"run": "r", "options": {}, "metadata": {}}
+        (results / f"{name}.her2-he.geojson").write_text(json.dumps({"her2-he": own, "features": []}))
+    old = {"PYTHONIOENCODING": "cp1252"}
+    planned = run("score", str(home), "--model", str(model), "--dry-run", env=old)
+    assert planned.returncode == 0
+    assert "4 of 4 slides would be scored" in planned.stdout
+    assert "\\u65e5\\u672c.tif: " in planned.stdout
+    assert "\\x1b[31mred.tif: " in planned.stdout
+    assert "\x1b" not in planned.stdout
+    cleared = run("clear", str(home), env=old)
+    assert (cleared.returncode, "4 of 4 images cleared" in cleared.stdout) == (0, True)
+    assert not any(results.iterdir())

@@ -24,7 +24,7 @@ import java.util.concurrent.FutureTask
 import java.util.prefs.Preferences
 
 class Driver {
-    static final long PATIENCE_NS = 240_000_000_000L
+    static final long PATIENCE_NS = 600_000_000_000L
     final QuPathGUI qupath = QuPathGUI.getInstance()
 
     def fx(Closure action) {

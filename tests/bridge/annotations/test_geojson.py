@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from shapely.geometry import box
 from bridge.annotations.geojson import (
     annotations_from_geojson,
     classification,
+    read_features,
     write_annotations,
 )
 from herohe_model.errors import RegionError
@@ -61,16 +63,59 @@ def test_classes_are_read_as_all_versions_write_them(given: Any, expected: str) 
     assert found.class_name == expected
 
 
-@pytest.mark.parametrize("kind", ["detection", "cell", "tile", "tmaCore", "root"])
-def test_only_annotations_count(kind: str) -> None:
-    features = [
-        a_feature({"objectType": kind}),
-        a_feature({"object_type": kind}),
-        a_feature({"objectType": "annotation"}),
-        a_feature(id="PathDetectionObject"),
+def test_objects_are_of_the_types_that_qupath_takes_them_for() -> None:
+    others = ["detection", "cell", "tile", "tmaCore", "tma_core", "root", "PathDetectionObject"]
+    others += ["PathCellObject", "PathTileObject", "TMACoreObject", "PathRootObject"]
+    not_ours = [a_feature({key: kind}) for key in ("objectType", "object_type", "type") for kind in others]
+    not_ours += [a_feature(id=kind) for kind in others if kind.endswith("Object")]
+    not_ours += [a_feature({"objectType": "tile"}, id="PathAnnotationObject")]
+    assert annotations_from_geojson(collection(*not_ours)) == ()
+
+    drawn = [
+        a_feature({"objectType": "annotation", "type": "detection"}),
         a_feature(id="PathAnnotationObject"),
     ]
-    assert len(annotations_from_geojson(collection(*features))) == 2
+    drawn += [a_feature({"objectType": "annotation"}, id="PathDetectionObject"), a_feature()]
+    # Types that QuPath does not know become annotations there.
+    unknown = [
+        "PathAnnotationObject",
+        "Annotation",
+        "Detection",
+        "tumor",
+        "subcellular",
+        "Polygon",
+        "tmacore",
+    ]
+    drawn += [a_feature({key: kind}) for key in ("objectType", "type") for kind in unknown]
+    assert len(annotations_from_geojson(collection(*drawn))) == len(drawn)
+
+
+def test_two_annotations_of_one_identifier_are_both_kept() -> None:
+    twice = collection(a_feature({"name": "left"}), a_feature({"name": "right"}))
+    left, right = annotations_from_geojson(twice)
+    assert (left.id, left.name, right.name) == (ID, "left", "right")
+    assert right.id != ID
+    assert uuid.UUID(right.id)
+    assert annotations_from_geojson(twice) == (left, right)
+
+
+def test_an_ellipse_is_one_however_few_corners_its_polygon_has() -> None:
+    bounds = {"type": "Polygon", "coordinates": [[[10, 30], [30, 40], [50, 30], [30, 20], [10, 30]]]}
+    ellipse = a_feature(geometry=bounds | {"isEllipse": True})
+    found, rhombus = annotations_from_geojson(collection(ellipse, a_feature(geometry=bounds)))
+    assert found.geometry.bounds == pytest.approx((10, 20, 50, 40))
+    assert found.geometry.area == pytest.approx(math.pi * 20 * 10, rel=2e-3)
+    assert rhombus.geometry.area == 400
+
+
+def test_values_that_are_no_numbers_do_not_make_a_text_unreadable() -> None:
+    values = '{"a": NaN, "b": -Infinity, "c": Infinity, "d": "NaN", "NaN \\" Infinity": 1}'
+    text = json.dumps(a_feature()).replace('"properties": {}', f'"properties": {{"measurements": {values}}}')
+    (found,) = read_features([("x", text)], (0, 0))
+    assert found.annotation.id == ID
+    assert found.members()["properties"]["measurements"] == {
+        **{"a": None, "b": None, "c": None, "d": "NaN", 'NaN " Infinity': 1}
+    }
 
 
 def test_child_objects_follow_their_parents() -> None:
@@ -108,10 +153,15 @@ def test_every_shape_of_qupath_is_read() -> None:
         {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]},
         {"type": "GeometryCollection", "geometries": [SQUARE]},
         {"type": "Polygon", "coordinates": [], "isEllipse": True, "plane": {"z": 0}},
+        {"type": "LineString", "coordinates": [[1, 2]]},
+        {"type": "MultiLineString", "coordinates": [[[1, 2, 0]], []]},
+        {"type": "Point", "coordinates": []},
+        {"type": "MultiPoint", "coordinates": []},
+        {"type": "GeometryCollection", "geometries": []},
     ]
     found = annotations_from_geojson(collection(*(a_feature(geometry=shape) for shape in shapes)))
     assert [a.geometry.geom_type for a in found] == [shape["type"] for shape in shapes]
-    assert [a.geometry.area for a in found] == [100, 98, 100, 0, 0, 0, 0, 100, 0]
+    assert [a.geometry.area for a in found] == [100, 98, 100, 0, 0, 0, 0, 100, *[0] * 6]
 
 
 def test_rings_too_short_to_enclose_anything_are_empty() -> None:
@@ -124,28 +174,40 @@ def test_rings_too_short_to_enclose_anything_are_empty() -> None:
     ("text", "place"),
     [
         ('{"type": "FeatureCollection",\n "features": [}', "line 2, column 15"),
-        (b'{"type": "\xff"}', "byte 10"),
+        (b'{"type": "\xff"}', "not UTF-8"),
         ('{"type": "Polygon"}', "no GeoJSON of features"),
         ("7", "no GeoJSON of features"),
         (collection(a_feature(), 7), "feature 2, is not a GeoJSON feature"),
-        (collection(a_feature(properties=[1])), "feature 1, has properties"),
+        (
+            collection(a_feature(properties=[1])),
+            "feature 1, is not a GeoJSON feature (Expected `object | null`",
+        ),
         (collection(a_feature({"childObjects": [a_feature(), 3]})), "feature 1, child 2"),
-        (collection(a_feature(geometry=[1])), "feature 1, has a geometry that is no object"),
-        (collection(a_feature(geometry={"type": "Polygon"})), "without coordinates"),
-        (collection(a_feature(geometry={"type": "Circle", "coordinates": []})), "unknown type 'Circle'"),
+        (
+            collection(a_feature(geometry=[1])),
+            "feature 1, has a geometry that cannot be used (Expected `object`",
+        ),
+        (collection(a_feature(geometry={"type": "Polygon"})), "missing required field `coordinates`"),
+        (
+            collection(a_feature(geometry={"type": "Circle", "coordinates": []})),
+            "Invalid value 'Circle' - at `$.type`",
+        ),
         (
             collection(a_feature(geometry={"type": "Polygon", "coordinates": [[["a", 1]]]})),
-            "pairs of numbers",
+            "Expected `float`, got `str` - at `$.coordinates[0][0][0]`",
         ),
-        (collection(a_feature(geometry={"type": "Polygon", "coordinates": [[1]]})), "pairs of numbers"),
+        (collection(a_feature(geometry={"type": "Polygon", "coordinates": [[1]]})), "at `$.coordinates"),
+        (collection(a_feature(geometry={"type": "Polygon", "coordinates": [[[1]]]})), "pairs of numbers"),
         (
             collection(a_feature(geometry={"type": "Point", "coordinates": [float("nan"), 1]})),
-            "no slide holds",
+            "got `null`",
         ),
         (collection(a_feature(geometry={"type": "Point", "coordinates": [1e300, 1]})), "no slide holds"),
-        (collection(a_feature(geometry={"type": "Point", "coordinates": [10**400, 1]})), "pairs of numbers"),
-        ("[" + "1" * 5000 + "]", "number without end"),
+        (collection(a_feature(geometry={"type": "Point", "coordinates": [10**400, 1]})), "out of range"),
+        ("[" + "1" * 5000 + "]", "Number out of range"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"type":"Feature","properties":{"childObjects":[' * 150 + "]}}" * 150, "nested too deeply"),
+        (collection(a_feature({"metadata": json.loads("[" * 900 + "]" * 900)})) * 2, "trailing characters"),
     ],
 )
 def test_malformed_text_is_named_with_its_place(text: str | bytes, place: str) -> None:

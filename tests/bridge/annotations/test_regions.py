@@ -6,10 +6,11 @@ import pytest
 from shapely import wkt
 from shapely.geometry import LineString, Point, Polygon, box
 
-from bridge.annotations.regions import Annotation, SlideRegions, build_regions
+from bridge.annotations.regions import Annotation, SlideRegions, build_regions, distinct_ids
+from herohe_model.errors import RegionError
 from herohe_model.slides.source import Box
 
-SLIDE = Box(100, 50, 1000, 800)
+SLIDE = Box(0, 0, 1000, 800)
 
 
 def an(id: str, class_name: str, geometry: object, name: str = "") -> Annotation:
@@ -25,7 +26,7 @@ def regions(
 def test_without_a_class_the_whole_scanned_area_is_the_region() -> None:
     found = regions(an("1", "Tumor", box(0, 0, 10, 10)), wanted=())
     assert found.union is not None
-    assert found.union.geometry.bounds == (100, 50, 1100, 850)
+    assert found.union.geometry.bounds == (0, 0, 1000, 800)
     assert found.union.annotations == ()
     assert found.annotations == ()
 
@@ -194,3 +195,37 @@ def test_the_digest_does_not_depend_on_order_or_starting_point() -> None:
 def test_what_was_not_asked_for_does_not_change_the_digest() -> None:
     one = an("1", "Tumor", box(0, 0, 10, 10))
     assert regions(one).digest() == regions(one, an("2", "Stroma", box(0, 0, 5, 5))).digest()
+
+
+def test_annotations_outside_of_the_slide_are_named_and_never_widen_the_region() -> None:
+    inside, beside = an("1", "Tumor", box(0, 0, 10, 10)), an("2", "Tumor", box(5000, 900, 5010, 910), "far")
+    found = regions(inside, beside)
+    assert found.warnings == (
+        "Annotation 'far' (Tumor) lies outside of the slide, which has 1000 x 800 px from (0, 0)",
+    )
+    with pytest.raises(RegionError, match=r"to sample in lie outside .* at \(5000, 900\)\. .*MIRAX"):
+        regions(beside)
+    with pytest.raises(RegionError, match="to cut out lie outside"):
+        regions(replace(beside, class_name="Necrosis"), wanted=(), exclude=("Necrosis",))
+
+
+def test_a_class_is_the_same_however_its_letters_are_composed() -> None:
+    composed, split = "L\u00e4sion", "La\u0308sion"
+    drawn = an("1", split, box(0, 0, 10, 10)), an("2", f"{composed}: Rand", box(20, 0, 30, 10))
+    for asked in (composed, split):
+        assert [region.id for region in regions(*drawn, wanted=(asked,)).annotations] == ["1", "2"]
+    ignored = an("1", f"{split}*", box(0, 0, 10, 10))
+    assert regions(ignored, wanted=(f"{composed}*",)).union is not None
+    both = regions(an("1", split, box(0, 0, 9, 9)), an("2", composed, box(0, 0, 9, 9)), wanted=("x",))
+    assert both.classes_present == ((composed, 2),)
+
+
+def test_annotations_of_one_identifier_are_told_apart_alike_every_time() -> None:
+    given = ["a", "b", "a", "a", "b"]
+    found = distinct_ids(given)
+    assert found == distinct_ids(given)
+    assert (found[0], found[1]) == ("a", "b")
+    assert len(set(found)) == 5
+    assert distinct_ids(["a", "b"]) == ["a", "b"]
+    assert distinct_ids(["a", found[2], "a"])[:2] == ["a", found[2]]
+    assert len(set(distinct_ids(["a", found[2], "a"]))) == 3

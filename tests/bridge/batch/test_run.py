@@ -6,18 +6,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from helpers.damaged_slides import flip_a_bit_of_a_count, make_deadly
 from helpers.small_slides import drawn, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.run import BatchOptions, BatchSummary, plan_batch, run_batch
 from bridge.commands.report import report_line
 from bridge.projects.open import open_collection
-from bridge.results.files import read_json
+from bridge.results.files import ResultFileError, read_json
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
@@ -154,6 +155,29 @@ def test_bad_slides_are_named_and_stop_nobody(tmp_path: Path, scorer: Scorer) ->
     assert all(messages[name] for name in messages if name not in ("s0.tif", "s1.tif"))
 
 
+def test_slides_that_end_who_reads_them_stop_nobody_and_are_not_read_again(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    folder = a_folder(tmp_path / "p", 5)
+    at_open, in_a_patch = folder / "s1.tif", folder / "s3.tif"
+    good = in_a_patch.read_bytes()
+    flip_a_bit_of_a_count(at_open)
+    make_deadly(in_a_patch, index=5)
+    ear = Ear()
+    assert run(folder, scorer, ear).exit_code == 1
+    bad = {"s1.tif": Outcome.UNREADABLE, "s3.tif": Outcome.UNREADABLE}
+    assert ear.outcomes == {f"s{n}.tif": Outcome.SCORED for n in range(5)} | bad
+    messages = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
+    assert "claims a tile of" in messages["s1.tif"] and "ends every process" in messages["s3.tif"]
+    assert "--restart" in messages["s3.tif"]
+    again = Ear()
+    run(folder, scorer, again)
+    assert again.outcomes == ear.outcomes and set(again.reused) == set(ear.outcomes) - {"s1.tif"}
+    in_a_patch.write_bytes(good)
+    run(folder, scorer, mended := Ear())
+    assert mended.outcomes["s3.tif"] is Outcome.SCORED
+
+
 def test_a_slide_mended_after_a_failure_is_scored_by_the_next_run(tmp_path: Path, scorer: Scorer) -> None:
     folder = a_folder(tmp_path / "p", 2)
     good = (folder / "s1.tif").read_bytes()
@@ -240,3 +264,46 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, model: Path) -> 
     assert "known from an earlier run" in done.stderr
     for name in ("results.csv", "results.json"):
         assert (folder / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_one_outcome_and_stop_nothing(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 1)
+    small_slide(folder / os.fsdecode(b"lat\xe9n.tif"))
+    (folder / "gone.tif").symlink_to(folder / "nowhere.tif")
+    summary = run(folder, scorer, ear := Ear())
+    assert ear.outcomes == {
+        **{"gone.tif": Outcome.UNREADABLE, "lat\\xe9n.tif": Outcome.UNREADABLE, "s0.tif": Outcome.SCORED}
+    }
+    assert summary.exit_code == 1
+    stored = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
+    assert "Rename it" in stored["lat\\xe9n.tif"]
+    planned = {
+        slide.slide: slide.problem for slide in plan_batch(open_collection(folder), scorer.info.card, OPTIONS)
+    }
+    assert "Rename it" in planned["lat\\xe9n.tif"]
+    assert planned["s0.tif"] == ""
+
+
+def test_an_output_folder_that_vanishes_is_said_and_not_made_again(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 2)
+    output = folder / "out"
+
+    class Thief(Ear):
+        def finished(self, result: SlideResult, *, reused: bool) -> None:
+            if not self.outcomes:
+                output.rename(tmp_path / "taken")
+            super().finished(result, reused=reused)
+
+    one_by_one = replace(OPTIONS, slides_at_once=1)
+    with pytest.raises(ResultFileError, match=r"results\.csv cannot be written"):
+        run(folder, scorer, ear := Thief(), one_by_one)
+    assert Outcome.SCORED in ear.outcomes.values()
+    assert not (output / "results.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_has_its_own_words(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "home", 1)
+    (folder / "out").write_text("a file where a folder must be")
+    with pytest.raises(ResultFileError, match=r"out cannot be made \(File exists\)"):
+        run(folder, scorer, Ear())

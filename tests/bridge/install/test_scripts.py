@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_installing_twice_changes_nothing(user_directory: Path, jars: list[str])
     once = files(user_directory)
     run("install", "--user-directory", user_directory, *jars)
     assert files(user_directory) == once
+
+
+def test_a_restart_is_asked_for_only_where_something_new_is_to_be_loaded(
+    user_directory: Path, jars: list[str], tmp_path: Path
+) -> None:
+    same = "QuPath need not be started again"
+    assert same not in run("install", "--user-directory", user_directory, *jars).output
+    model = small_model(tmp_path / "model.safetensors")
+    again = run("install", "--user-directory", user_directory, "--model", model, *jars)
+    assert same in again.output, "settings are read each time"
+    (user_directory / "extensions" / JARS[0].name).unlink()
+    assert same not in run("install", "--user-directory", user_directory, *jars).output
 
 
 def test_the_scripts_are_told_where_herohe_bridge_and_the_model_are(
@@ -201,6 +214,37 @@ def test_a_damaged_record_stops_instead_of_guessing(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(InstallError, match=r"record\.json"):
         uninstall(tmp_path, "record.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../mine", "a/../../mine", "/etc/mine", "C:/mine", "C:mine", "\\\\host\\share\\mine", "..\\mine", ""],
+)
+def test_a_record_of_files_elsewhere_deletes_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (tmp_path / "mine").write_bytes(b"mine")
+    sha256 = hashlib.sha256(b"mine").hexdigest()
+    for record in ({"files": {name: sha256}}, {"files": {}, "folders": [name]}):
+        (folder / "record.json").write_text(json.dumps({"format": 1, "version": "1", **record}))
+        with pytest.raises(InstallError, match="no path below its folder"):
+            uninstall(folder, "record.json")
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_link_that_leads_away_is_not_followed_to_delete(tmp_path: Path) -> None:
+    folder, other = tmp_path / "project", tmp_path / "other"
+    (other / "empty").mkdir(parents=True)
+    folder.mkdir()
+    (other / "mine").write_bytes(b"mine")
+    (folder / "scripts").symlink_to(other, target_is_directory=True)
+    files_ = {"scripts/mine": hashlib.sha256(b"mine").hexdigest()}
+    record = {"format": 1, "version": "1", "files": files_, "folders": ["scripts/empty"]}
+    (folder / "record.json").write_text(json.dumps(record))
+    remarks = uninstall(folder, "record.json").remarks
+    assert "a link leads to it" in remarks[0]
+    assert (other / "mine").exists()
+    assert (other / "empty").exists()
 
 
 def test_a_jar_with_another_checksum_is_refused(tmp_path: Path) -> None:

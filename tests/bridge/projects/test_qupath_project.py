@@ -35,7 +35,12 @@ from bridge.qupath.jvm import start_qupath
 from bridge.results.schema import Outcome, SlideResult, image_metadata, measurements
 from bridge.scoring.options import WriteOptions
 from bridge.scoring.slide import failed_result
-from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideUnreadableError
+from herohe_model.errors import (
+    ProjectError,
+    SlideError,
+    SlideNotFoundError,
+    SlideUnreadableError,
+)
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
 from herohe_model.synthetic.slides import write_mirax, write_tiff
@@ -250,6 +255,41 @@ def test_each_annotation_can_carry_its_own(project: Path) -> None:
         assert after[region.region]["measurements"]["HER2-HE: patches sampled"] == repr(
             float(region.patches_sampled)
         )
+
+
+def test_annotations_of_one_identifier_get_their_own_values_and_tiles(world: World, tmp_path: Path) -> None:
+    made = MadeProject(tmp_path / "twins")
+    image = made.add(world.project.parents[1] / "b.tif")
+    left = image.annotate(image.rectangle(96, 64, 128, 256), "Tumor", name="left")
+    right = image.annotate(image.rectangle(224, 64, 192, 256), "Tumor", name="right")
+    right.setID(left.getID())
+    path = made.save()
+    before = describe(path)
+
+    result = score(path, "b.tif", per_annotation=True)
+    assert len({region.region for region in result.annotations}) == 2
+    rows = {row["name"]: row for row in describe(path)["b.tif"] if row.get("name") in ("left", "right")}
+    assert rows["left"]["id"] == rows["right"]["id"]
+    for region in result.annotations:
+        wanted = {name: repr(value) for name, value in measurements(region).items()}
+        assert rows[region.name]["measurements"] == wanted
+    tiles = [row for row in ours(describe(path)["b.tif"]) if row["class"] == "HER2-HE patch"]
+    assert len({tile["id"] for tile in tiles}) == len(tiles) > 0
+    assert read(path, "b.tif").written_run == (result.provenance.run if result.provenance else None)
+
+    opened = QuPathProject(path)
+    opened.clear(entry(opened, "b.tif"))
+    opened.close()
+    assert describe(path) == before
+
+
+def test_an_image_that_qupath_passes_over_for_its_identifier_is_named(project: Path) -> None:
+    document = json.loads(project.read_text("utf-8"))
+    document["images"][1]["entryID"] = document["images"][0]["entryID"]
+    project.write_text(json.dumps(document), "utf-8")
+    opened = QuPathProject(project)
+    assert len(opened.entries()) == 2
+    assert any("b.tif has the id of another image" in warning for warning in opened.warnings)
 
 
 def test_classes_and_tiles_are_left_out_when_asked(project: Path) -> None:

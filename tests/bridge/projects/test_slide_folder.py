@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from helpers.sampled_results import sampled_result
@@ -15,7 +19,13 @@ from bridge.projects.base import Entry
 from bridge.projects.open import open_collection
 from bridge.projects.slide_folder import SlideFolder
 from bridge.scoring.options import WriteOptions
-from herohe_model.errors import EntryChangedError, ProjectNotFoundError, RegionError
+from herohe_model.errors import (
+    EntryChangedError,
+    ProjectNotFoundError,
+    RegionError,
+    SlideNotFoundError,
+    SlideUnreadableError,
+)
 from herohe_model.synthetic.slides import write_mirax
 
 ID = "6a6ae0fb-d3d1-4c1c-9d3e-6f2a0f4b0d11"
@@ -82,7 +92,10 @@ def test_a_folder_holds_its_slides_by_name(home: Path) -> None:
     assert isinstance(folder, SlideFolder)
     assert [e.name for e in folder.entries()] == ["a.mrxs", "b.tif"]
     assert folder.root == home
-    assert folder.warnings == ("stray.geojson belongs to no slide of the folder.",)
+    assert folder.warnings == (
+        "stray.geojson belongs to no slide of the folder.",
+        "Passed over: 1 other file: notes.txt.",
+    )
 
 
 def test_a_folder_without_slides_is_an_error(tmp_path: Path) -> None:
@@ -206,6 +219,103 @@ def test_two_files_that_could_be_meant_are_an_error(home: Path) -> None:
         folder.read(entry(folder, "b.tif"))
     (home / "b.geojson").rename(home / "b.tif.geojson")
     assert folder.read(entry(folder, "b.svs")).annotations == ()
+
+
+def test_annotations_that_cannot_be_read_fail_their_slide_and_never_widen_it(home: Path) -> None:
+    (home / "b.geojson").symlink_to(home / "nowhere.geojson")
+    (home / "c.tif").symlink_to(home / "nowhere.tif")
+    folder = SlideFolder(home)
+    assert [e.name for e in folder.entries()] == ["a.mrxs", "b.tif", "c.tif"]
+    with pytest.raises(RegionError, match=r"b\.geojson cannot be read \(No such file"):
+        folder.read(entry(folder, "b.tif"))
+    with pytest.raises(SlideNotFoundError, match=r"c\.tif is a link to .*nowhere\.tif, which is not there"):
+        folder.read(entry(folder, "c.tif"))
+    (home / "b.geojson").unlink()
+    (home / "b.json").write_text('{"patient": 1}')
+    with pytest.raises(RegionError, match=r"b\.json is JSON, but no GeoJSON .*move it away"):
+        folder.read(entry(folder, "b.tif"))
+    (home / "b.json").unlink()
+    with zipfile.ZipFile(home / "b.zip", "w") as archive:
+        archive.writestr("b.tif", b"the slide itself")
+    content = folder.read(entry(folder, "b.tif"))
+    assert content.annotations == ()
+    assert "b.zip holds no GeoJSON" in content.warnings[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_slide_whose_name_is_no_text_is_one_outcome_that_says_so(home: Path) -> None:
+    for name in (b"lat\xe9n.tif", b"lat\xe8n.tif"):
+        small_slide(Path(os.fsdecode(os.path.join(os.fsencode(home), name))))
+    folder = SlideFolder(home)
+    names = [e.name for e in folder.entries()]
+    assert names == ["a.mrxs", "b.tif", "lat\\xe8n.tif", "lat\\xe9n.tif"]
+    with pytest.raises(SlideUnreadableError, match=r"lat\\xe9n\.tif is no text.*Rename it"):
+        folder.read(entry(folder, names[-1]))
+
+
+def test_what_takes_no_part_is_counted_and_named(home: Path) -> None:
+    (home / "sub").mkdir()
+    for name in ("one.svs", "two.tif", "note.txt"):
+        (home / "sub" / name).touch()
+    for name in ("x.dcm", "y.DCM", "1.png", "2.jpg", "3.jpg", "4.jpg", "s.qptiff", "b.xml", "t.ndpa"):
+        (home / name).touch()
+    (home / "evil\x1b[31m\n.txt").touch()
+    assert SlideFolder(home).warnings == (
+        "stray.geojson belongs to no slide of the folder.",
+        "b.xml lies beside b.tif and is not used.",
+        "Passed over: 4 pictures: 1.png, 2.jpg, 3.jpg and 1 more.",
+        "Passed over: 3 other files: evil\\x1b[31m\\x0a.txt, notes.txt, t.ndpa.",
+        "Passed over: 1 file in a format that is not read: s.qptiff.",
+        "Passed over: 1 subfolder with slides: sub (2).",
+        "Passed over: 2 DICOM files: x.dcm, y.DCM.",
+    )
+
+
+def test_a_folder_whose_slides_lie_deeper_or_are_pictures_says_so(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.svs").touch()
+    (tmp_path / "b.jpg").touch()
+    with pytest.raises(ProjectNotFoundError, match=r"1 picture: b\.jpg.*1 subfolder with slides: sub \(1\)"):
+        open_collection(tmp_path)
+
+
+def test_two_annotations_of_one_identifier_get_their_own_values_and_tiles(home: Path) -> None:
+    twice = [
+        exported(ID, 40, 40, 200, "Tumor", name="left"),
+        exported(ID, 260, 40, 200, "Tumor", name="right"),
+    ]
+    (home / "a.geojson").write_text(json.dumps(twice))
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    result = sampled_result(content, patch=32)
+    assert result.union is not None
+    assert len(set(result.union.annotations)) == 2
+    folder.write(content.entry, result, WriteOptions())
+    left, right = written(home, "a.mrxs")["features"]
+    assert [item["properties"]["name"] for item in (left, right)] == ["left", "right"]
+    assert left["id"] == ID != right["id"]
+    for item in (left, right):
+        tiles = item["properties"]["childObjects"]
+        assert tiles
+        assert all(shape(item["geometry"]).contains(shape(t["geometry"]).centroid) for t in tiles)
+
+
+def test_values_that_are_no_numbers_are_left_out_of_what_is_written(home: Path) -> None:
+    drawn = exported(
+        ID, 40, 40, 200, "Tumor", measurements={"mine": 1.5, "none": float("nan"), "text": "NaN"}
+    )
+    (home / "a.geojson").write_text(json.dumps([drawn]))
+    folder = SlideFolder(home)
+    content = folder.read(entry(folder, "a.mrxs"))
+    folder.write(content.entry, sampled_result(content), WriteOptions())
+    text = (home / "herohe-bridge" / "geojson" / "a.mrxs.her2-he.geojson").read_bytes()
+    (item,) = msgspec.json.decode(text)["features"]
+    values = item["properties"]["measurements"]
+    assert {key: value for key, value in values.items() if not key.startswith("HER2-HE")} == {
+        **{"mine": 1.5, "text": "NaN"}
+    }
+    assert folder.read(content.entry).written_run
+    assert folder.clear(content.entry)
 
 
 def test_clear_removes_our_files_only(home: Path) -> None:

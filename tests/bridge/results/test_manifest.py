@@ -3,12 +3,14 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 from helpers.example_results import made_result
 
 from bridge.results.manifest import Manifest, ManifestError, work_key
+from bridge.results.schema import Outcome
 
 
 def test_a_kept_result_is_found_by_its_key_only(tmp_path: Path) -> None:
@@ -61,6 +63,7 @@ def test_a_new_run_reports_anew_and_forgets_results_only_on_restart(tmp_path: Pa
 def test_two_runs_cannot_share_an_output_folder(tmp_path: Path) -> None:
     code = """
 import sys
+import zlib
 from pathlib import Path
 from bridge.results.manifest import Manifest
 Manifest(Path(sys.argv[1]))
@@ -73,7 +76,35 @@ Manifest(Path(sys.argv[1]))
             text=True,
             check=False,
         )
-    assert other.returncode != 0 and "ManifestError" in other.stderr
+    assert other.returncode != 0
+    assert f"ManifestError: Another run uses {tmp_path}. Wait until it has ended" in other.stderr
+
+
+def test_a_damaged_row_is_scored_again_and_stops_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    with Manifest(path) as manifest:
+        manifest.keep("bad", made_result())
+        manifest.keep("good", made_result())
+        manifest.report((0, made_result("a")), (1, made_result("b")))
+    db = sqlite3.connect(path)
+    with db:
+        db.execute("UPDATE results SET result = x'00' WHERE key = 'bad'")
+        db.execute("UPDATE latest SET result = ? WHERE entry = 'a'", (zlib.compress(b'{"entry": 7}'),))
+    db.close()
+    with Manifest(path) as manifest:
+        assert manifest.find("bad") is None
+        assert manifest.find("good") == made_result()
+        damaged, sound = manifest.reported()
+        assert (damaged.entry, damaged.outcome) == ("a", Outcome.FAILED)
+        assert "damaged" in damaged.message
+        assert sound.entry == "b"
+
+
+def test_a_link_in_the_place_of_the_manifest_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "m.sqlite").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ManifestError, match="is a link"):
+        Manifest(tmp_path / "m.sqlite")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_file_that_is_no_manifest_is_named(tmp_path: Path) -> None:

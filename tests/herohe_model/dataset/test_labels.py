@@ -8,6 +8,7 @@ from openpyxl import Workbook
 
 from herohe_model.dataset.cases import (
     Case,
+    case_id,
     grade_numbers,
     level_of,
     target_arrays,
@@ -437,3 +438,13 @@ def test_a_case_of_two_files_stands_in_the_first(tmp_path: Path) -> None:
     second = written(tmp_path / "b.csv", "case,status", "2,Negative", "1,Negative")
     rows = read_label_files([(first, "train"), (second, "train")]).rows
     assert rows == {("train", "1"): "a.csv, row 2", ("train", "2"): "b.csv, row 2"}
+
+
+def test_numbers_written_with_decimals_and_names_in_another_normal_form_find_their_case() -> None:
+    cases = [Case("train", case_id(name)) for name in ("1.0", "2,00", "Mu\u0308ller")]
+    matching = match_slides(cases, ["1.mrxs", "002.mrxs", "M\u00fcller.mrxs"], split="train", labels={})
+    assert [index for _, index in matching.matched] == [2]
+    said = {u.name: u.reason for u in matching.unmatched}
+    assert said["1.0"].endswith("did you mean 1?")
+    assert said["1.mrxs"].endswith("did you mean 1.0?")
+    assert said["2,00"].endswith("did you mean 002?")
