@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands.batch_options import read_only_batch_options
 from bridge.commands.compute_options import compute_options
 from herohe_model.model.compute import Compute
+
+if TYPE_CHECKING:
+    from bridge.batch.run import BatchOptions
 
 
 @click.command("predict")
@@ -20,15 +25,9 @@ from herohe_model.model.compute import Compute
     show_default=True,
     help="The file to write.",
 )
-@click.option("--region-class", "region_classes", multiple=True, metavar="CLASS", help="As for score.")
-@click.option("--exclude-class", "exclude_classes", multiple=True, metavar="CLASS", help="As for score.")
-@click.option("--composites", type=click.IntRange(1, 10_000), default=8, show_default=True, help="A slide.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampler.")
-@click.option("--min-patches", type=click.IntRange(1), default=10, show_default=True, help="As for score.")
-@click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
+@read_only_batch_options
 @compute_options
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
-@click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option(
     "--misspelt-header", is_flag=True, help="Write hard_preditction, as the challenge's own files have it."
 )
@@ -38,15 +37,9 @@ def command(
     slides: Path,
     model: Path,
     output: Path,
-    region_classes: tuple[str, ...],
-    exclude_classes: tuple[str, ...],
-    composites: int,
-    seed: int,
-    min_patches: int,
-    mpp: float | None,
+    options: BatchOptions,
     compute: Compute,
     slides_root: Path | None,
-    slides_at_once: int,
     misspelt_header: bool,
 ) -> None:
     """Predict the HER2 status of SLIDES, a folder or a QuPath project, into a submission file.
@@ -60,21 +53,13 @@ def command(
     from rich.console import Console
 
     from bridge.batch.predict import predict_slides, results_folder
-    from bridge.batch.run import BatchOptions
     from bridge.console.batch_view import BatchView
     from bridge.console.interrupt import until_interrupted
     from bridge.console.log import log_shown
     from bridge.projects.open import open_collection
     from bridge.results.schema import RESEARCH_USE_ONLY
-    from bridge.scoring.options import ScoreOptions
     from herohe_model.engines.scorer import Scorer
 
-    options = BatchOptions(
-        region_classes=region_classes,
-        exclude_classes=exclude_classes,
-        score=ScoreOptions(composites=composites, seed=seed, min_patches=min_patches, mpp=mpp),
-        slides_at_once=slides_at_once,
-    )
     with (
         until_interrupted() as interrupted,
         log_shown(lambda text: click.echo(text, err=True)),

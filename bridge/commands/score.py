@@ -9,80 +9,23 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from bridge.commands.batch_options import batch_options
+from bridge.commands.cluster_options import Cluster, cluster_options
 from bridge.commands.compute_options import compute_options
 from bridge.commands.report import report_line
-from bridge.scoring.options import ScoreOptions, WriteOptions
 
 if TYPE_CHECKING:
     from bridge.batch.executor import SlideExecutor
     from bridge.batch.run import BatchOptions, BatchSummary
-    from bridge.cluster.connect import ClusterAddress
     from bridge.projects.base import Collection
-    from bridge.scoring.job import SlidesElsewhere
     from herohe_model.model.compute import Compute
     from herohe_model.model.score import CompositeScorer
-
-
-def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int | None:
-    """Read a number, or ``all`` as None."""
-    if value == "all":
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.") from None
-
-
-def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) -> SlidesElsewhere | None:
-    """Read HERE=THERE."""
-    if value is None:
-        return None
-    from bridge.scoring.job import SlidesElsewhere
-
-    here, equals, there = value.partition("=")
-    if not (here and equals and there):
-        raise click.BadParameter(f"{value!r} is not of the form HERE=THERE.")
-    return SlidesElsewhere(Path(here), there)
 
 
 @click.command("score")
 @click.argument("project", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="Model file (.safetensors).")
-@click.option(
-    "--region-class",
-    "region_classes",
-    multiple=True,
-    metavar="CLASS",
-    help="Sample inside annotations of this class; may be repeated. Without it, the whole slide.",
-)
-@click.option(
-    "--exclude-class", "exclude_classes", multiple=True, metavar="CLASS", help="Cut these annotations out."
-)
-@click.option("--per-annotation", is_flag=True, help="Also sample and score each annotation for itself.")
-@click.option(
-    "--composites",
-    callback=_composite_count,
-    default="8",
-    show_default=True,
-    metavar="N|all",
-    help="Composites a region; all: as many as hold every foreground patch.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampler.")
-@click.option(
-    "--min-patches",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Fewest foreground patches that a region is scored from.",
-)
-@click.option(
-    "--min-coverage",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.5,
-    show_default=True,
-    help="Share of a patch that a region must cover.",
-)
-@click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own.")
+@batch_options
 @compute_options
 @click.option(
     "--server",
@@ -91,33 +34,8 @@ def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) 
     metavar="ENDPOINT",
     help="Use this running server instead of starting one; given more than once, composites are spread.",
 )
-@click.option(
-    "--dask",
-    metavar="SCHEDULER",
-    help="Spread slides over this dask cluster: tcp://HOST:PORT, tls://HOST:PORT or a scheduler file.",
-)
-@click.option(
-    "--dask-slides",
-    callback=_slides_elsewhere,
-    metavar="HERE=THERE",
-    help="Slides below the folder HERE lie below THERE on the cluster's workers.",
-)
-@click.option(
-    "--dask-tls-ca", type=click.Path(path_type=Path), help="Certificate of the cluster's authority."
-)
-@click.option("--dask-tls-cert", type=click.Path(path_type=Path), help="Your own certificate.")
-@click.option("--dask-tls-key", type=click.Path(path_type=Path), help="Its key.")
-@click.option(
-    "--tiles",
-    type=click.Choice(["sampled", "all", "none"]),
-    default="sampled",
-    show_default=True,
-    help="Which foreground patches are written as tiles.",
-)
-@click.option("--no-classify", is_flag=True, help="Leave the annotations' classes alone.")
-@click.option("--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking).")
+@cluster_options
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
-@click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option(
     "--log-json",
     type=click.File("a", encoding="utf-8", lazy=False),
@@ -135,26 +53,11 @@ def command(
     ctx: click.Context,
     project: Path,
     model: Path | None,
-    region_classes: tuple[str, ...],
-    exclude_classes: tuple[str, ...],
-    per_annotation: bool,
-    composites: int | None,
-    seed: int,
-    min_patches: int,
-    min_coverage: float,
-    mpp: float | None,
+    options: BatchOptions,
     compute: Compute,
     servers: tuple[str, ...],
-    dask: str | None,
-    dask_slides: SlidesElsewhere | None,
-    dask_tls_ca: Path | None,
-    dask_tls_cert: Path | None,
-    dask_tls_key: Path | None,
-    tiles: str,
-    no_classify: bool,
-    exact_foreground: bool,
+    cluster: Cluster | None,
     slides_root: Path | None,
-    slides_at_once: int,
     log_json: IO[str] | None,
     dry_run: bool,
     restart: bool,
@@ -166,38 +69,12 @@ def command(
     slides, each with an optional GeoJSON of annotations beside it. A run that was stopped goes on when the
     same command is given again. Research use only.
     """
-    import msgspec
-
-    from bridge.batch.run import BatchOptions
     from bridge.projects.open import open_collection
 
     if model is None and not servers:
         raise click.UsageError("Name a model file with --model, or a running server with --server.")
-    cluster = None
-    if dask is not None:
-        from bridge.cluster.connect import ClusterAddress
-
-        if servers or model is None:
-            raise click.UsageError("--dask needs --model, and goes without --server.")
-        cluster = ClusterAddress(dask, dask_tls_ca, dask_tls_cert, dask_tls_key)
-    elif any((dask_slides, dask_tls_ca, dask_tls_cert, dask_tls_key)):
-        raise click.UsageError("The options --dask-... go with --dask.")
-    options = BatchOptions(
-        region_classes=region_classes,
-        exclude_classes=exclude_classes,
-        score=ScoreOptions(
-            composites=composites,
-            seed=seed,
-            min_patches=min_patches,
-            min_coverage=min_coverage,
-            per_annotation=per_annotation,
-            mpp=mpp,
-            exact_foreground=exact_foreground,
-            keep_unsampled=tiles == "all",
-        ),
-        write=msgspec.convert({"tiles": tiles, "classify": not no_classify}, WriteOptions),
-        slides_at_once=slides_at_once,
-    )
+    if cluster is not None and (servers or model is None):
+        raise click.UsageError("--dask needs --model, and goes without --server.")
     collection = open_collection(project, slides_root=slides_root, output=output)
     for warning in collection.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -210,7 +87,6 @@ def command(
         compute,
         servers=servers,
         cluster=cluster,
-        slides_elsewhere=dask_slides,
         options=options,
         output=folder,
         restart=restart,
@@ -244,8 +120,7 @@ def score_collection(
     compute: Compute,
     *,
     servers: Sequence[str] = (),
-    cluster: ClusterAddress | None = None,
-    slides_elsewhere: SlidesElsewhere | None = None,
+    cluster: Cluster | None = None,
     options: BatchOptions,
     output: Path,
     restart: bool = False,
@@ -268,13 +143,7 @@ def score_collection(
             from bridge.cluster.executor import DaskExecutor
 
             executor = stack.enter_context(
-                DaskExecutor(
-                    cluster,
-                    model,
-                    compute,
-                    slides=slides_elsewhere,
-                    cancelled=interrupted,
-                )
+                DaskExecutor(cluster.address, model, compute, slides=cluster.slides, cancelled=interrupted)
             )
             view.name_device(executor.info)
         else:

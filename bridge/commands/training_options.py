@@ -1,0 +1,187 @@
+"""Options of training: the slides and labels, the folds, what decides the weights, and how to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.commands.batch_options import REGION_CLASSES
+from bridge.commands.option_groups import option_group
+
+if TYPE_CHECKING:
+    from herohe_model.training.cross_validation import FoldPlan
+    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.step import Resources
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a model is trained on.
+
+    Attributes
+    ----------
+    label_files, split
+        Tables of cases, and the split of theirs that is used.
+    region_classes, exclude_classes
+        As in :class:`~bridge.batch.run.BatchOptions`.
+    slides_root
+        Where to look for moved slides.
+    skip_unusable
+        Leave out slides that cannot be used, instead of refusing all.
+    """
+
+    label_files: tuple[Path, ...]
+    split: str
+    region_classes: tuple[str, ...]
+    exclude_classes: tuple[str, ...]
+    slides_root: Path | None
+    skip_unusable: bool
+
+
+data_options = option_group(
+    "data",
+    DataOptions,
+    click.option(
+        "--labels",
+        "label_files",
+        multiple=True,
+        required=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="HEROHE's label file, or a table with the columns case, ihc, ish, status, laboratory, split; "
+        "may be repeated.",
+    ),
+    click.option("--split", default="train", show_default=True, help="Train on this split of the labels."),
+    *REGION_CLASSES,
+    click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here."),
+    click.option("--skip-unusable", is_flag=True, help="Leave out slides that cannot be used, by name."),
+)
+"""Gives a command ``data``, a :class:`DataOptions`."""
+
+
+def _plan(folds: int, leave_one_laboratory_out: bool) -> FoldPlan:
+    from herohe_model.training.cross_validation import FoldPlan
+
+    if leave_one_laboratory_out:
+        return FoldPlan("laboratories")
+    if folds == 0:
+        return FoldPlan("none")
+    if folds == 1:
+        raise click.UsageError("One fold holds out everything: ask for 2 or more, or 0 to train on all.")
+    return FoldPlan("folds", folds)
+
+
+fold_options = option_group(
+    "plan",
+    _plan,
+    click.option(
+        "--folds",
+        type=click.IntRange(0),
+        default=5,
+        show_default=True,
+        help="Stratified folds, a network each; 0 trains once on all slides and chooses no threshold.",
+    ),
+    click.option("--leave-one-laboratory-out", is_flag=True, help="Hold out one laboratory a fold instead."),
+)
+"""Gives a command ``plan``, a :class:`~herohe_model.training.cross_validation.FoldPlan`."""
+
+
+def _decides(*names: str, default: str, **settings: Any) -> Callable[[Any], Any]:
+    """Make an option of :class:`~herohe_model.training.options.TrainOptions`; None leaves its default.
+
+    `default` is for ``--help`` alone, so that help needs no PyTorch; a test compares both.
+    """
+    return click.option(*names, show_default=default, **settings)
+
+
+def _training(**decided: Any) -> TrainOptions:
+    import msgspec
+
+    from herohe_model.training.options import AugmentOptions, TrainOptions
+
+    given = {key: value for key, value in decided.items() if value is not None}
+    augment = {key: given.pop(key) for key in ("stain", "colour") if key in given}
+    changed = msgspec.structs.replace(AugmentOptions(), **augment)
+    return msgspec.structs.replace(TrainOptions(augment=changed), **given)
+
+
+training_options = option_group(
+    "options",
+    _training,
+    _decides("--backbone", default="resnet18", help="Any architecture of timm."),
+    _decides("--head", default="ordered", type=click.Choice(["free", "ordered"])),
+    _decides("--target", default="ihc+ish", type=click.Choice(["ihc", "ihc+ish"])),
+    _decides("--patch-px", default="512", type=int, help="Side of a patch, px."),
+    _decides("--mpp", default="0.2425", type=float, help="µm per px that the network sees."),
+    _decides("--foreground-threshold", default="0.07", type=float, help="Least mean saturation of a patch."),
+    _decides("--min-coverage", default="0.5", type=float, help="Share of a patch that a region must cover."),
+    _decides("--min-patches", default="10", type=int, help="Fewest foreground patches of a slide."),
+    click.option(
+        "--pretrained/--no-pretrained",
+        default=None,
+        show_default="pretrained",
+        help="Begin with timm's published weights, from the Hugging Face hub or (HF_HUB_OFFLINE=1) its "
+        "cache.",
+    ),
+    _decides("--epochs", default="40", type=int),
+    _decides("--composites-per-slide", default="1", type=int, help="New composites of each slide an epoch."),
+    _decides("--batch", default="8", type=int, help="Composites an optimiser step, over all processes."),
+    _decides("--micro-batch", default="1", type=int, help="Composites a forward pass."),
+    _decides("--lr", default="0.0002", type=float, help="Peak learning rate."),
+    _decides("--weight-decay", default="0.05", type=float),
+    _decides("--balance", default="none", type=click.Choice(["none", "levels", "bits"])),
+    _decides("--batch-norm", default="auto", type=click.Choice(["auto", "batch", "sync", "frozen"])),
+    _decides("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16"])),
+    _decides(
+        "--checkpoint-gradients",
+        default="False",
+        is_flag=True,
+        flag_value=True,
+        help="Less memory, about a third more time.",
+    ),
+    _decides("--stain", default="0.1", type=float, help="Augmentation: how much stains vary, 0 to 1."),
+    _decides("--colour", default="0.05", type=float, help="Augmentation: how much cameras vary, 0 to 1."),
+    _decides("--validate-every", default="2", type=int, help="Epochs between looks at held-out slides."),
+    _decides(
+        "--final-composites", default="8", type=int, help="Composites of each held-out slide at the end."
+    ),
+    _decides("--checkpoint-every", default="50", type=int, help="Steps between checkpoints."),
+    _decides("--seed", default="0", type=int),
+)
+"""Gives a command ``options``, a :class:`~herohe_model.training.options.TrainOptions`, not checked yet."""
+
+
+def _resources(workers: int, threads: int | None, open_slides: int, preload: bool) -> Resources:
+    from herohe_model.training.step import Resources
+
+    return Resources(
+        workers=workers, ahead=4 * workers, threads=threads, open_slides=open_slides, preload=preload
+    )
+
+
+resource_options = option_group(
+    "resources",
+    _resources,
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 256),
+        default=4,
+        show_default=True,
+        help="Reading threads a process.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Computing threads of a CPU.  [default: its cores]"
+    ),
+    click.option(
+        "--open-slides",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="Slides kept open a process.",
+    ),
+    click.option("--preload", is_flag=True, help="Keep all patches in memory (small sets only)."),
+)
+"""Gives a command ``resources``, a :class:`~herohe_model.training.step.Resources`."""
