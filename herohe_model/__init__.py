@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "Compute",
+    "GuardedSlide",
     "HeroheError",
     "ModelCard",
     "Scorer",
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from herohe_model.model.new_model import new_model
     from herohe_model.sampling.composite import draw_composites, read_composite
     from herohe_model.sampling.patches import find_patches
+    from herohe_model.slides.guarded_slide import GuardedSlide
     from herohe_model.slides.slide import Slide
 else:  # Type checkers must not see it: it would make every name an attribute.
     _HOME = {
         "Compute": "model.compute",
+        "GuardedSlide": "slides.guarded_slide",
         "HeroheError": "errors",
         "ModelCard": "model.card",
         "Scorer": "engines.scorer",

@@ -15,6 +15,7 @@ ERRORS: Final[Mapping[str, type[HeroheError]]] = {
     "slide": errors.SlideError,
     "slide_not_found": errors.SlideNotFoundError,
     "slide_unreadable": errors.SlideUnreadableError,
+    "slide_fatal": errors.SlideFatalError,
     "slide_scale": errors.SlideScaleError,
     "region": errors.RegionError,
     "model_file": errors.ModelFileError,
