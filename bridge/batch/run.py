@@ -7,6 +7,7 @@ result is in the manifest before the project is touched, so a run killed at any 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +18,13 @@ from typing import Final, Protocol
 import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
+from bridge.batch.deferred_executor import OtherScorerError
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import ResultFileError, write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring.job import SlideJob
+from bridge.scoring.job import SlideJob, unmatched_job
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
@@ -38,6 +40,9 @@ _REFRESH_S: Final = 15.0
 _REFRESH_SHARE: Final = 0.05
 """Of a batch's time, at most, goes into that: it writes all results, so each time costs more."""
 _POLL_S: Final = 0.25
+
+_log = logging.getLogger(__name__)
+
 _KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE)
 _WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
 
@@ -197,6 +202,7 @@ class _Batch:
         self._manifest = manifest
         self._listener = listener
         self._cancelled = cancelled
+        self._queue: deque[tuple[int, Entry]] = deque()
         self._running: dict[str, _Job] = {}
         self._outcomes: Counter[Outcome] = Counter()
         self._reused = 0
@@ -204,8 +210,8 @@ class _Batch:
         self._next_refresh = time.monotonic() + _REFRESH_S
 
     def run(self) -> BatchSummary:
-        queue = deque(enumerate(self._collection.entries()))
-        self._listener.started(len(queue))
+        self._begin()
+        queue = self._queue
         try:
             while queue or self._running:
                 if self._cancelled():
@@ -232,6 +238,14 @@ class _Batch:
                 self._write_files()
         return BatchSummary(dict(self._outcomes), self._reused, self._written)
 
+    def _begin(self) -> None:
+        """Put all slides into the queue, with no outcome yet."""
+        self._queue.clear()
+        self._queue.extend(enumerate(self._collection.entries()))
+        self._outcomes.clear()
+        self._reused = self._written = 0
+        self._listener.started(len(self._queue))
+
     def _hindrance(self) -> HeroheError | None:
         """Return why no slide can be begun any more, if so."""
         if self._cancelled():
@@ -257,32 +271,41 @@ class _Batch:
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
             path = _portable(content.slide_path, self._collection.root)
-            key = self._work_key(entry, content, path, regions, fingerprint)
         except Exception as error:
             result = _failed(error, entry)
             if isinstance(error, SlideFatalError) and error.path:
                 result = self._keep_fatal(Path(error.path), result)
             self._close_slides((position, result))
             return
+        work = SlideJob(
+            entry=entry.id,
+            slide=entry.name,
+            path=path,
+            file=str(content.slide_path.absolute()),
+            mpp=self._options.score.mpp or content.mpp,
+            warnings=content.warnings,
+            regions=regions,
+            options=self._options.score,
+        )
+        if regions.union is None:
+            unmatched = unmatched_job(work, self._executor.model)
+            self._finish(_Job(position, entry, content, path, key=""), unmatched)
+            return
+        key = self._work_key(entry, content, path, regions, fingerprint)
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
         if known is not None:
             self._reused += 1
             self._close_slides((position, self._write_back(job, known)), reused=True)
             return
+        try:
+            self._executor.submit(work)
+        except OtherScorerError as error:
+            # Before the first slide was scored: what was taken for known so far is looked up again.
+            _log.info("%s: all slides are looked up again", error.problem)
+            self._begin()
+            return
         self._running[entry.id] = job
-        self._executor.submit(
-            SlideJob(
-                entry=entry.id,
-                slide=entry.name,
-                path=path,
-                file=str(content.slide_path.absolute()),
-                mpp=self._options.score.mpp or content.mpp,
-                warnings=content.warnings,
-                regions=regions,
-                options=self._options.score,
-            )
-        )
 
     def _work_key(
         self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str

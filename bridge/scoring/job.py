@@ -17,8 +17,8 @@ from shapely.geometry.base import BaseGeometry
 from bridge.annotations.regions import SlideRegions
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import ProgressCallback, failed_result, score_slide
-from herohe_model.model.score import CompositeScorer
+from bridge.scoring.slide import ProgressCallback, failed_result, score_slide, unmatched_result
+from herohe_model.model.score import CompositeScorer, ScoringModel
 from herohe_model.slides.guarded_slide import GuardedSlide
 
 
@@ -82,6 +82,24 @@ def score_job(
                 warnings=job.warnings,
                 progress=progress,
                 cancelled=cancelled,
+            )
+    except Exception as error:
+        return failed_result(error, entry=job.entry, slide=job.slide, path=job.path)
+
+
+def unmatched_job(job: SlideJob, model: ScoringModel) -> SlideResult:
+    """Return the result of a slide that no annotation matches; whatever goes wrong becomes its outcome."""
+    try:
+        with GuardedSlide(job.file, mpp=job.mpp) as slide:
+            return unmatched_result(
+                slide,
+                job.regions,
+                job.options,
+                model,
+                entry=job.entry,
+                slide=job.slide,
+                path=job.path,
+                warnings=job.warnings,
             )
     except Exception as error:
         return failed_result(error, entry=job.entry, slide=job.slide, path=job.path)

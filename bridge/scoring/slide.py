@@ -52,7 +52,7 @@ from herohe_model.grades import (
     status_of,
 )
 from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore, CompositeScorer
+from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo, ScoringModel
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import PatchSet, find_patches
@@ -125,27 +125,23 @@ def score_slide(
     """
     stop = cancelled or (lambda: False)
     notice = progress or (lambda _: None)
-    card = scorer.info.card
-    all_warnings = (*warnings, *source.warnings, *regions.warnings)
-    scale = source.scale_warning(card.mpp)
-    if scale:
-        all_warnings = (*all_warnings, scale)
-
-    provenance = _provenance(source, regions, options, scorer)
     where = path if path is not None else str(source.path)
     entry = entry if entry is not None else source.path.name
     slide = slide if slide is not None else source.path.name
     if regions.union is None:
-        return SlideResult(
+        return unmatched_result(
+            source,
+            regions,
+            options,
+            scorer.info.model,
             entry=entry,
             slide=slide,
             path=where,
-            outcome=Outcome.NO_MATCHING_ANNOTATION,
-            message=regions.no_match_message(),
-            warnings=all_warnings,
-            provenance=provenance,
+            warnings=warnings,
         )
-
+    card = scorer.info.card
+    all_warnings = _warnings(source, regions, card, warnings)
+    provenance = _provenance(source, regions, options, scorer.info)
     targets = [regions.union, *(regions.annotations if options.per_annotation else ())]
     sampled: list[tuple[Region, PatchSet, NDArray[np.int64]]] = []
     for number, region in enumerate(targets):
@@ -366,20 +362,54 @@ def _predict(logits: NDArray[np.float32], card: ModelCard) -> tuple[Prediction, 
     return prediction, composites
 
 
+def unmatched_result(
+    source: SlideSource,
+    regions: SlideRegions,
+    options: ScoreOptions,
+    model: ScoringModel,
+    *,
+    entry: str,
+    slide: str,
+    path: str,
+    warnings: Sequence[str] = (),
+) -> SlideResult:
+    """Return the result of a slide on which no annotation matches; arguments as of :func:`score_slide`.
+
+    Nothing is computed for it, so its provenance names no device, precision or engine.
+    """
+    nowhere = ScorerInfo(model.card, model.sha256, device="", precision="", engine="")
+    return SlideResult(
+        entry=entry,
+        slide=slide,
+        path=path,
+        outcome=Outcome.NO_MATCHING_ANNOTATION,
+        message=regions.no_match_message(),
+        warnings=_warnings(source, regions, model.card, warnings),
+        provenance=_provenance(source, regions, options, nowhere),
+    )
+
+
+def _warnings(
+    source: SlideSource, regions: SlideRegions, card: ModelCard, before: Sequence[str]
+) -> tuple[str, ...]:
+    scale = source.scale_warning(card.mpp)
+    return (*before, *source.warnings, *regions.warnings, *((scale,) if scale else ()))
+
+
 def _provenance(
-    source: SlideSource, regions: SlideRegions, options: ScoreOptions, scorer: CompositeScorer
+    source: SlideSource, regions: SlideRegions, options: ScoreOptions, scored_by: ScorerInfo
 ) -> Provenance:
     """Say what makes this result."""
-    card = scorer.info.card
+    card = scored_by.card
     facts = Provenance(
         run="",
         model=card.name,
-        model_sha256=scorer.info.model_sha256,
+        model_sha256=scored_by.model_sha256,
         target=card.target,
         steps=card.steps,
         seed=options.seed,
-        device=scorer.info.device,
-        precision=scorer.info.precision,
+        device=scored_by.device,
+        precision=scored_by.precision,
         options=msgspec.to_builtins(options),
         versions=dict(package_versions()),
         regions_sha256=regions.digest(),
@@ -387,7 +417,7 @@ def _provenance(
         slide_mpp=source.mpp,
         model_mpp=card.mpp,
         patch_px=card.patch_px,
-        engine=scorer.info.engine,
+        engine=scored_by.engine,
         positive_step=card.positive_step,
         decision_threshold=card.decision_threshold,
         threshold_chosen=card.threshold_chosen,
