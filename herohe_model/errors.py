@@ -6,6 +6,7 @@
     ├── SlideError                 a slide cannot be used
     │   ├── SlideNotFoundError         no such file
     │   ├── SlideUnreadableError       not a slide, truncated, or damaged
+    │   │   └── SlideFatalError            damaged so that it ends the process that reads it
     │   ├── SlideScaleError            no usable µm/px
     │   └── UnsuitableSlideError       not what a model is for, such as another stain than H&E
     ├── RegionError                an annotation or GeoJSON file cannot be used
@@ -89,6 +90,22 @@ class SlideUnreadableError(SlideError):
     """The file is no slide, or a truncated or damaged one."""
 
     code = "slide_unreadable"
+
+
+class SlideFatalError(SlideUnreadableError):
+    """The file is damaged in a way that ends every process that reads it.
+
+    Attributes
+    ----------
+    path
+        The file, "" where that is not known.
+    """
+
+    code = "slide_fatal"
+
+    def __init__(self, problem: str, remedy: str = "", *, path: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.path = path
 
 
 class SlideScaleError(SlideError):

@@ -1,4 +1,4 @@
-"""Fixtures of all tests, and the sentence that says whether a real QuPath took part."""
+"""Fixtures of all tests, and the sentences that say whether a real QuPath and a real browser took part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.chromium import find_chromium
 
 # As herohe_model sets it; test modules may import torch first.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -47,7 +48,11 @@ def _qupath_directory() -> Path | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs QuPath where paquo finds none."""
+    """Skip what needs QuPath where paquo finds none, and what needs a browser where there is none."""
+    if find_chromium() is None:
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason="there is no Chromium on this machine"))
     marked = [item for item in items if item.get_closest_marker("qupath")]
     directory = _qupath_directory() if marked else None
     config.stash[_FOUND] = directory
@@ -60,17 +65,19 @@ _FOUND = pytest.StashKey[Path | None]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say in plain words whether the tests that need QuPath ran."""
-    ran = skipped = 0
-    for outcome, reports in terminalreporter.stats.items():
-        for report in reports:
-            if "qupath" in getattr(report, "keywords", {}) and isinstance(report, pytest.TestReport):
-                ran += outcome in ("passed", "failed") and report.when == "call"
-                skipped += outcome == "skipped"
-    if not ran and not skipped:
-        return
-    where = config.stash.get(_FOUND, None)
-    if ran:
-        terminalreporter.write_line(f"QuPath: {ran} tests ran against the real QuPath at {where}.")
-    if skipped:
-        terminalreporter.write_line(f"QuPath: {skipped} tests did NOT run: paquo finds no QuPath here.")
+    """Say in plain words whether the tests that need QuPath, or a browser, ran."""
+    directory, browser = config.stash.get(_FOUND, None), find_chromium()
+    for marker, name, found, missing in (
+        ("qupath", "QuPath", f"the real QuPath at {directory}", "paquo finds no QuPath here"),
+        ("browser", "Browser", f"the real {browser}", "there is no Chromium here"),
+    ):
+        ran = skipped = 0
+        for outcome, reports in terminalreporter.stats.items():
+            for report in reports:
+                if marker in getattr(report, "keywords", {}) and isinstance(report, pytest.TestReport):
+                    ran += outcome in ("passed", "failed") and report.when == "call"
+                    skipped += outcome == "skipped"
+        if ran:
+            terminalreporter.write_line(f"{name}: {ran} tests ran against {found}.")
+        if skipped:
+            terminalreporter.write_line(f"{name}: {skipped} tests did NOT run: {missing}.")

@@ -216,9 +216,9 @@ def write_annotations(
         Where QuPath's (0, 0) lies; by default the upper left of the slide's bounds.
     """
     if origin is None:
-        from herohe_model.slides.slide import Slide
+        from herohe_model.slides.guarded_slide import GuardedSlide
 
-        with Slide(slide_path) as slide:
+        with GuardedSlide(slide_path) as slide:
             origin = (slide.bounds.x, slide.bounds.y)
     features = [
         feature(

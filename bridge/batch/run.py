@@ -26,12 +26,12 @@ from bridge.scoring.job import SlideJob
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
 from bridge.scoring.suitability import check_image_type, stain_refusal
-from herohe_model.errors import CancelledError, HeroheError, UnsuitableSlideError
+from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, UnsuitableSlideError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
 from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
@@ -253,6 +253,11 @@ class _Batch:
 
     def _prepare(self, position: int, entry: Entry) -> None:
         """Read an entry, and begin its slide when its outcome is not already known."""
+        fatal = self._manifest.find_fatal(entry.id)
+        if fatal is not None:
+            self._reused += 1
+            self._close_slides((position, fatal), reused=True)
+            return
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
             path = _portable(content.slide_path, self._collection.root)
@@ -261,7 +266,10 @@ class _Batch:
             self._refuse(position, entry, error)
             return
         except Exception as error:
-            self._close_slides((position, _failed(error, entry)))
+            result = _failed(error, entry)
+            if isinstance(error, SlideFatalError) and error.path:
+                result = self._keep_fatal(Path(error.path), result)
+            self._close_slides((position, result))
             return
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
@@ -320,7 +328,16 @@ class _Batch:
     def _finish(self, job: _Job, result: SlideResult) -> None:
         if result.outcome in _KEPT:
             self._manifest.keep(job.key, result)
+        if result.error_code == SlideFatalError.code:
+            result = self._keep_fatal(job.content.slide_path, result)
         self._close_slides((job.position, self._write_back(job, result)))
+
+    def _keep_fatal(self, file: Path, result: SlideResult) -> SlideResult:
+        """Remember a slide that is not to be read again, and say so."""
+        said = f"{result.message} It is not tried again before the file changes, or with --restart."
+        result = msgspec.structs.replace(result, message=said)
+        self._manifest.keep_fatal(file, result)
+        return result
 
     def _write_back(self, job: _Job, result: SlideResult) -> SlideResult:
         """Bring the collection up to date; an error becomes the slide's outcome."""
@@ -347,7 +364,7 @@ class _Batch:
     def _write_files(self) -> None:
         began = time.monotonic()
         write_csv(self._output / "results.csv", self._manifest.reported())
-        write_json(self._output / "results.json", self._manifest.reported())
+        write_json(self._output / "results.json", self._manifest.reported(), collection=self._collection.root)
         ended = time.monotonic()
         self._next_refresh = ended + max(_REFRESH_S, (ended - began) / _REFRESH_SHARE)
 
@@ -375,7 +392,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
             if regions.union is None:
                 yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message())
                 continue
-            with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+            with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
                 patches = find_patches(
                     content.view.of(slide),
                     regions.union.geometry,
@@ -407,7 +424,7 @@ def _read(
     content = collection.read(entry)
     if not options.score.any_stain:
         check_image_type(content.image_type, entry.name)
-    with Slide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+    with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,

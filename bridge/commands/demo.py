@@ -14,11 +14,8 @@ from herohe_model.model.compute import Compute
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
-
     from bridge.demo.run import DemoSlide
     from bridge.projects.base import Collection
-    from bridge.results.schema import SlideResult
 
 
 @click.command("demo")
@@ -29,16 +26,16 @@ if TYPE_CHECKING:
 def command(folder: Path, slides: int, steps: int, device: str) -> None:
     """Draw synthetic slides into FOLDER, train a network for show, and score the slides held out.
 
-    Uses a QuPath project when QuPath is found, and a folder of slides with GeoJSON otherwise. The weights
-    know nothing of real tissue.
+    Uses a QuPath project when QuPath is found, and a folder of slides with GeoJSON otherwise. FOLDER then
+    holds report.html, to look through, and overview.png. The weights know nothing of real tissue.
     """
     from rich.console import Console
     from rich.progress import track
 
     from bridge.batch.run import BatchOptions
     from bridge.commands.score import score_collection
-    from bridge.demo.run import TUMOUR_CLASS, make_slides, write_truth
-    from bridge.results.files import read_json
+    from bridge.console.training_view import TrainingView
+    from bridge.demo.run import TUMOUR_CLASS, make_slides, train_for_show, write_truth
 
     if folder.exists() and any(folder.iterdir()):
         raise click.UsageError(f"{folder} is not empty. Name another folder, or remove it.")
@@ -52,8 +49,9 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
         )
     )
     write_truth(folder / "truth.csv", cohort)
-    model = folder / "model.safetensors"
-    _train([s for s in cohort if not s.held_out], model, steps, console)
+    with TrainingView(console) as view:
+        training = [s for s in cohort if not s.held_out]
+        model = train_for_show(training, folder / "training", steps=steps, listener=view)
 
     held_out = [s for s in cohort if s.held_out]
     collection, target = _collection(folder, held_out)
@@ -63,25 +61,9 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
         f"herohe-bridge score {target} --model {model} --region-class {TUMOUR_CLASS} --output {output}"
     )
     summary = score_collection(collection, model, Compute(device), options=options, output=output)
-    results = {Path(r.path).stem: r for r in read_json(output / "results.json")}
-    _report(folder, held_out, results)
+    _report(folder, output, held_out)
     if summary.exit_code:
         click.get_current_context().exit(summary.exit_code)
-
-
-def _train(slides: Sequence[DemoSlide], model: Path, steps: int, console: Console) -> None:
-    """Train with a bar that shows the loss."""
-    from rich.progress import Progress
-
-    from bridge.demo.run import train_for_show
-
-    with Progress(console=console) as bar:
-        task = bar.add_task("training", total=steps)
-
-        def step(done: int, loss: float) -> None:
-            bar.update(task, completed=done, description=f"training, loss {loss:.3f}")
-
-        train_for_show(slides, model, steps=steps, progress=step)
 
 
 def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, Path]:
@@ -102,39 +84,36 @@ def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, 
     return open_collection(project, output=folder / "results"), project
 
 
-def _report(folder: Path, slides: Sequence[DemoSlide], results: dict[str, SlideResult]) -> None:
-    """Say how the held-out slides came out, and draw them."""
+def _report(folder: Path, output: Path, slides: Sequence[DemoSlide]) -> None:
+    """Say how the held-out slides came out, draw them, and leave a page to look through them."""
     from bridge.demo.contact_sheet import SheetItem, draw_sheet
-    from bridge.demo.run import f1_score, is_positive
+    from bridge.report.cohort import Truth
+    from bridge.report.page import write_report
+    from bridge.results.run import find_run
     from herohe_model.grades import Target
 
-    truth, called, items = [], [], []
-    for slide in slides:
-        result = results[slide.path.stem]
-        prediction = result.union.prediction if result.union else None
-        grade = prediction.grade if prediction else "none"
-        truth.append(is_positive(slide.grade))
-        called.append(prediction is not None and prediction.status == "HER2-positive")
-        p_positive = f"{prediction.p_positive:.2f}" if prediction else "-"
-        caption = f"{slide.path.name}: drawn {slide.grade}, scored {grade}\nP(positive) {p_positive}"
-        items.append(SheetItem(slide.path, slide.regions, result, caption))
+    run, truth = find_run(output), Truth(folder / "truth.csv", "test")
+    evaluation = truth.evaluate(run)
+    for name in ("grade_accuracy", "f1"):
+        measure = evaluation.measure(name)
+        trivial = ", ".join(f"{t.answer}: {t.value or 0:.3f}" for t in measure.trivial)
+        click.echo(f"Held-out slides: {measure.label} {measure.value or 0:.3f} ({trivial}).")
+    files = {slide.path.stem: slide for slide in slides}
+    items = [
+        SheetItem(files[case.id].path, files[case.id].grade, result)
+        for result in run.slides()
+        if (case := truth.of(result)) is not None
+    ]
     picture = folder / "overview.png"
     step = Target.IHC.steps.index(Target.IHC.default_positive_step)
-    legend = (
-        "Yellow: drawn tumour. Squares: sampled patches; red speaks for >=2+, blue against. "
-        "Synthetic slides, weights for show. Research use only."
-    )
-    draw_sheet(items, step, legend=legend).save(picture)
-    right = sum(
-        r.union is not None and r.union.prediction is not None and r.union.prediction.grade == s.grade
-        for s, r in ((s, results[s.path.stem]) for s in slides)
-    )
-    always = f1_score(truth, [True] * len(truth))
-    click.echo(
-        f"Held-out slides: {right} of {len(slides)} grades right; F1 of HER2-positive "
-        f"{f1_score(truth, called):.3f}, always-positive {always:.3f}."
-    )
+    title = "herohe-bridge demo: HER2 grades of synthetic slides"
+    note = "Black: the drawn tumour. Squares: sampled patches. Weights for show. Research use only."
+    draw_sheet(items, step, title=title, note=note).save(picture)
+    page = folder / "report.html"
+    heading = "herohe-bridge demo, held-out slides"
+    write_report(run, page, title=heading, truth=truth)
     click.echo(f"Picture: {picture}")
-    truth_file = ("--truth", str(folder / "truth.csv"), "--split", "test")
-    click.echo(f"To look through the results: {report_line(folder / 'results', *truth_file)}")
+    click.echo(f"Page: {page}")
+    more = ("--truth", str(folder / "truth.csv"), "--split", "test", "--title", heading)
+    click.echo(f"To make the page again: {report_line(output, *more)}")
     click.echo("The weights are for show: they were learned from synthetic pictures.")

@@ -12,6 +12,7 @@ import click
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--title", help="Heading of the page.  [default: the name of what was scored]")
 @click.option("--truth", type=click.Path(path_type=Path), metavar="FILE", help="Label file to compare with.")
 @click.option("--split", help="Which of the label file's splits the run's slides are of.")
 @click.option(
@@ -24,6 +25,7 @@ import click
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(
     run: Path,
+    title: str | None,
     truth: Path | None,
     split: str | None,
     slides_root: Path | None,
@@ -54,6 +56,7 @@ def command(
         written = write_report(
             found,
             to or found.folder / "report.html",
+            title=title or "",
             truth=Truth(truth, split) if truth is not None else None,
             threads=threads,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

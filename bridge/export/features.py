@@ -27,7 +27,7 @@ from herohe_model.model.device import choose_device, device_label
 from herohe_model.model.network import OrdinalNetwork, load_networks
 from herohe_model.model.score import area_shares
 from herohe_model.sampling.composite import assemble
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.slide_file import SlideFile
 
 TOLERANCE: Final = 0.05
 """How far a logit may lie from the recorded one before a warning: bf16 differs from fp32 by less."""
@@ -126,7 +126,7 @@ def _composites(region: RegionResult) -> list[list[PlacedPatch]]:
 
 
 def _features(
-    slide: Slide,
+    slide: SlideFile,
     networks: Sequence[OrdinalNetwork],
     cells: Sequence[PlacedPatch],
     patch_px: int,

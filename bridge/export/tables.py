@@ -62,6 +62,11 @@ _PROVENANCE: Final[tuple[Column, ...]] = (
     ("model_mpp", "number"),
     ("patch_px", "integer"),
     ("engine", "text"),
+    ("positive_step", "text"),
+    ("decision_threshold", "number"),
+    ("threshold_chosen", "text"),
+    ("temperature", "number"),
+    ("trained_on", "text"),
 )
 
 

@@ -11,7 +11,7 @@ from bridge.annotations.regions import Annotation
 from bridge.annotations.transform import SlideTransform
 from bridge.qupath.jvm import start_qupath
 from herohe_model.errors import ProjectError
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def create_project(folder: Path, images: Sequence[NewImage]) -> None:
     try:
         project = qupath.new_project(folder)
         for image in images:
-            with Slide(image.slide_path) as slide:
+            with GuardedSlide(image.slide_path) as slide:
                 box = slide.bounds
             transform = SlideTransform.at(box.x, box.y, box.width, box.height)
             entry = project.add_image(image.slide_path, image_type=qupath.brightfield_he)

@@ -49,7 +49,7 @@ from bridge.scoring.suitability import check_image_type
 from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
 from herohe_model.errors import EntryChangedError, ProjectError, SlideError, WriteBackError
 from herohe_model.printable import printable_name
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 
@@ -145,7 +145,7 @@ class QuPathProject:
         image_type = data.image_type if data is not None else ""
         try:
             source, slide_path = self._locate(entry)
-            with Slide(slide_path) as slide:
+            with GuardedSlide(slide_path) as slide:
                 transform = frame_of(source, slide, entry.name)
                 mpp = users_mpp(source, slide)
             view = view_of(source, transform, entry.name)
@@ -264,7 +264,7 @@ class QuPathProject:
         if result.union is None and (data is None or not (data.written_objects() or data.has_mark())):
             return
         source, slide_path = self._locate(entry)
-        with Slide(slide_path) as slide:
+        with GuardedSlide(slide_path) as slide:
             transform = frame_of(source, slide, entry.name)
         annotations = _annotations(data, transform, entry)
         areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}

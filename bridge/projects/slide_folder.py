@@ -57,7 +57,7 @@ from herohe_model.errors import (
 )
 from herohe_model.files import sha256_of
 from herohe_model.printable import is_text, printable_name
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 SLIDE_SUFFIXES: Final = (
     ".bif",
@@ -352,7 +352,7 @@ def _features(texts: Sequence[tuple[str, bytes]], transform: SlideTransform) -> 
 
 
 def _transform(slide_path: Path) -> SlideTransform:
-    with Slide(slide_path) as slide:
+    with GuardedSlide(slide_path) as slide:
         return SlideTransform.at(slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height)
 
 

@@ -11,7 +11,7 @@ from bridge.scoring.slide import as_herohe
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.matching import MEANT, SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, OptionError
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.foreground_cache import Unusable
 
@@ -97,7 +97,7 @@ def _read(
     name = f"{case.split}/{case.id}"
     try:
         content = collection.read(entry)
-        with Slide(content.slide_path, mpp=content.mpp) as source:
+        with GuardedSlide(content.slide_path, mpp=content.mpp) as source:
             regions = build_regions(
                 content.annotations,
                 region_classes=region_classes,

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from bridge.annotations.transform import QuarterTurns, SlideTransform
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideScaleError
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.slide_file import SlideFile
 from herohe_model.slides.source import PLAUSIBLE_MPP
 from herohe_model.slides.view import SlideView
 
@@ -147,7 +147,7 @@ def _parsed(builder: Mapping[str, Any], name: str) -> ImageSource:
     )
 
 
-def frame_of(source: ImageSource, slide: Slide, name: str) -> SlideTransform:
+def frame_of(source: ImageSource, slide: SlideFile, name: str) -> SlideTransform:
     """Return where QuPath's pixels lie on the slide.
 
     ``--background-color`` changes nothing here: it is what QuPath shows where nothing was scanned, and the
@@ -212,7 +212,7 @@ def upright_frame(source: ImageSource, width: int, height: int) -> SlideTransfor
     return transform
 
 
-def users_mpp(source: ImageSource, slide: Slide) -> float | None:
+def users_mpp(source: ImageSource, slide: SlideFile) -> float | None:
     """Return the µm/px that the user set in QuPath, None when it is the file's own."""
     low, high = PLAUSIBLE_MPP
     if source.mpp is None or not low <= source.mpp <= high:

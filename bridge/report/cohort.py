@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from markupsafe import Markup
 
+from bridge.results.predictions import predictions_of
+from bridge.results.run import ScoredRun
 from bridge.results.schema import Outcome, SlideResult
 from herohe_model.dataset.cases import Case, case_id
 from herohe_model.dataset.labels import Labels, read_labels
+from herohe_model.dataset.predictions import EvaluationError, match_truth
 from herohe_model.errors import OptionError
-from herohe_model.evaluation.bootstrap import METHOD, bootstrap, interval
-from herohe_model.evaluation.metrics import (
-    Floats,
-    accuracy,
-    confusion,
-    count,
-    f1_score,
-    mean_absolute_error,
-    precision,
-    quadratic_kappa,
-    recall,
-    roc_auc,
-    specificity,
-)
+from herohe_model.evaluation.evaluate import evaluate
+from herohe_model.evaluation.plots import plots
+from herohe_model.evaluation.schema import Evaluation, Measure, Number, Trivial
 from herohe_model.grades import GRADES
+from herohe_model.pages.svg import Chart, ticks
 
 _BINS: Final = 20
 _POSITIVE: Final = "HER2-positive"
-_PLOT: Final = (480, 150)
-"""Width and height of the plot of spreads, in the units of its SVG."""
+_WHISKERS: Final = 400
+"""Up to so many slides have a whisker each, and link to their page."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +108,8 @@ class Truth:
         if not cases:
             raise OptionError(f"{path} has no case of the split {split!r}", "Name another with --split")
         self.warnings = labels.warnings
+        self.cases = cases
+        self._rows = labels.rows
         self._cases: dict[str, Case] = {}
         for case in cases:
             if case.id in self._cases:
@@ -127,9 +122,23 @@ class Truth:
 
     def of(self, result: SlideResult) -> Case | None:
         """Return the case whose ID is the name of the slide's file, or of its entry, without extension."""
+        return self._cases.get(self._name(result))
+
+    def evaluate(self, run: ScoredRun) -> Evaluation:
+        """Evaluate a run's predictions as ``herohe-bridge evaluate`` does.
+
+        Raises
+        ------
+        EvaluationError
+            If there is nothing to compare, or two slides are of one case.
+        """
+        predictions = predictions_of(run.slides(), run.results, case_of=self._name)
+        return evaluate(match_truth(predictions, self.cases, self._rows))
+
+    def _name(self, result: SlideResult) -> str:
         # A Windows path understands both kinds of slashes.
-        file = PureWindowsPath(result.path).name
-        return self._cases.get(case_id(file)) or self._cases.get(case_id(result.slide))
+        file = case_id(PureWindowsPath(result.path).name)
+        return file if file in self._cases else case_id(result.slide)
 
 
 def make_row(number: int, result: SlideResult, truth: Truth | None) -> Row:
@@ -173,14 +182,15 @@ def choices(rows: Iterable[Row]) -> dict[str, list[str]]:
     }
 
 
-def summarise(rows: Sequence[Row], made_by: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return the figures and charts of a cohort, for ``templates/report.html``."""
+def summarise(rows: Sequence[Row], made_by: Sequence[tuple[str, str]], cut: Number) -> dict[str, Any]:
+    """Return the figures and charts of a cohort, for ``templates/report.html``.
+
+    `cut` is the least P(positive) that the model calls positive; None where that is not known.
+    """
     outcomes = Counter(row.outcome for row in rows)
     grades = Counter(row.grade for row in rows)
-    scored = sorted((row.p, row.low / 100, row.high / 100) for row in rows if row.p is not None)
-    p = np.array([value for value, _, _ in scored])
-    bins = np.bincount(np.minimum((p * _BINS).astype(np.int64), _BINS - 1), minlength=_BINS).tolist()
-    summary: dict[str, Any] = {
+    scored = [row for row in rows if row.p is not None]
+    return {
         "scored": len(scored),
         "positive": sum(row.status == _POSITIVE for row in rows),
         "made_by": made_by,
@@ -189,96 +199,120 @@ def summarise(rows: Sequence[Row], made_by: Sequence[tuple[str, str]]) -> dict[s
         ]
         or [("no slides", 0, "mark")],
         "grades": [(grade, grades[grade], "mark") for grade in GRADES],
-        "histogram": bins,
-        "histogram_text": f"Slides in {_BINS} bins of P(positive) from 0 to 1: {', '.join(map(str, bins))}.",
+        # A histogram of one slide would only repeat its figure.
+        "histogram": Markup(_histogram(scored)) if len(scored) > 1 else "",
+        "points": Markup(_points(scored, cut)) if scored else "",
     }
-    if scored:
-        width, height = _PLOT
-        places = np.linspace(0, width, len(scored)) if len(scored) > 1 else np.array([width / 2])
-
-        def points(values: Iterable[float], xs: Iterable[float]) -> list[str]:
-            return [f"{x:.1f},{height * (1 - v):.1f}" for x, v in zip(xs, values, strict=True)]
-
-        upper = points((high for _, _, high in scored), places)
-        lower = points((low for _, low, _ in scored), places)
-        median, spread = float(np.median(p)), float(np.median([row.sd for row in rows if row.p is not None]))
-        summary |= {
-            "band": " ".join(upper + lower[::-1]),
-            "curve": " ".join(points(p.tolist(), places)),
-            "curve_text": f"Sorted P(positive); median {median:.3f}, median spread {spread:.3f}.",
-        }
-    return summary
 
 
-def agreement(rows: Sequence[Row]) -> dict[str, Any]:
+_TENTHS: Final = tuple((k / 10, f"{k / 10:.1f}") for k in range(0, 11, 2))
+
+
+def _histogram(scored: Sequence[Row]) -> str:
+    p = np.array([row.p for row in scored])
+    bins = np.bincount(np.minimum((p * _BINS).astype(np.int64), _BINS - 1), minlength=_BINS).tolist()
+    most = max(bins)
+    chart = Chart(
+        f"Slides in {_BINS} bins of P(positive) from 0 to 1: {', '.join(map(str, bins))}.",
+        y=(0, most),
+        height=250,
+    )
+    chart.x_axis("P(HER2-positive)", _TENTHS)
+    chart.y_axis("slides", [(n, f"{n:.0f}") for n in ticks(0, most, 4) if n == round(n)])
+    for k, count in enumerate(bins):
+        if count:
+            start, end = k / _BINS, (k + 1) / _BINS
+            chart.bar(start, end, count, "column", note=f"{start:.2f} to {end:.2f}: {count}")
+    return chart.svg()
+
+
+def _points(scored: Sequence[Row], cut: Number) -> str:
+    """Draw a point a slide, from the least to the most likely positive."""
+    ordered = sorted(scored, key=lambda row: (row.p or 0.0, row.number))
+    median = np.median([row.p for row in scored])
+    chart = Chart(
+        f"P(positive) of {len(scored)} slides in order; median {median:.3f}.",
+        x=(0, len(ordered)),
+        height=250,
+    )
+    chart.x_axis("slides, from the least to the most likely positive", [])
+    chart.y_axis("P(HER2-positive)", _TENTHS)
+    if cut is not None:
+        note = f"called positive from {cut:.3f}"
+        chart.line([(0, cut), (len(ordered), cut)], "cut", note=note)
+    each = len(ordered) <= _WHISKERS
+    radius = 4.0 if len(ordered) <= 60 else 2.5
+    for k, row in enumerate(ordered):
+        p, x = row.p or 0.0, k + 0.5
+        if each and row.sd:
+            chart.line([(x, row.low / 100), (x, row.high / 100)], "whisker")
+        kind = "pos" if row.status == _POSITIVE else "neg"
+        note = f"{row.name}: P(positive) {p:.3f}, SD {row.sd:.3f} over {row.composites} composites"
+        chart.dot(
+            x,
+            p,
+            f"dot {kind}",
+            radius=radius,
+            note=note if each else "",
+            href=f"#slide-{row.number}" if each else "",
+        )
+    return chart.svg()
+
+
+def agreement(run: ScoredRun, rows: Sequence[Row], truth: Truth) -> dict[str, Any]:
     """Compare grades and statuses with the truth, for ``templates/report.html``."""
     known = [row for row in rows if row.truth is not None]
-    graded = [(row, row.ihc) for row in known if row.ihc and row.grade]
-    judged = [(row, row.truth.positive) for row in known if row.truth and row.p is not None]
-    called = [(row, bool(positive)) for row, positive in judged if positive is not None]
-    tables, figures = [], []
-    if graded:
-        truth = [GRADES.index(ihc) for _, ihc in graded]
-        grades = [GRADES.index(row.grade) for row, _ in graded]
-        table = confusion(truth, grades).astype(int).tolist()
-        tables.append(
-            {
-                "caption": "Grade: IHC in rows, scored in columns",
-                "names": [f"scored {g}" for g in GRADES],
-                "rows": [(f"IHC {g}", counts) for g, counts in zip(GRADES, table, strict=True)],
-            }
-        )
-        figures += _figures(
-            len(graded),
-            {
-                "Same grade": lambda w: accuracy(truth, grades, w),
-                "Quadratic-weighted kappa": lambda w: quadratic_kappa(truth, grades, w),
-                "Mean distance, grades": lambda w: mean_absolute_error(truth, grades, w),
-            },
-        )
-    if called:
-        positive = [is_positive for _, is_positive in called]
-        said = [row.status == _POSITIVE for row, _ in called]
-        p = [row.p for row, _ in called if row.p is not None]
-        n = count(positive, said)
-        tables.append(
-            {
-                "caption": "HER2 status: truth in rows, scored in columns",
-                "names": ["scored positive", "scored negative"],
-                "rows": [("positive", [int(n.tp), int(n.fn)]), ("negative", [int(n.fp), int(n.tn)])],
-            }
-        )
-        figures += _figures(
-            len(called),
-            {
-                "F1 of HER2-positive": lambda w: f1_score(positive, said, w),
-                "F1 of calling all positive": lambda w: f1_score(positive, [True] * len(said), w),
-                "Precision": lambda w: precision(positive, said, w),
-                "Sensitivity": lambda w: recall(positive, said, w),
-                "Specificity": lambda w: specificity(positive, said, w),
-                "AUC": lambda w: roc_auc(positive, p, w),
-            },
-        )
-    return {
-        "sentence": f"The truth file knows {len(known)} of {len(rows)} slides; {len(graded)} have both an "
-        f"IHC grade and a scored one, {len(called)} both a HER2 status and a scored one.",
-        "tables": tables,
-        "figures": figures,
-        "notes": [f"Intervals: {METHOD}."] if figures else [],
+    graded = sum(bool(row.ihc and row.grade) for row in known)
+    called = [row for row in known if row.truth is not None and row.truth.positive is not None]
+    shown: dict[str, Any] = {
+        "sentence": f"The truth file knows {len(known)} of {len(rows)} slides; {graded} have both an "
+        f"IHC grade and a scored one, {sum(row.p is not None for row in called)} both a HER2 status and a "
+        "scored one.",
+        "tables": [],
+        "figures": [],
+        "notes": [],
+        "roc": "",
     }
+    try:
+        found = truth.evaluate(run)
+    except EvaluationError as error:
+        return shown | {"notes": [str(error)]}
+    if found.graded:
+        table = {
+            "caption": "Grade: IHC in rows, scored in columns",
+            "names": [f"scored {g}" for g in GRADES],
+            "rows": [(f"IHC {g}", row) for g, row in zip(GRADES, found.grade_confusion, strict=True)],
+        }
+        shown["tables"].append(table)
+    if found.cases:
+        tp, fp, fn, tn = found.status_counts
+        table = {
+            "caption": "HER2 status: truth in rows, scored in columns",
+            "names": ["scored positive", "scored negative"],
+            "rows": [("positive", (tp, fn)), ("negative", (fp, tn))],
+        }
+        shown["tables"].append(table)
+    shown["figures"] = [
+        (
+            m.label,
+            _text(m.value),
+            "" if m.low is None else f"{_text(m.low)} to {_text(m.high)}",
+            _trivial(m.trivial),
+        )
+        for m in (*found.grade, *found.status)
+    ]
+    shown["notes"] = [f"Intervals: {found.interval_method}.", *found.warnings]
+    shown["roc"] = Markup(plots(found).get("roc", ""))
+    return shown
 
 
-def _figures(
-    cases: int, measures: Mapping[str, Callable[[ArrayLike | None], Floats]]
-) -> list[tuple[str, str, str, str]]:
-    """Return name, value and interval of each measure as text."""
-    drawn = bootstrap(measures, cases)
-    rows = []
-    for name, measure in measures.items():
-        low, high = interval(drawn[name])
-        rows.append((name, _text(float(measure(None))), _text(low), _text(high)))
-    return rows
+def _within(measure: Measure) -> str:
+    return "" if measure.low is None else f"{_text(measure.low)} to {_text(measure.high)}"
 
 
-def _text(value: float) -> str:
-    return "not defined" if np.isnan(value) else f"{value:.3f}"
+def _trivial(answers: Sequence[Trivial]) -> str:
+    return ", ".join(f"{answer.answer}: {_text(answer.value)}" for answer in answers)
+
+
+def _text(value: Number) -> str:
+    return "not defined" if value is None else f"{value:.3f}"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bridge.report.cohort import Row, Truth, agreement, choices, make_row, summarise
 from bridge.report.pictures import COMPACT, FINE, PictureSizes, SlidePictures, draw_pictures
-from bridge.report.slide import positive_step, slide_detail
+from bridge.report.slide import colour_scale, least_scale, positive_step, slide_detail
 from bridge.results.files import ResultFileError
 from bridge.results.run import ScoredRun
 from bridge.results.schema import SlideResult, tiles
@@ -42,9 +42,6 @@ MANY: Final = 400
 
 _ROW_BYTES: Final = 2000
 """What a row of the table takes in the page, beside its thumbnail, generously."""
-
-_SCALE_PERCENTILE: Final = 98.0
-"""Share of the patches' contributions that colours tell apart; beyond, they are as dark as can be."""
 
 _OURS: Final = re.compile(r"[0-9]+\.(js|jpg)")
 
@@ -75,7 +72,9 @@ class _Survey:
 
     rows: tuple[Row, ...]
     scales: dict[str, float]
+    floor: float
     made_by: tuple[tuple[str, str], ...]
+    cut: float | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ def write_report(
     run: ScoredRun,
     path: Path,
     *,
+    title: str = "",
     truth: Truth | None = None,
     threads: int | None = None,
     limit: int = PAGE_LIMIT,
@@ -107,6 +107,8 @@ def write_report(
     path
         The page. Where it is needed, a folder of its name and ``-slides`` is made beside it; one that an
         earlier report left is replaced or removed.
+    title
+        Its heading; "" for the name of what was scored.
     truth
         What is known of the slides.
     threads
@@ -136,7 +138,7 @@ def write_report(
                 _detail_path(spool, slide.number).write_text(slide.detail, encoding="utf-8", newline="")
                 drawn.append(replace(slide, detail=""))
                 progress(len(drawn), count)
-            return _put_together(run, path, survey, drawn, spool, truth, limit)
+            return _put_together(run, path, title or run.title, survey, drawn, spool, truth, limit)
     except OSError as error:
         raise ResultFileError(
             f"{path} cannot be written: {error.strerror or error}",
@@ -149,30 +151,33 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
     rows: list[Row] = []
     shares: dict[str, list[NDArray[np.float32]]] = {}
     made_by: dict[str, dict[str, None]] = {}
+    cuts: set[float | None] = set()
+    cells = 1
     for number, result in enumerate(run.slides(), start=1):
         rows.append(make_row(number, result, truth))
         if result.provenance is None:
             continue
         made = result.provenance
+        cuts.add(made.decision_threshold)
         for name, value in (
             ("Model", f"{made.model} ({made.model_sha256[:12]})"),
             ("Target", made.target),
+            ("Threshold", "" if made.decision_threshold is None else f"{made.decision_threshold:.3f}"),
             ("Seed", str(made.seed)),
             ("Device", ", ".join(filter(None, (made.device, made.precision, made.engine)))),
         ):
             made_by.setdefault(name, {})[value] = None
         placed = [patch.contributions for patch in result.union.patches] if result.union else []
-        if placed:
+        if placed and result.union:
+            cells = max(cells, 1 + max(patch.cell for patch in result.union.patches))
             for step, column in zip(made.steps, np.abs(np.array(placed, dtype=np.float32)).T, strict=True):
                 shares.setdefault(step, []).append(column)
-    scales = {
-        step: float(np.percentile(np.concatenate(parts), _SCALE_PERCENTILE)) or 1.0
-        for step, parts in shares.items()
-    }
     return _Survey(
         tuple(rows),
-        {step: float(f"{scale:.3g}") for step, scale in scales.items()},
-        tuple((name, ", ".join(values)) for name, values in made_by.items()),
+        {step: colour_scale(np.concatenate(parts), cells) for step, parts in shares.items()},
+        least_scale(cells),
+        tuple((name, ", ".join(filter(None, values))) for name, values in made_by.items() if any(values)),
+        cuts.pop() if len(cuts) == 1 else None,
     )
 
 
@@ -215,6 +220,7 @@ def _draw(run: ScoredRun, row: Row, result: SlideResult, sizes: PictureSizes) ->
 def _put_together(
     run: ScoredRun,
     path: Path,
+    title: str,
     survey: _Survey,
     drawn: Sequence[_Drawn],
     spool: Path,
@@ -243,13 +249,19 @@ def _put_together(
             yield slide.number, Markup(_detail_path(spool, slide.number).read_text(encoding="utf-8"))
 
     context = {
-        "title": run.title,
-        "summary": summarise(survey.rows, survey.made_by),
+        "title": title,
+        "summary": summarise(survey.rows, survey.made_by, survey.cut),
         "notices": _notices(len(drawn), missing, truth),
-        "agreement": agreement(survey.rows) if truth is not None else None,
+        "agreement": agreement(run, survey.rows, truth) if truth is not None else None,
         "choices": choices(survey.rows),
         "rows": [_cells(row, slide, thumbnail(slide)) for row, slide in zip(survey.rows, drawn, strict=True)],
-        "run": json_in_html({"scales": survey.scales, "beside": None if details_inside else beside.name}),
+        "run": json_in_html(
+            {
+                "scales": survey.scales,
+                "floor": survey.floor,
+                "beside": None if details_inside else beside.name,
+            }
+        ),
         "details": details() if details_inside else (),
     }
     with replacing(path) as page:
@@ -260,6 +272,7 @@ def _put_together(
                 "report.html",
                 context,
                 package="bridge.report",
+                styles=("charts.css",),
                 scripts=("table.js", "heatmap.js", "report.js"),
                 files_beside=not details_inside,
             )

@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 from bridge.results.schema import RegionResult, Tile
 from herohe_model.errors import SlideError
 from herohe_model.sampling.composite import assemble
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.slide_file import SlideFile
 from herohe_model.slides.source import Box
 
 _QUALITY: Final = 72
@@ -96,7 +96,7 @@ class SlidePictures:
 
 
 def draw_pictures(
-    slide: Slide, region: RegionResult | None, shown: Sequence[Tile], step: int, sizes: PictureSizes
+    slide: SlideFile, region: RegionResult | None, shown: Sequence[Tile], step: int, sizes: PictureSizes
 ) -> SlidePictures:
     """Read and draw everything that is shown of a slide.
 
@@ -132,15 +132,13 @@ def draw_pictures(
         read = ((i, reader.read(_box(shown[i]), sizes.patch)) for i in indices)
         return tuple((i, _jpeg(pixels)) for i, pixels in read if pixels is not None)
 
-    ranked = rank_tiles(shown, step)
-    # Where there are few, none is shown on both sides.
-    count = min(sizes.patches, (len(ranked) + 1) // 2)
+    highest, lowest = telling_tiles(shown, step, sizes.patches)
     return SlidePictures(
         thumbnail=thumbnail,
         size=size,
         layers=tuple(layers),
-        speaking_for=patches(ranked[:count]),
-        speaking_against=patches(ranked[::-1][: min(count, len(ranked) - count)]),
+        speaking_for=patches(highest),
+        speaking_against=patches(lowest),
         composites=reader.composites(region, sizes) if region is not None else (),
         problem=reader.problem,
     )
@@ -152,10 +150,29 @@ def rank_tiles(shown: Sequence[Tile], step: int) -> list[int]:
     return [i for _, i in sorted(shares)]
 
 
+def telling_tiles(shown: Sequence[Tile], step: int, count: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the tiles with the highest and with the lowest shares, the most telling first.
+
+    Of the highest, none speaks against the step as long as one speaks for it, and the other way round. Where
+    there are few, none is on both sides.
+    """
+    ranked = rank_tiles(shown, step)
+    count = min(count, (len(ranked) + 1) // 2)
+
+    def speaks_for(index: int) -> bool:
+        shares = shown[index].contributions
+        return shares is not None and shares[step] > 0
+
+    def of_one_sign(indices: Sequence[int]) -> list[int]:
+        return [i for i in indices if speaks_for(i) == speaks_for(indices[0])]
+
+    return of_one_sign(ranked[:count]), of_one_sign(ranked[::-1][: min(count, len(ranked) - count)])
+
+
 class _Reader:
     """Reads what can be read, and keeps the first reason why something could not."""
 
-    def __init__(self, slide: Slide) -> None:
+    def __init__(self, slide: SlideFile) -> None:
         self._slide = slide
         self.problem = ""
 

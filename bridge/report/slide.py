@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from bridge.report.pictures import SlidePictures
 from bridge.results.schema import (
@@ -24,12 +26,41 @@ _DIGITS: Final = 5
 """Decimals of the shares in a page: as much as colours and captions need, and half the bytes."""
 
 
+_SCALE_PERCENTILE: Final = 98.0
+"""Share of the patches' contributions that colours tell apart; beyond, they are as dark as can be."""
+
+
+def least_scale(cells: int) -> float:
+    """Return the least share that may have the full colour, for composites of so many patches.
+
+    If every patch of a composite had it, its logit would be 1. So what hardly moves a probability, as with a
+    model that was not trained, stays pale.
+    """
+    return float(f"{1 / cells:.3g}")
+
+
+def colour_scale(shares: NDArray[np.float32], cells: int) -> float:
+    """Return the share of a logit that has the full colour.
+
+    Parameters
+    ----------
+    shares
+        Contributions of patches to one logit, any sign, shape (n,).
+    cells
+        Patches in a composite.
+    """
+    large = float(np.percentile(np.abs(shares), _SCALE_PERCENTILE)) if len(shares) else 0.0
+    return max(least_scale(cells), float(f"{large:.3g}"))
+
+
 def positive_step(result: SlideResult) -> int:
     """Index, highest step first, of the logit that this result reads as P(HER2-positive).
 
-    Results do not name it, but P(positive) is the probability of that step. Where several have the same, or
-    nothing was predicted, it is the target's default.
+    Older results do not name it, but P(positive) is the probability of that step. Where several have the
+    same, or nothing was predicted, it is the target's default.
     """
+    if result.provenance is not None and result.provenance.positive_step in result.provenance.steps:
+        return result.provenance.steps.index(result.provenance.positive_step)
     target = Target(result.provenance.target) if result.provenance else Target.IHC
     default = target.steps.index(target.default_positive_step)
     prediction = result.union.prediction if result.union else None
@@ -77,12 +108,30 @@ def slide_detail(
         "mpp": provenance.slide_mpp if provenance else None,
         "bounds": _box(area) if area else None,
         "layers": [{**_box(layer.box), "source": data_uri(layer.jpeg)} for layer in pictures.layers],
+        "outlines": _outlines(result),
         "regions": [_region(region, shown) for region, shown in zip(regions, placed, strict=True)],
         "speaking_for": [(index, data_uri(jpeg)) for index, jpeg in pictures.speaking_for],
         "speaking_against": [(index, data_uri(jpeg)) for index, jpeg in pictures.speaking_against],
         "composites": [data_uri(jpeg) for jpeg in pictures.composites],
         "provenance": _provenance(result, provenance) if provenance else (),
     }
+
+
+def _outlines(result: SlideResult) -> list[dict[str, Any]]:
+    """Return where each annotation lies, its name, and which of the regions is its own."""
+    own = {region.region: number for number, region in enumerate(result.annotations, start=1)}
+    return [
+        {
+            "label": _name(outline.name or outline.annotation, outline.class_name),
+            "region": own.get(outline.annotation),
+            "rings": outline.rings,
+        }
+        for outline in result.outlines
+    ]
+
+
+def _name(name: str, class_name: str) -> str:
+    return f"{name} ({class_name or 'no class'})"
 
 
 def _region(region: RegionResult, shown: Sequence[Tile]) -> dict[str, Any]:
@@ -116,7 +165,7 @@ def _region(region: RegionResult, shown: Sequence[Tile]) -> dict[str, Any]:
 
 def _label(region: RegionResult) -> str:
     if region.region != "slide":
-        return " ".join(filter(None, (region.name or region.region, f"({region.class_name or 'no class'})")))
+        return _name(region.name or region.region, region.class_name)
     count = len(region.annotations)
     return f"all {count} annotations" if count > 1 else "the annotation" if count else "the whole slide"
 
@@ -150,6 +199,9 @@ def _provenance(result: SlideResult, provenance: Provenance) -> list[tuple[str, 
         ("Model", provenance.model),
         ("Model's SHA-256", provenance.model_sha256),
         ("Target", f"{provenance.target}: {', '.join(provenance.steps)}"),
+        ("Read as positive", _threshold(provenance)),
+        ("Calibration", _calibration(provenance)),
+        ("Trained on", provenance.trained_on),
         ("Model's scale", f"{provenance.model_mpp} µm/px, patches of {provenance.patch_px} px"),
         (
             "Device",
@@ -162,6 +214,21 @@ def _provenance(result: SlideResult, provenance: Provenance) -> list[tuple[str, 
         ("Run", provenance.run),
         ("Note", provenance.note),
     ]
+
+
+def _threshold(provenance: Provenance) -> str:
+    if provenance.decision_threshold is None:
+        return ""
+    said = f"P({provenance.positive_step}) of {provenance.decision_threshold:.4f} or more"
+    return f"{said}; threshold {provenance.threshold_chosen}" if provenance.threshold_chosen else said
+
+
+def _calibration(provenance: Provenance) -> str:
+    if provenance.temperature is None:
+        return ""
+    if provenance.temperature == 1.0:
+        return "none: probabilities are as the network gives them"
+    return f"logits divided by the temperature {provenance.temperature:.4g}"
 
 
 def _pairs(values: dict[str, Any]) -> str:

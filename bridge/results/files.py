@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -67,11 +68,17 @@ def write_csv(path: Path, results: Iterable[SlideResult]) -> None:
     _replace(path, fill)
 
 
-def write_json(path: Path, results: Iterable[SlideResult]) -> None:
-    """Write everything: each sampled patch, each composite, and the provenance; one slide a line."""
+def write_json(path: Path, results: Iterable[SlideResult], *, collection: Path | None = None) -> None:
+    """Write everything: each sampled patch, each composite, and the provenance; one slide a line.
+
+    `collection` is the folder that the paths of slides are relative to. It is written relative to this file,
+    so that slides are still found when both were moved together.
+    """
 
     def fill(file: IO[str]) -> None:
         head = {"format": JSON_FORMAT, "version": JSON_VERSION, "note": RESEARCH_USE_ONLY}
+        if collection is not None:
+            head["collection"] = _seen_from(path.parent, collection)
         file.write(msgspec.json.encode(head).decode()[:-1] + ',"slides":[')
         for number, result in enumerate(results):
             file.write(("," if number else "") + "\n" + msgspec.json.encode(result).decode())
@@ -103,6 +110,14 @@ def read_json(path: Path) -> list[SlideResult]:
             f"{path} holds '{file.format}' version {file.version}", f"Version {JSON_VERSION} is understood"
         )
     return file.slides
+
+
+def _seen_from(folder: Path, other: Path) -> str:
+    """Return the way from one folder to another, with forward slashes; absolute from one drive to another."""
+    folder, other = folder.resolve(), other.resolve()
+    if folder.anchor != other.anchor:
+        return other.as_posix()
+    return Path(os.path.relpath(other, folder)).as_posix()
 
 
 def _rows(result: SlideResult) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,9 @@ regions, model, options), so a changed annotation or another model is scored aga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -78,6 +80,10 @@ class Manifest:
                     "CREATE TABLE IF NOT EXISTS latest"
                     " (entry TEXT PRIMARY KEY, position INTEGER NOT NULL, result BLOB NOT NULL) STRICT"
                 )
+                self._db.execute(
+                    "CREATE TABLE IF NOT EXISTS fatal (entry TEXT PRIMARY KEY, file BLOB NOT NULL,"
+                    " size INTEGER NOT NULL, changed INTEGER NOT NULL, result BLOB NOT NULL) STRICT"
+                )
 
     def __enter__(self) -> Manifest:
         return self
@@ -98,6 +104,20 @@ class Manifest:
         with self._errors():
             self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (key, _pack(result)))
 
+    def keep_fatal(self, file: Path, result: SlideResult) -> None:
+        """Remember that reading an entry's file ends who reads it, as long as the file stays what it is."""
+        with self._errors(), contextlib.suppress(OSError):
+            row = (result.entry, os.fsencode(file), *_stamp(file), _pack(result))
+            self._db.execute("INSERT OR REPLACE INTO fatal VALUES (?, ?, ?, ?, ?)", row)
+
+    def find_fatal(self, entry: str) -> SlideResult | None:
+        """Return the result of an entry whose file was not to be read, and is still the same."""
+        with self._errors(), contextlib.suppress(OSError):
+            row = self._db.execute("SELECT * FROM fatal WHERE entry = ?", (entry,)).fetchone()
+            if row is not None and _stamp(Path(os.fsdecode(row[1]))) == (row[2], row[3]):
+                return _unpack(row[4])
+        return None
+
     def begin_run(self, *, restart: bool) -> None:
         """Forget which results the previous run reported; with `restart`, forget all results."""
         with self._errors(), self._db:
@@ -105,6 +125,7 @@ class Manifest:
             self._db.execute("DELETE FROM latest")
             if restart:
                 self._db.execute("DELETE FROM results")
+                self._db.execute("DELETE FROM fatal")
 
     def report(self, *found: tuple[int, SlideResult]) -> None:
         """Say what this run found for entries, each with the position that orders the reports.
@@ -154,6 +175,12 @@ class Manifest:
         else:
             remedy = "Name another --output, or remove the file: slides are then scored again"
         return ManifestError(f"The manifest {self.path} cannot be used: {said}", remedy)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Return size and time of change, ns, of a file."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _pack(result: SlideResult) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ import numpy as np
 from bridge.results.files import ResultFileError, read_json
 from bridge.results.schema import Outcome, SlideResult
 from herohe_model.dataset.cases import case_id
-from herohe_model.dataset.predictions import Predictions, decision_of_calls
+from herohe_model.dataset.predictions import Decision, Predictions, decision_of_calls
 from herohe_model.dataset.submission import read_submission
 from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.grades import GRADES
@@ -31,7 +31,7 @@ def read_predictions(path: Path) -> Predictions:
         If it is none of them, or cannot be understood; every bad row is named.
     """
     if path.suffix.lower() == ".json":
-        return _from_results(read_json(path), path)
+        return predictions_of(read_json(path), path)
     table = read_table(path)
     names = [name.casefold() for name in table.header]
     if "soft_prediction" in names:
@@ -58,10 +58,38 @@ def _from_submission(path: Path) -> Predictions:
     )
 
 
-def _from_results(results: Sequence[SlideResult], path: Path) -> Predictions:
+def _case_of_slide(result: SlideResult) -> str:
+    return case_id(result.slide)
+
+
+def predictions_of(
+    results: Iterable[SlideResult],
+    path: Path,
+    *,
+    case_of: Callable[[SlideResult], str] = _case_of_slide,
+) -> Predictions:
+    """Return the predictions of a run's results, which are read once.
+
+    Parameters
+    ----------
+    path
+        Where they are from, for messages.
+    case_of
+        Names a slide's case.
+
+    Raises
+    ------
+    ResultFileError
+        If a status or a grade is none of ours.
+    """
     scored = []
     not_scored = []
+    models = []
+    thresholds = set()
     for result in results:
+        if result.provenance is not None:
+            models.append((result.provenance.model, result.provenance.model_sha256))
+            thresholds.add((result.provenance.decision_threshold, result.provenance.threshold_chosen))
         prediction = result.union.prediction if result.union is not None else None
         if result.outcome is Outcome.SCORED and result.union is not None and prediction is not None:
             if prediction.status not in _STATUSES or prediction.grade not in GRADES:
@@ -70,19 +98,23 @@ def _from_results(results: Sequence[SlideResult], path: Path) -> Predictions:
                     f"'{prediction.grade}'",
                     "Use the file as herohe-bridge score wrote it",
                 )
-            scored.append((case_id(result.slide), prediction, result.union.composites))
+            scored.append((case_of(result), prediction, result.union.composites))
         else:
-            not_scored.append((case_id(result.slide), _reason(result.outcome.value, result.message)))
+            not_scored.append((case_of(result), _reason(result.outcome.value, result.message)))
     p = np.array([prediction.p_positive for _, prediction, _ in scored], dtype=np.float64)
     called = np.array([_STATUSES[prediction.status] for _, prediction, _ in scored], dtype=np.bool_)
     at_least = [[prediction.at_least[g] for g in GRADES[1:]] for _, prediction, _ in scored]
-    models = [(r.provenance.model, r.provenance.model_sha256) for r in results if r.provenance is not None]
     model, warnings = _models(models, path)
+    decision = decision_of_calls(p, called, f"status in {path.name}, by the model's own threshold")
+    if len(thresholds) == 1:
+        ((threshold, chosen),) = thresholds
+        if threshold is not None:
+            decision = Decision(threshold, threshold, threshold, f"the model's own, {chosen}")
     return Predictions(
         case_ids=tuple(name for name, _, _ in scored),
         p_positive=p,
         called=called,
-        decision=decision_of_calls(p, called, f"status in {path.name}, by the model's own threshold"),
+        decision=decision,
         grades=np.array([GRADES.index(prediction.grade) for _, prediction, _ in scored], dtype=np.int64),
         at_least=np.array(at_least, dtype=np.float64).reshape(len(scored), len(GRADES) - 1),
         composites=tuple(np.array([c.p_positive for c in composites]) for _, _, composites in scored),

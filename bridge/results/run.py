@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -12,18 +13,26 @@ import msgspec
 from bridge.results.files import JSON_FORMAT, JSON_VERSION, ResultFileError, read_json
 from bridge.results.schema import SlideResult
 from herohe_model.errors import SlideError, SlideNotFoundError
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 
 RESULTS_NAME: Final = "results.json"
 DEFAULT_FOLDER: Final = "herohe-bridge"
 """What ``score`` calls its output folder, inside the collection, when no other is named."""
 
+_OPENING: Final = b',"slides":['
+"""Ends the first line of a file as we lay it out: one slide a line."""
+
 _WHERE: Final = "Name the folder of the slides with --slides-root"
+
+
+_ABOVE: Final = 4
+"""How many folders above a run are looked into for slides that were moved together with it."""
 
 
 class _Head(msgspec.Struct):
     format: str
     version: int
+    collection: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,19 @@ class ScoredRun:
 
     @property
     def title(self) -> str:
-        """A name to show: of the collection where the run lies inside it, or else of the run's folder."""
+        """A name to show: of the collection where it is known, or else of the run's folder."""
         folder = self.folder.resolve()
-        return folder.parent.name if folder.name == DEFAULT_FOLDER and folder.parent.name else folder.name
+        known = _read_head(self.results).collection or folder.name == DEFAULT_FOLDER
+        return (self._collection.name if known else "") or folder.name
+
+    @cached_property
+    def _collection(self) -> Path:
+        """Folder that recorded paths are relative to; above the run where its file does not say."""
+        folder = self.folder.resolve()
+        try:
+            return (folder / (_read_head(self.results).collection or "..")).resolve()
+        except (OSError, ValueError):
+            return folder.parent
 
     def slides(self) -> Iterator[SlideResult]:
         """Yield the slides' results in the run's order, one in memory at a time.
@@ -62,11 +81,11 @@ class ScoredRun:
         """
         return _read(self.results)
 
-    def open_slide(self, result: SlideResult) -> Slide:
+    def open_slide(self, result: SlideResult) -> GuardedSlide:
         """Open the very slide that was scored; the caller closes it.
 
         A slide is looked for below ``slides_root`` first (by its whole recorded path, then by ever fewer of
-        its folders), then where the run found it, then relative to the folder that holds the run.
+        its folders), then where the run found it, and then where it is if it was moved together with the run.
 
         Raises
         ------
@@ -83,7 +102,7 @@ class ScoredRun:
             if not path.is_file():
                 continue
             try:
-                slide = Slide(path)
+                slide = GuardedSlide(path)
             except SlideError as error:
                 unreadable = unreadable or error
                 continue
@@ -111,9 +130,12 @@ class ScoredRun:
         if given.is_absolute():
             yield given
         elif not pure.anchor:
-            # Paths below the collection are relative to it, and by default the run lies inside it.
-            yield self.folder.resolve().parent.joinpath(*parts)
+            # Paths below the collection are relative to it.
+            yield self._collection.joinpath(*parts)
             yield self.folder.joinpath(*parts)
+        for folder in self.folder.resolve().parents[:_ABOVE]:
+            for first in range(len(parts)):
+                yield folder.joinpath(*parts[first:])
 
 
 def find_run(where: Path | str, *, slides_root: Path | None = None) -> ScoredRun:
@@ -139,16 +161,32 @@ def find_run(where: Path | str, *, slides_root: Path | None = None) -> ScoredRun
     )
 
 
+def _read_head(path: Path) -> _Head:
+    """Return what a file says of all its slides; an empty one where :func:`_read` will say what is wrong."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            if first.rstrip().endswith(_OPENING):
+                return _head(first)
+            file.seek(0)
+            return msgspec.json.decode(file.read(), type=_Head)
+    except (OSError, msgspec.MsgspecError):
+        return _Head("", 0)
+
+
+def _head(first: bytes) -> _Head:
+    return msgspec.json.decode(first.rstrip().removesuffix(_OPENING) + b"}", type=_Head)
+
+
 def _read(path: Path) -> Iterator[SlideResult]:
     try:
         with path.open("rb") as file:
             first = file.readline()
-            opening = b',"slides":['
-            if not first.rstrip().endswith(opening):
+            if not first.rstrip().endswith(_OPENING):
                 # Not as we lay it out, one slide a line, but perhaps still the same content.
                 yield from read_json(path)
                 return
-            head = msgspec.json.decode(first.rstrip()[: -len(opening)] + b"}", type=_Head)
+            head = _head(first)
             if head.format != JSON_FORMAT or head.version != JSON_VERSION:
                 raise ResultFileError(
                     f"{path} holds '{head.format}' version {head.version}",

@@ -128,7 +128,10 @@ class RegionResult(msgspec.Struct, frozen=True):
 class Provenance(msgspec.Struct, frozen=True):
     """What made a result. ``run`` is a digest of all the rest and of the regions' geometry.
 
-    ``engine`` is what computed, such as ``openvino 2026.4.1``; "" in results of before it was recorded.
+    ``engine`` is what computed, such as ``openvino 2026.4.1``. The last five come from the model's card: the
+    step that is read as P(positive), the least P(positive) that is called positive, how that was chosen, what
+    logits were divided by, and what the weights were trained on. All six are empty in results of before they
+    were recorded.
     """
 
     run: str
@@ -148,6 +151,11 @@ class Provenance(msgspec.Struct, frozen=True):
     patch_px: int
     note: str = RESEARCH_USE_ONLY
     engine: str = ""
+    positive_step: str = ""
+    decision_threshold: float | None = None
+    threshold_chosen: str = ""
+    temperature: float | None = None
+    trained_on: str = ""
 
     def digest(self) -> str:
         """SHA-256 over all fields but ``run``, as a hexadecimal string."""
@@ -155,8 +163,23 @@ class Provenance(msgspec.Struct, frozen=True):
         return hashlib.sha256(facts).hexdigest()
 
 
+class Outline(msgspec.Struct, frozen=True):
+    """Where a sampled annotation lies, for display: simplified, so no other measure of it.
+
+    ``rings`` are closed implicitly, each x0, y0, x1, y1, ...; what lies inside an even number is outside.
+    """
+
+    annotation: str
+    name: str
+    class_name: str
+    rings: tuple[tuple[int, ...], ...]
+
+
 class SlideResult(msgspec.Struct, frozen=True):
-    """Everything known about one slide after scoring it, or the reason why it was not scored."""
+    """Everything known about one slide after scoring it, or the reason why it was not scored.
+
+    ``outlines`` has one entry an annotation of the union; none when the whole slide was sampled.
+    """
 
     entry: str
     slide: str
@@ -168,6 +191,7 @@ class SlideResult(msgspec.Struct, frozen=True):
     union: RegionResult | None = None
     annotations: tuple[RegionResult, ...] = ()
     provenance: Provenance | None = None
+    outlines: tuple[Outline, ...] = ()
 
     def __post_init__(self) -> None:
         """Make text of what is none, such as names that are not UTF-8: whatever is kept can be written."""

@@ -19,7 +19,7 @@ from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import ProgressCallback, failed_result, score_slide
 from herohe_model.model.score import CompositeScorer
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.view import SlideView
 
 
@@ -74,7 +74,7 @@ def score_job(
 ) -> SlideResult:
     """Score a slide; whatever goes wrong becomes its outcome."""
     try:
-        with Slide(job.file, mpp=job.mpp) as slide:
+        with GuardedSlide(job.file, mpp=job.mpp) as slide:
             return score_slide(
                 job.view.of(slide),
                 job.regions,

@@ -16,11 +16,13 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region, SlideRegions
 from bridge.results.schema import (
     Outcome,
+    Outline,
     Provenance,
     SlideResult,
 )
@@ -58,6 +60,9 @@ class Progress:
     done: int
     total: int
 
+
+_POINTS_A_PATCH: Final = 64
+"""How finely outlines are kept for display."""
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -197,6 +202,22 @@ def score_slide(
         union=union,
         annotations=each,
         provenance=provenance,
+        outlines=tuple(_outline(region, provenance) for region in regions.annotations),
+    )
+
+
+def _outline(region: Region, provenance: Provenance) -> Outline:
+    """Return what the eye needs of an annotation: points no nearer than a small part of a patch."""
+    patch = provenance.patch_px * provenance.model_mpp / provenance.slide_mpp
+    area = shapely.simplify(region.geometry, patch / _POINTS_A_PATCH)
+    parts = [part for part in shapely.get_parts(area) if not part.is_empty]
+    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
+    points = [shapely.get_coordinates(ring)[:-1].round().astype(np.int64) for ring in rings]
+    return Outline(
+        annotation=region.id,
+        name=region.name,
+        class_name=region.class_name,
+        rings=tuple(tuple(ring.ravel().tolist()) for ring in points),
     )
 
 
@@ -293,5 +314,10 @@ def _provenance(
         model_mpp=card.mpp,
         patch_px=card.patch_px,
         engine=scorer.info.engine,
+        positive_step=card.positive_step,
+        decision_threshold=card.decision_threshold,
+        threshold_chosen=card.threshold_chosen,
+        temperature=card.temperature,
+        trained_on=card.trained_on,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])

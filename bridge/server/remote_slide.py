@@ -99,6 +99,12 @@ class RemoteSlide:
         """Return a warning when the image is coarser than `model_mpp` by more than a quarter."""
         return scale_warning(self.path.name, self.mpp, model_mpp)
 
+    def lacks_pixels(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: int, out: int
+    ) -> NDArray[np.bool_]:
+        """Which squares lack pixels is the client's to know: none."""
+        return np.zeros(len(x), np.bool_)
+
     def read_box(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a box as :meth:`herohe_model.slides.slide.Slide.read_box` does."""
         return self.read_boxes([Box(x, y, width, height)], out)[0]

@@ -54,7 +54,7 @@ from herohe_model.errors import (
     SlideUnreadableError,
 )
 from herohe_model.model.score import CompositeScorer
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.source import SlideSource
 from herohe_model.slides.view import ICC_WARNING
 
@@ -225,7 +225,7 @@ class SlideRequest:
         """Open the client's file, as the client shows it. Raises SlideError if it is another image."""
         request, source = self.request, self.request.source
         self._check_path(path)
-        slide = stack.enter_context(Slide(path, mpp=request.options.mpp))
+        slide = stack.enter_context(GuardedSlide(path, mpp=request.options.mpp))
         if image is not None:
             transform = frame_of(image, slide, request.slide)
             shown = view_of(image, transform, request.slide).of(slide)

@@ -42,7 +42,7 @@ def page(evaluation: Evaluation) -> str:
         "evaluation.html",
         context,
         package="herohe_model.pages",
-        styles=("evaluation.css",),
+        styles=("charts.css", "evaluation.css"),
         filters={"number": _number, "percent": _percent},
     )
     return file.getvalue()

@@ -6,6 +6,7 @@ one chart does for light, dark and print. Places have one decimal, so equal data
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -75,12 +76,31 @@ class Chart:
         self._marks.append(f'<polyline class="{kind}" points="{placed}">{_note(note)}</polyline>')
 
     def dot(
-        self, x: float, y: float, kind: str, *, radius: float = 4.0, note: str = "", up: float = 0.0
+        self,
+        x: float,
+        y: float,
+        kind: str,
+        *,
+        radius: float = 4.0,
+        note: str = "",
+        up: float = 0.0,
+        href: str = "",
     ) -> None:
-        """Draw a dot, `up` px above its place."""
+        """Draw a dot, `up` px above its place; with `href`, a link."""
         px, py = self.place(x, y)
-        self._marks.append(
+        mark = (
             f'<circle class="{kind}" cx="{px:.1f}" cy="{py - up:.1f}" r="{radius:.1f}">{_note(note)}</circle>'
+        )
+        # The table of the page holds the same links for the keyboard.
+        self._marks.append(f'<a href="{escape(href)}" tabindex="-1">{mark}</a>' if href else mark)
+
+    def bar(self, start: float, end: float, height: float, kind: str, *, note: str = "") -> None:
+        """Draw a bar from the x axis up, between two places on it."""
+        left, top = self.place(start, height)
+        right, bottom = self.place(end, self._y[0])
+        self._marks.append(
+            f'<rect class="{kind}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(right - left - 1, 1):.1f}" '
+            f'height="{bottom - top:.1f}">{_note(note)}</rect>'
         )
 
     def words(
@@ -117,6 +137,13 @@ class Chart:
         self._marks.append(
             f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(text)}</text>'
         )
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Return round numbers from `low` to `high`, about so many, evenly spaced."""
+    power = 10.0 ** math.floor(math.log10((high - low) / about))
+    step = next(n * power for n in (1, 2, 5, 10) if (high - low) / (n * power) <= about)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
 def _note(text: str) -> str:

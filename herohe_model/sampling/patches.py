@@ -30,7 +30,7 @@ from herohe_model.errors import CancelledError, RegionError
 from herohe_model.sampling.coverage import clipped_area, grid_coverage, polygons, valid_area
 from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
 from herohe_model.sampling.stain import StainColours, stain_colours
-from herohe_model.slides.source import Box, SlideSource
+from herohe_model.slides.source import Box, SlideSource, check_scale, level_read
 
 ENOUGH: Final = 25
 """Covered patches from which the slide's own grid is kept: one composite's."""
@@ -99,7 +99,14 @@ class PatchGrid:
 
     @classmethod
     def over(cls, source: SlideSource, *, patch_px: int, mpp: float) -> PatchGrid:
-        """Return the grid of patches of `patch_px` px at `mpp` µm/px over a slide."""
+        """Return the grid of patches of `patch_px` px at `mpp` µm/px over a slide.
+
+        Raises
+        ------
+        SlideScaleError
+            If the slide's µm/px are not known, or cannot be true.
+        """
+        check_scale(source, mpp)
         step = patch_px * mpp / source.mpp
         return cls(source.bounds, step, max(1, math.floor(step + 0.5)))
 
@@ -177,7 +184,7 @@ def find_patches(
     RegionError
         If the geometry cannot be made valid, or is of more than :data:`MOST_PATCHES` patches.
     SlideScaleError
-        If the slide's µm/px are not known.
+        If the slide's µm/px are not known, or cannot be true.
     SlideUnreadableError
         If pixels that a covered patch needs are damaged.
     """
@@ -205,9 +212,17 @@ def find_patches(
         progress=done,
         seen=lambda pixels: colours.append(stain_colours(pixels)),
     )
+    kept = saturation >= threshold
+    lacking = np.flatnonzero(kept)[source.lacks_pixels(x[kept], y[kept], grid.size, patch_px)]
+    if len(lacking):
+        # What is not there to be read is no tissue, whatever a coarser level shows.
+        read_from = source.level_downsamples[level_read(source.level_downsamples, grid.size / patch_px)]
+        saturation[lacking] = mean_saturation(
+            source, x[lacking], y[lacking], grid.size, downsample=read_from, progress=lambda _: check()
+        )
+        kept = saturation >= threshold
     if progress is not None:
         progress(1.0)
-    kept = saturation >= threshold
     return PatchSet(
         x=x[kept],
         y=y[kept],

@@ -1,7 +1,7 @@
 """Mean saturation of patches, from the pyramid or from level 0.
 
 Saturation is S of HSV, (max - min) / max over a pixel's channels, 0 for black (Smith 1978, *Color Gamut
-Transform Pairs*): 0 for glass, high for stained tissue.
+Transform Pairs*): 0 for glass, high for stained tissue. Near black, a ratio of noise: such pixels have none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ PIXELS_ACROSS: Final = 16
 COARSEST: Final = math.sqrt(2.0)
 """How much coarser than that a level may be, so that the nearest power of 2 is always taken."""
 
+DARKEST: Final = 32
+"""The brightest channel, of 255, below which a pixel is no stain but an edge, a fold or nothing that was
+scanned; there, noise of a few levels would be the saturation of tissue."""
+
 _PIECE_PX: Final = 1024
 _STRIP_ROWS: Final = 128
 _ONE: Final = 1 << 24
@@ -35,6 +39,7 @@ def _saturation_table() -> NDArray[np.uint32]:
     high, low = np.divmod(np.arange(1 << 16, dtype=np.int64), 256)
     low = np.minimum(low, high)
     table: NDArray[np.uint32] = (((high - low) * _ONE + high // 2) // np.maximum(high, 1)).astype(np.uint32)
+    table[high < DARKEST] = 0
     return table
 
 

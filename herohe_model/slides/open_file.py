@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
 import openslide
 
 from herohe_model.errors import SlideError, SlideNotFoundError, SlideUnreadableError
+from herohe_model.slides.slide_file import COPY_AGAIN
+from herohe_model.slides.tiff_levels import false_claim
 
-COPY_AGAIN: Final = "Copy it again from where it was scanned"
+_CONVERT: Final = "A copy will not help: convert it to a TIFF with JPEG tiles, with vips for instance"
 
 _DIGESTED_BYTES: Final = 1 << 20
 _CACHE_BYTES: Final = 32 << 20
@@ -46,11 +49,20 @@ def open_slide_file(path: Path) -> openslide.OpenSlide:
             raise SlideUnreadableError(f"{path} is a folder, not a slide", "Name the slide's file") from error
         reason = getattr(error, "strerror", None) or error
         raise SlideUnreadableError(f"{path} may not be read ({reason})", "Check its permissions") from error
-    if path.suffix.lower() == ".mrxs" and not os.path.isfile(path.with_suffix("") / "Slidedat.ini"):
+    if path.suffix != ".mrxs" and path.suffix.lower() == ".mrxs":
+        raise SlideUnreadableError(
+            f"OpenSlide knows MIRAX slides by small letters only, not {path.name}",
+            f"Rename it to {path.stem}.mrxs",
+        )
+    if path.suffix == ".mrxs" and not os.path.isfile(path.with_suffix("") / "Slidedat.ini"):
         raise SlideUnreadableError(
             f"{path} lacks the folder {path.stem} beside it, with Slidedat.ini and the pixels",
             "Copy the folder together with the file",
         )
+    with FileIO(path) as file:
+        claim = false_claim(file)
+    if claim is not None:
+        raise SlideUnreadableError(f"{path} is damaged: it claims {claim}", COPY_AGAIN)
     try:
         handle = openslide.OpenSlide(path)
         handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
@@ -58,6 +70,8 @@ def open_slide_file(path: Path) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise _not_a_slide(path, head, length) from error
     except openslide.OpenSlideError as error:
+        if "unsupported" in str(error).lower() or "not supported" in str(error).lower():
+            raise SlideUnreadableError(f"OpenSlide cannot read {path} ({error})", _CONVERT) from error
         raise SlideUnreadableError(f"{path} does not open as a slide ({error})", COPY_AGAIN) from error
 
 
@@ -72,13 +86,14 @@ def _not_a_slide(path: Path, head: bytes, length: int) -> SlideError:
             directory = struct.unpack_from(layout, head.ljust(16, b"\0"))[0]
     if directory is None:
         return SlideUnreadableError(
-            f"{path} is not a slide in a format that OpenSlide knows", "Check that the right file was named"
+            f"{path} is not a slide in a format that OpenSlide knows",
+            "Check that the right file was named, or convert it to a format that OpenSlide reads",
         )
     if directory >= length:
         return SlideUnreadableError(f"{path} is truncated: it ends before its TIFF directory", COPY_AGAIN)
     return SlideUnreadableError(
         f"{path} is a TIFF but no tiled slide, or a damaged one",
-        "Check that the right file was named, or copy it again",
+        "Check that the right file was named, or convert it to a TIFF with tiles, with vips for instance",
     )
 
 

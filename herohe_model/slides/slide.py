@@ -1,5 +1,7 @@
 """Slide: one OpenSlide handle behind bounds, scale, background colour and reopening after errors.
 
+A damaged file can end the process that has it open: see :mod:`herohe_model.slides.guarded_slide`.
+
 Everything is in level-0 pixels of the slide as OpenSlide counts them, x to the right and y down.
 """
 
@@ -7,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -21,18 +22,21 @@ from PIL import Image
 
 from herohe_model.errors import SlideScaleError, SlideUnreadableError
 from herohe_model.slides.jpeg_tiles import JpegTiles, LeftToOpenSlide
-from herohe_model.slides.open_file import COPY_AGAIN, ends_digest, open_slide_file
+from herohe_model.slides.open_file import ends_digest, open_slide_file
 from herohe_model.slides.openslide_pixels import read_rgb
-from herohe_model.slides.source import PLAUSIBLE_MPP, Box, scale_warning
+from herohe_model.slides.slide_file import COPY_AGAIN, SlideFacts, SlideFile
+from herohe_model.slides.source import PLAUSIBLE_MPP, Box, level_read
+from herohe_model.slides.tiff_levels import MissingTiles, missing_tiles
 
 _SQUARE_TOLERANCE: Final = 0.05
+_SHAPE_TOLERANCE: Final = 0.02
+_SPARSE: Final = ("aperio", "generic-tiff")
 _LEVEL_TOLERANCE: Final = 1.01
 _LONGEST_READ_PX: Final = 4096
-_MOST_READERS: Final = 4
 
 
-class Slide:
-    """A slide file, open for reading from any number of threads. A context manager.
+class Slide(SlideFile):
+    """A slide file, open in this process.
 
     Parameters
     ----------
@@ -45,26 +49,6 @@ class Slide:
     fast
         Read JPEG tiles past OpenSlide where they were found to be the same, see
         :mod:`herohe_model.slides.jpeg_tiles`. The pixels do not depend on it.
-
-    Attributes
-    ----------
-    path
-        As given.
-    size
-        (width, height) of level 0, px.
-    bounds
-        The scanned area (``openslide.bounds-*``, clipped to the slide), or the whole slide.
-    level_downsamples
-        Level-0 px per px of each level, ascending from 1.0.
-    background
-        RGB of unscanned pixels: the file's own, or white.
-    warnings
-        What a user should know before trusting a result.
-    fingerprint
-        OpenSlide's quickhash-1, which covers the smallest level and the properties; where a format has none,
-        SHA-256 over the file's size, its first and its last MiB.
-    readers
-        How many threads are best to read with.
 
     Raises
     ------
@@ -84,48 +68,39 @@ class Slide:
         readers: int | None = None,
         fast: bool = True,
     ) -> None:
-        self.path = Path(path)
-        self.readers = readers or min(os.cpu_count() or 1, _MOST_READERS)
+        path = Path(path)
         if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-            raise SlideScaleError(f"{mpp} µm/px, given for {self.path}, is no scale", "Give one above 0")
-        handle = open_slide_file(self.path)
+            raise SlideScaleError(f"{mpp} µm/px, given for {path}, is no scale", "Give one above 0")
+        handle = open_slide_file(path)
         try:
             properties = dict(handle.properties)
-            self._level_sizes = handle.level_dimensions
-            self.level_downsamples: tuple[float, ...] = handle.level_downsamples
+            self._levels = _pyramid(handle.level_dimensions)
+            self._level_sizes = tuple(handle.level_dimensions[level] for level in self._levels)
+            downsamples = tuple(float(handle.level_downsamples[level]) for level in self._levels)
         except openslide.OpenSlideError as error:
-            raise SlideUnreadableError(f"{self.path} is damaged ({error})", COPY_AGAIN) from error
+            raise SlideUnreadableError(f"{path} is damaged ({error})", COPY_AGAIN) from error
         self._lock = threading.Lock()
         self._handle: openslide.OpenSlide | None = handle
-        self.size = self._level_sizes[0]
-        self.bounds = _bounds(properties, self.size)
-        self.background = _background(properties)
+        size = self._level_sizes[0]
         quickhash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
-        self.fingerprint = f"quickhash-1:{quickhash}" if quickhash else ends_digest(self.path)
-        self.warnings: tuple[str, ...] = ()
-        self._mpp = mpp
-        self._scale_problem = ""
-        if mpp is None:
-            self._mpp, self._scale_problem, self.warnings = _scale(properties, self.path)
+        vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+        self._missing = self._missing_tiles(path, vendor)
+        own_mpp, scale_problem, warnings = (mpp, "", ()) if mpp else _scale(properties, path)
+        facts = SlideFacts(
+            size=size,
+            bounds=_bounds(properties, size),
+            level_downsamples=downsamples,
+            background=_background(properties),
+            fingerprint=f"quickhash-1:{quickhash}" if quickhash else ends_digest(path),
+            mpp=own_mpp,
+            scale_problem=scale_problem,
+            warnings=warnings,
+            sparse=any(self._missing),
+        )
+        super().__init__(path, facts, readers)
         self._tiles: JpegTiles | None = None
         if fast:
-            self._tiles = JpegTiles(
-                self.path,
-                properties.get(openslide.PROPERTY_NAME_VENDOR, ""),
-                self._level_sizes,
-                self.level_downsamples,
-            )
-
-    def __enter__(self) -> Slide:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Slide({str(self.path)!r}, size={self.size})"
+            self._tiles = JpegTiles(path, vendor, self._level_sizes, downsamples)
 
     def close(self) -> None:
         """Let go of the file, once the reads under way have ended; may be called twice."""
@@ -135,66 +110,29 @@ class Slide:
         if self._tiles is not None:
             self._tiles.close()
 
-    @property
-    def mpp(self) -> float:
-        """µm per level-0 px: the override, or the mean of ``openslide.mpp-x`` and ``mpp-y``.
-
-        Raises
-        ------
-        SlideScaleError
-            If the file says nothing, or nothing that a microscope slide can have.
-        """
-        if self._mpp is None:
-            raise SlideScaleError(self._scale_problem, "Give the slide's scale with --mpp")
-        return self._mpp
-
-    def scale_warning(self, model_mpp: float) -> str | None:
-        """Return a warning when the slide is coarser than `model_mpp` by more than a quarter."""
-        return scale_warning(self.path.name, self.mpp, model_mpp)
-
     def read_box(self, x: int, y: int, width: int, height: int, out: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read a box of the slide at any scale.
-
-        The pixels come from the coarsest pyramid level that is not coarser than asked, lie over the
-        background colour, and are then resampled (bicubic, antialiased). Where box and `out` coincide with
-        a level's pixels, they are returned as stored.
-
-        Parameters
-        ----------
-        x, y, width, height
-            Level-0 px; the box may reach beyond the slide, where it is background.
-        out
-            (width, height) of the result, px.
-
-        Returns
-        -------
-        ndarray
-            Shape (out height, out width, 3), uint8 RGB, writable.
-
-        Raises
-        ------
-        SlideUnreadableError
-            If these pixels are damaged, or the slide was closed. Other boxes can still be read.
-        ValueError
-            If the box or `out` is empty.
-        """
+        """Read a box at any scale; see :meth:`SlideFile.read_box`."""
         if min(width, height, *out) < 1:
             raise ValueError(f"a box of {width} x {height} px into {out} px is empty")
-        wanted = min(width / out[0], height / out[1]) * _LEVEL_TOLERANCE
-        level = max(i for i, ds in enumerate(self.level_downsamples) if i == 0 or ds <= wanted)
+        level = level_read(self.level_downsamples, min(width / out[0], height / out[1]))
         return self._resampled(level, (x, y, x + width, y + height), out)
 
-    def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pixels of several boxes in their order, each as :meth:`read_box` gives them."""
-        for box in boxes:
-            yield self.read_box(box.x, box.y, box.width, box.height, out)
+    def lacks_pixels(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: int, out: int
+    ) -> NDArray[np.bool_]:
+        """Whether squares lack pixels; see :meth:`SlideFile.lacks_pixels`."""
+        level = level_read(self.level_downsamples, size / out)
+        missing, ds = self._missing[level], self.level_downsamples[level]
+        return np.zeros(len(x), np.bool_) if missing is None else missing.touched(x / ds, y / ds, size / ds)
 
-    def thumbnail(self, max_side: int) -> NDArray[np.uint8]:
-        """Return the bounds as (h, w, 3) uint8 RGB, the longer side at most `max_side` px."""
-        box = self.bounds
-        shrink = max(1.0, max(box.width, box.height) / max_side)
-        out = (max(1, round(box.width / shrink)), max(1, round(box.height / shrink)))
-        return self.read_box(box.x, box.y, box.width, box.height, out)
+    def _missing_tiles(self, path: Path, vendor: str) -> list[MissingTiles | None]:
+        """Return which tiles of each level are missing, None for a level where that is not known."""
+        if vendor not in _SPARSE:
+            return [None] * len(self._levels)
+        with FileIO(path) as file:
+            levels = [missing_tiles(file, size) for size in self._level_sizes]
+        # OpenSlide draws a missing tile of an Aperio's pyramid from the level below.
+        return levels if vendor != "aperio" else [levels[0], *[None] * len(levels[1:])]
 
     def _resampled(
         self, level: int, edges: tuple[float, float, float, float], out: tuple[int, int]
@@ -253,12 +191,12 @@ class Slide:
         if handle is None:
             raise SlideUnreadableError(f"{self.path} was closed while it was being read", "Open it again")
         with contextlib.suppress(openslide.OpenSlideError):
-            return read_rgb(handle, location, level, size, self.background)
+            return read_rgb(handle, location, self._levels[level], size, self.background)
         # The handle is dead from its first error on, which may have been another thread's. A fresh one that
         # no other thread has seen tells whether these very pixels are damaged.
         fresh = open_slide_file(self.path)
         try:
-            pixels = read_rgb(fresh, location, level, size, self.background)
+            pixels = read_rgb(fresh, location, self._levels[level], size, self.background)
         except openslide.OpenSlideError as error:
             width, height = (round(n * ds) for n in size)
             raise SlideUnreadableError(
@@ -273,6 +211,22 @@ class Slide:
     def _closed(self) -> bool:
         with self._lock:
             return self._handle is None
+
+
+def _pyramid(sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return which of a file's levels are its pyramid: each smaller than the last, of the shape of level 0.
+
+    Others are focal planes, or pictures of the label or of the whole glass.
+    """
+    levels, last = [0], 1.0
+    for level, (width, height) in enumerate(sizes[1:], start=1):
+        across, down = sizes[0][0] / max(width, 1), sizes[0][1] / max(height, 1)
+        # Sides are rounded to whole px.
+        alike = abs(across - down) <= across * (_SHAPE_TOLERANCE + 2 / max(1, min(width, height)))
+        if min(across, down) > last * _LEVEL_TOLERANCE and alike:
+            levels.append(level)
+            last = max(across, down)
+    return tuple(levels)
 
 
 def _bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Box:

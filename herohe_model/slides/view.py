@@ -97,6 +97,11 @@ class _ShownSlide:
             return pixels
         return np.array(Image.fromarray(pixels).resize(out, Image.Resampling.BICUBIC, box=part))
 
+    def lacks_pixels(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: int, out: int
+    ) -> NDArray[np.bool_]:
+        return self._slide.lacks_pixels(x, y, size, out)
+
     def read_boxes(self, boxes: Sequence[Box], out: tuple[int, int]) -> Iterable[NDArray[np.uint8]]:
         for box in boxes:
             yield self.read_box(box.x, box.y, box.width, box.height, out)

@@ -104,6 +104,65 @@ def draw_phantom(
     return Phantom(picture, tuple(outlines), grade)
 
 
+def look_like_tissue(phantom: Phantom, *, seed: int) -> Pixels:
+    """Return the picture with what the eye expects of a section, and what no grade depends on.
+
+    Cells that do not stand in rows, stain that varies over the slide, fat cells and clefts outside of the
+    tumour, and a frayed margin.
+
+    Returns
+    -------
+    ndarray
+        Shape and type of ``phantom.picture``. Tissue is moved by up to about 15 px; the tumour's stain varies
+        by a few percent.
+    """
+    rng = np.random.default_rng([seed, 31])
+    side = len(phantom.picture)
+    tumour = _mask(phantom.tumour, side)
+    knots = side // 60
+    across, down = (np.rint(6 * _smooth_noise(rng, side, knots)).astype(np.int32) for _ in range(2))
+    line = np.arange(side, dtype=np.int32)
+    places = np.clip(line[:, None] + down, 0, side - 1) * side + np.clip(line + across, 0, side - 1)
+    picture = phantom.picture.reshape(-1, 3)[places]
+    cloud = _smooth_noise(rng, side, 6) + 0.7 * _smooth_noise(rng, side, 40)
+    steps = np.clip(np.rint(8 + 4 * np.where(tumour, 0.3 * cloud, cloud)), 0, 16).astype(np.uint8)
+    # Beer and Lambert: light goes with a power of the amount of stain, here 0.76 to 1.24 of it.
+    powers = 1 + 0.03 * (np.arange(17) - 8)
+    stained = (255 * (np.arange(256) / 255) ** powers[:, None]).astype(np.uint8)
+    picture = np.asarray(stained[steps[..., None], picture], dtype=np.uint8)
+    holes = Image.new("L", (side, side))
+    draw = ImageDraw.Draw(holes)
+    for _ in range(9):
+        # A lobule of fat: round cells side by side, with thin walls between them.
+        middle = rng.uniform(0.05, 0.95, 2) * side
+        for _ in range(int(rng.integers(8, 40))):
+            x, y = middle + rng.normal(0, 0.035 * side, 2)
+            r = rng.uniform(0.006, 0.014) * side
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=255, outline=0, width=3)
+    for _ in range(14):
+        x, y, turn = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0, np.pi)
+        along = np.linspace(-0.06, 0.06, 8) * side * rng.uniform(0.4, 1.2)
+        bend = rng.normal(0, 0.006 * side, 8).cumsum()
+        xs = x + along * np.cos(turn) - bend * np.sin(turn)
+        ys = y + along * np.sin(turn) + bend * np.cos(turn)
+        width = int(rng.integers(4, 12))
+        draw.line(list(zip(xs.tolist(), ys.tolist(), strict=True)), fill=255, width=width, joint="curve")
+    for angle in np.linspace(0, 2 * np.pi, 90, endpoint=False):
+        # Bites out of the margin.
+        reach, r = rng.uniform(0.40, 0.49) * side, rng.uniform(0.004, 0.018) * side
+        x, y = side / 2 + reach * np.cos(angle), side / 2 + reach * np.sin(angle)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=255)
+    glass = (phantom.picture == _GLASS).all(axis=-1).reshape(-1)[places]
+    picture[((np.asarray(holes) > 0) & ~tumour) | glass] = _GLASS
+    return picture
+
+
+def _smooth_noise(rng: np.random.Generator, side: int, knots: int) -> NDArray[np.float32]:
+    """Return a smooth field over a square, of about unit variance, from so many knots a side."""
+    coarse = Image.fromarray(rng.normal(0, 1.3, (knots, knots)).astype(np.float32))
+    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+
+
 def _blob(rng: np.random.Generator, centre: tuple[float, float], radius: float) -> Outline:
     """Return a wobbly closed outline of 48 points around a centre."""
     turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)

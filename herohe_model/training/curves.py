@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Learning curves as a page."""
 
 from __future__ import annotations
 
@@ -8,58 +8,76 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 
-from herohe_model.errors import OptionError
 from herohe_model.files import write_atomically
+from herohe_model.pages.page import write_page
+from herohe_model.pages.svg import Chart, ticks
 from herohe_model.training.run_folder import CURVES_NAME, log_series
 
 _SMOOTHED_OVER: Final = 0.05
-_SIZE_INCH: Final = (8.0, 6.0)
-_DPI: Final = 100
+_DRAWN: Final = 800
+"""Points of a line, at most: more than the picture is wide."""
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draw ``curves.png``: the loss of training and of held-out slides, and the learning rate.
+def draw_curves(records: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> None:
+    """Draw ``curves.html``: the loss of training and of held-out slides, and the learning rate.
 
     Parameters
     ----------
     records
-        Lines of the run's log.
+        Lines of the run's log; without a step in them, nothing is drawn.
+    title
+        What is trained; "" for the folder's name.
 
     Raises
     ------
-    OptionError
-        If matplotlib is not installed.
+    WriteError
+        If the page cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError(
-            "Training draws its curves with matplotlib, which is not installed",
-            'Install it with: pip install "herohe-bridge[train]"',
-        ) from error
     steps, losses = log_series(records, "step", "loss")
     if not steps:
         return
-    # A figure of its own: pyplot would keep it, and wants a display.
-    figure = Figure(figsize=_SIZE_INCH, dpi=_DPI, layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.plot(steps, losses, color="0.8", linewidth=0.8)
-    above.plot(steps, _smoothed(losses), color="tab:blue", label="training, smoothed")
     seen, held_out = log_series(records, "validation", "loss")
+    smoothed = _smoothed(losses)
+    loss = _chart("Loss by optimiser step", "mean cross entropy a bit", steps, [*smoothed, *held_out])
+    loss.line(_thinned(steps, losses), "curve faint")
+    loss.line(_thinned(steps, smoothed), "curve model", note="training, smoothed")
     if seen:
-        above.plot(seen, held_out, "o-", color="tab:orange", markersize=3, label="held-out slides")
-    above.set_ylabel("mean cross entropy a bit")
-    above.legend(frameon=False)
-    below.plot(*log_series(records, "step", "lr"), color="0.4")
-    below.set_ylabel("learning rate")
-    below.set_xlabel("optimiser step")
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    write_atomically(folder / CURVES_NAME, data.getvalue())
+        loss.line(_thinned(seen, held_out), "curve second", note="held-out slides")
+    for step, value in zip(seen, held_out, strict=True):
+        loss.dot(step, value, "spot second", radius=3, note=f"held-out slides, step {step}: {value:.4f}")
+    rates = log_series(records, "step", "lr")
+    rate = _chart("Learning rate by optimiser step", "learning rate", steps, rates[1], height=180)
+    rate.line(_thinned(*rates), "curve model")
+    context = {
+        "title": title or folder.resolve().name,
+        "step": steps[-1],
+        "loss": Markup(loss.svg()),
+        "rate": Markup(rate.svg()),
+        "last": smoothed[-1],
+        "held_out": held_out[-1] if seen else None,
+    }
+    page = io.StringIO()
+    write_page(page, "curves.html", context, package="herohe_model.pages", styles=("charts.css",))
+    write_atomically(folder / CURVES_NAME, page.getvalue().encode())
+
+
+def _chart(title: str, y: str, steps: Sequence[int], values: Sequence[float], height: int = 340) -> Chart:
+    """Return an empty chart over the steps, from zero to the largest of the values."""
+    top = 1.05 * max(values, default=0.0) or 1.0
+    right = max(steps[-1], 1)
+    chart = Chart(title, x=(0, right), y=(0, top), width=900, height=height, margins=(74, 12, 16, 46))
+    chart.x_axis("optimiser step", [(tick, f"{tick:g}") for tick in ticks(0, right, 8)])
+    chart.y_axis(y, [(tick, f"{tick:g}") for tick in ticks(0, top)])
+    return chart
+
+
+def _thinned(steps: Sequence[int], values: Sequence[float]) -> list[tuple[float, float]]:
+    """Return points evenly chosen of a long series, the last one among them."""
+    every = -(-len(steps) // _DRAWN) or 1
+    points = list(zip(steps, values, strict=True))
+    return [*points[:-1:every], *points[-1:]]
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -27,8 +27,8 @@ from herohe_model.grades import Target
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
-from herohe_model.slides.open_file import COPY_AGAIN
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
+from herohe_model.slides.slide_file import COPY_AGAIN
 from herohe_model.training.augment import Augmentation, draw_augmentation
 from herohe_model.training.options import TrainOptions
 
@@ -201,16 +201,16 @@ class OpenSlides:
     def __init__(self, limit: int) -> None:
         self._limit = max(1, limit)
         self._lock = Lock()
-        self._slides: OrderedDict[tuple[Path, float | None], Slide] = OrderedDict()
+        self._slides: OrderedDict[tuple[Path, float | None], GuardedSlide] = OrderedDict()
 
-    def get(self, path: Path, mpp: float | None) -> Slide:
+    def get(self, path: Path, mpp: float | None) -> GuardedSlide:
         """Return an open slide; it stays open as long as the caller holds it."""
         key = (path, mpp)
         with self._lock:
             if key in self._slides:
                 self._slides.move_to_end(key)
                 return self._slides[key]
-        opened = Slide(path, mpp=mpp)
+        opened = GuardedSlide(path, mpp=mpp)
         with self._lock:
             slide = self._slides.setdefault(key, opened)
             # Forgotten, not closed: another thread may be reading from it.

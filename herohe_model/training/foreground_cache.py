@@ -17,11 +17,11 @@ from herohe_model.errors import CancelledError, HeroheError, SlideError
 from herohe_model.files import write_atomically
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.patches import PatchSet, find_patches
-from herohe_model.slides.slide import Slide
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Changes when :func:`~herohe_model.sampling.patches.find_patches` comes to other patches."""
 
 
@@ -100,7 +100,7 @@ def _find(
     slide: TrainingSlide, options: TrainOptions, folder: Path, cancelled: Callable[[], bool]
 ) -> PatchSet:
     # One reader: many slides are looked at at once.
-    with Slide(slide.path, mpp=slide.mpp, readers=1) as source:
+    with GuardedSlide(slide.path, mpp=slide.mpp, readers=1) as source:
         path = folder / f"{_key(source, slide, options)}.npz"
         kept = _load(path)
         if kept is not None:
@@ -118,7 +118,7 @@ def _find(
     return patches
 
 
-def _key(source: Slide, slide: TrainingSlide, options: TrainOptions) -> str:
+def _key(source: GuardedSlide, slide: TrainingSlide, options: TrainOptions) -> str:
     region = "" if slide.geometry is None else hashlib.sha256(slide.geometry.wkb).hexdigest()
     decides = (
         _VERSION,

@@ -148,8 +148,6 @@ def train_network(
             restore_optimiser(run.optimiser, checkpoint.optimiser)
         if processes.first:
             run_folder.rewind_log(start)
-            # The first picture tells at once when matplotlib is missing.
-            draw_curves(run_folder.read_log(), folder)
             run_folder.append_log(_start_record(run, start, data))
         _preload(run, resources, listener)
         listener.begin(f"training {name}".strip(), run.curriculum.steps, "steps", start)

@@ -5,7 +5,7 @@
     config.json        the options
     log.jsonl          one JSON object a line: steps, validations, starts
     checkpoints/       the last two, each one safetensors file with its JSON inside
-    curves.png         the log, drawn
+    curves.html        the log, drawn
     model.safetensors  the result, when there is one
 
 Nothing is pickled. Files are written beside their place and then moved there.
@@ -30,7 +30,7 @@ from herohe_model.training.options import TrainOptions, differing
 MODEL_NAME: Final = "model.safetensors"
 LOG_NAME: Final = "log.jsonl"
 CONFIG_NAME: Final = "config.json"
-CURVES_NAME: Final = "curves.png"
+CURVES_NAME: Final = "curves.html"
 _KEPT: Final = 2
 _STATE_KEY: Final = "herohe_training_state"
 

@@ -6,7 +6,7 @@
 area; ``composites``: one slide, 1 to 256 composites; ``refresh``: bringing the result files of a run up to
 date, against the slides in it. Every point is a fresh process that scores with a tiny network. Prints a table
 a curve, with its last stretch's slope over that of the whole, and what lies farthest from the straight line
-through the points, as a share of the highest; draws all that were measured as DIR/cost.png.
+through the points, as a share of the highest; draws all that were measured as DIR/cost.html.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
+from herohe_model.pages.svg import Chart, ticks
 from herohe_model.synthetic.slides import write_tiff
 
 SLIDES = (10, 250, 500, 1000)
@@ -228,33 +230,28 @@ def show(name: str, points: Sequence[Point]) -> None:
 
 
 def draw(home: Path) -> None:
-    """Draw every curve that was measured."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    found = [name for name in UNITS if (home / f"{name}.json").exists()]
-    figure, axes = pyplot.subplots(
-        len(CURVES), len(found), figsize=(4 * len(found), 3.2 * len(CURVES)), squeeze=False
-    )
-    for column, name in enumerate(found):
+    """Draw every curve that was measured, on one page."""
+    charts = []
+    for name in (name for name in UNITS if (home / f"{name}.json").exists()):
         points = [Point(**kept) for kept in json.loads((home / f"{name}.json").read_text(encoding="utf-8"))]
-        amounts = np.array([p.amount for p in points])
-        for row, (curve, what) in enumerate(CURVES.items()):
-            values = [getattr(p, curve) for p in points]
-            axis = axes[row][column]
+        amounts = [float(p.amount) for p in points]
+        for curve, what in CURVES.items():
+            values = [float(getattr(p, curve)) for p in points]
+            right, top = max(amounts), 1.1 * max(1.0, *values)
+            chart = Chart(f"{name}: {what}", x=(0, right), y=(0, top))
+            chart.x_axis(UNITS[name], [(tick, f"{tick:g}") for tick in ticks(0, right)])
+            chart.y_axis(what, [(tick, f"{tick:g}") for tick in ticks(0, top)])
             line = np.polynomial.Polynomial.fit(amounts, values, 1)
-            axis.plot(amounts, line(amounts), color="0.6", linewidth=1)
-            axis.plot(amounts, values, "o-", color="#1f5fa8")
-            axis.set_ylim(bottom=0, top=max(1.0, *values) * 1.1)
-            axis.set_xlim(left=0)
-            axis.set_xlabel(UNITS[name])
-            axis.set_ylabel(what)
-        axes[0][column].set_title(name)
-    figure.tight_layout()
-    figure.savefig(home / "cost.png", dpi=110)
-    print(f"\nPlot: {home / 'cost.png'}")
+            chart.line([(x, float(line(x))) for x in (amounts[0], amounts[-1])], "guide")
+            chart.line(list(zip(amounts, values, strict=True)), "curve model")
+            charts.append(f"<figure>{chart.svg()}<figcaption>{name}</figcaption></figure>")
+    sheets = resources.files("herohe_model.pages") / "templates"
+    style = "".join((sheets / name).read_text(encoding="utf-8") for name in ("page.css", "charts.css"))
+    page = (
+        f"<!DOCTYPE html><title>Cost</title><style>{style}</style><div class=charts>{''.join(charts)}</div>"
+    )
+    (home / "cost.html").write_text(page, encoding="utf-8")
+    print(f"\nPage: {home / 'cost.html'}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,33 @@ function colourOf(share, alpha) {
   return `rgb(${r} ${g} ${b} / ${alpha})`;
 }
 
+// Where an annotation lies, in level-0 px.
+class Outline {
+  constructor(label, rings) {
+    this.label = label;
+    this.path = new Path2D();
+    let [left, right, bottom] = [Infinity, -Infinity, -Infinity];
+    this.top = [0, Infinity];
+    for (const ring of rings) {
+      for (let i = 0; i < ring.length; i += 2) {
+        const [x, y] = [ring[i], ring[i + 1]];
+        if (i) this.path.lineTo(x, y);
+        else this.path.moveTo(x, y);
+        left = Math.min(left, x);
+        right = Math.max(right, x);
+        bottom = Math.max(bottom, y);
+        if (y < this.top[1]) this.top = [x, y];
+      }
+      this.path.closePath();
+    }
+    this.box = { x: left, y: this.top[1], width: right - left, height: bottom - this.top[1] };
+  }
+}
+
 class HeatMap {
-  // layers: {x, y, width, height, source}, coarse first; told: called with the tile under the pointer, or -1.
-  constructor(canvas, bounds, layers, mpp, told) {
+  // layers: {x, y, width, height, source}, coarse first; outlines: {label, rings: [[x0, y0, x1, y1, ...], ...]};
+  // told: called with the tile and the outline under the pointer, or -1.
+  constructor(canvas, bounds, layers, outlines, mpp, told) {
     this.canvas = canvas;
     this.bounds = bounds;
     this.mpp = mpp;
@@ -22,6 +46,8 @@ class HeatMap {
     this.alpha = 0.6;
     this.dots = false;
     this.chosen = -1;
+    this.outlined = -1;
+    this.outlines = outlines.map(({ label, rings }) => new Outline(label, rings));
     this.pointers = new Map();
     this.layers = layers.map((layer) => {
       const image = new Image();
@@ -34,7 +60,7 @@ class HeatMap {
     for (const kind of ["pointerup", "pointercancel"]) {
       canvas.addEventListener(kind, (e) => this.pointers.delete(e.pointerId));
     }
-    canvas.addEventListener("pointerleave", () => this.told(-1));
+    canvas.addEventListener("pointerleave", () => this.point(-1, -1));
     canvas.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
     canvas.addEventListener("keydown", (e) => this.key(e));
     this.observer = new ResizeObserver(() => this.resize());
@@ -59,7 +85,7 @@ class HeatMap {
 
   fit(box) {
     const width = this.canvas.clientWidth || 1, height = this.canvas.clientHeight || 1;
-    this.scale = 0.96 * Math.min(width / box.width, height / box.height);
+    this.scale = (box === this.bounds ? 1 : 0.96) * Math.min(width / box.width, height / box.height);
     this.x = box.x + box.width / 2;
     this.y = box.y + box.height / 2;
     this.fitted = box;
@@ -109,7 +135,8 @@ class HeatMap {
   move(event) {
     const before = this.pointers.get(event.pointerId);
     if (!before) {
-      this.told(this.tileAt(event));
+      const [x, y] = this.place(event.offsetX, event.offsetY);
+      this.point(this.tileAt(x, y), this.outlineAt(x, y));
       return;
     }
     const others = [...this.pointers.values()].filter((p) => p.pointerId !== event.pointerId);
@@ -148,8 +175,25 @@ class HeatMap {
     action();
   }
 
-  tileAt(event) {
-    const [x, y] = this.place(event.offsetX, event.offsetY);
+  // Tell what is pointed at, and draw its outline strongly.
+  point(tile, outline) {
+    this.told(tile, outline);
+    this.highlight(outline);
+  }
+
+  highlight(outline) {
+    if (outline === this.outlined) return;
+    this.outlined = outline;
+    this.draw();
+  }
+
+  outlineAt(x, y) {
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    return this.outlines.findIndex((outline) => context.isPointInPath(outline.path, x, y, "evenodd"));
+  }
+
+  tileAt(x, y) {
     const t = this.tiles;
     return t.x.findIndex((left, i) => left <= x && x < left + t.size && t.y[i] <= y && y < t.y[i] + t.size);
   }
@@ -196,6 +240,14 @@ class HeatMap {
         }
       }
     });
+    this.outlines.forEach((outline, i) => {
+      const strong = i === this.outlined;
+      for (const [colour, width] of [["white", strong ? 7 : 4], [strong ? "#b8860b" : "black", strong ? 4 : 1.8]]) {
+        context.strokeStyle = colour;
+        context.lineWidth = (width * ratio) / s;
+        context.stroke(outline.path);
+      }
+    });
     if (this.chosen >= 0) {
       for (const [colour, width] of [["white", 6], ["black", 3]]) {
         context.strokeStyle = colour;
@@ -203,7 +255,25 @@ class HeatMap {
         context.strokeRect(tiles.x[this.chosen], tiles.y[this.chosen], tiles.size, tiles.size);
       }
     }
+    this.drawNames(context, ratio);
     this.drawRule(context, ratio);
+  }
+
+  // The name of each outline that is large enough to bear it, above it; of the one pointed at in any case.
+  drawNames(context, ratio) {
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.font = "600 13px system-ui, sans-serif";
+    this.outlines.forEach(({ label, box, top }, i) => {
+      const width = context.measureText(label).width;
+      if (i !== this.outlined && box.width * this.scale < 0.6 * width) return;
+      const above = (top[0] - this.x) * this.scale + this.canvas.clientWidth / 2 - width / 2;
+      const x = Math.max(Math.min(above, this.canvas.clientWidth - width - 4), 4);
+      const y = Math.max((top[1] - this.y) * this.scale + this.canvas.clientHeight / 2 - 8, 18);
+      context.fillStyle = "rgb(255 255 255 / 0.85)";
+      context.fillRect(x - 4, y - 14, width + 8, 19);
+      context.fillStyle = "black";
+      context.fillText(label, x, y);
+    });
   }
 
   // A rule of a round length, lower left.

@@ -62,7 +62,8 @@ function shownRows() {
 function neighbours(number) {
   const rows = shownRows().map((row) => row.dataset.number);
   const at = rows.indexOf(number);
-  return { before: at > 0 ? rows[at - 1] : null, after: at >= 0 ? rows[at + 1] ?? null : rows[0] ?? null, at, of: rows.length };
+  const after = (at >= 0 ? rows[at + 1] : rows[0]) ?? null;
+  return { before: at > 0 ? rows[at - 1] : null, after, at, of: rows.length };
 }
 
 function facts(pairs) {
@@ -79,7 +80,7 @@ function plainTable(caption, heads, rows) {
   const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
   const body = rows.map((cells) =>
     element("tr", {}, ...cells.map((cell, i) =>
-      i ? element("td", { className: typeof cell === "number" || /^[\d±. −+]+$/.test(cell) ? "number" : "text" }, String(cell))
+      i ? element("td", { className: /^[\d±. −+]+$/.test(cell) ? "number" : "text" }, String(cell))
         : element("th", { scope: "row" }, String(cell)))));
   return element("div", { className: "wide" },
     element("table", { className: "plain" },
@@ -95,7 +96,8 @@ function dot(shown) {
 function heatMapFigure(slide) {
   const canvas = element("canvas", { tabIndex: 0, role: "img" });
   canvas.setAttribute("aria-label",
-    `Heat map of ${slide.name}: sampled patches coloured by their contribution. Arrow keys move it, plus and minus zoom, 0 shows the whole slide.`);
+    `Heat map of ${slide.name}: sampled patches coloured by their contribution. ` +
+    "Arrow keys move it, plus and minus zoom, 0 shows the whole slide.");
   const readout = element("output", { className: "small" });
   const steps = element("select", { id: "map-step" },
     ...slide.steps.map((step, i) => element("option", { value: i, selected: i === slide.step }, step)));
@@ -117,16 +119,18 @@ function heatMapFigure(slide) {
   const share = (i) => (region().tiles.contributions[i] ?? [])[steps.value];
   const about = () => {
     const { x, size } = region().tiles;
-    return `${x.length} patches, ${size} px each. Move over one to read its share; click into the picture to zoom with the wheel.`;
+    return `${x.length} patches, ${size} px each. Move over one to read its share; ` +
+      "click into the picture to zoom with the wheel.";
   };
-  map = new HeatMap(canvas, slide.bounds, slide.layers, slide.mpp, (i) => {
-    if (i < 0) readout.textContent = about();
+  const inside = (outline) => (outline < 0 ? "" : `, in ${slide.outlines[outline].label}`);
+  map = new HeatMap(canvas, slide.bounds, slide.layers, slide.outlines, slide.mpp, (i, outline) => {
+    if (i < 0) readout.textContent = outline < 0 ? about() : slide.outlines[outline].label;
     else {
       const tiles = region().tiles;
       const value = share(i);
       readout.textContent = `Patch at x ${tiles.x[i]}, y ${tiles.y[i]}: ` +
         (value === undefined ? "not drawn" : `${signed(value)} to the logit of ${slide.steps[steps.value]}`) +
-        `, saturation ${tiles.saturation[i].toFixed(3)}`;
+        `, saturation ${tiles.saturation[i].toFixed(3)}${inside(outline)}`;
     }
   });
   const update = () => {
@@ -136,14 +140,15 @@ function heatMapFigure(slide) {
     let scale = run.scales[slide.steps[steps.value]] || 1, zero = 0;
     if (against.value === "mean" && drawn.length) {
       zero = drawn.reduce((sum, value) => sum + value, 0) / drawn.length;
-      scale = Math.max(...drawn.map((value) => Math.abs(value - zero))) || 1;
+      scale = Math.max(run.floor, ...drawn.map((value) => Math.abs(value - zero)));
     }
     map.show({ ...tiles, shares: shares.map((value) => (value === null ? null : (value - zero) / scale)) });
     const either = against.value === "mean" ? "" : " or ";
     low.textContent = signed(zero - scale) + (either && `${either}less`);
     high.textContent = signed(zero + scale) + (either && `${either}more`);
     meaning.textContent = either
-      ? "blue speaks against, red for; one scale for the whole run"
+      ? "blue speaks against, red for; one scale for the whole run" +
+        (scale > run.floor ? "" : ", no finer than what would matter")
       : `blue speaks for it less than this slide's mean patch (${signed(zero)}), red more; a scale of its own`;
     readout.textContent = about();
   };
@@ -168,11 +173,42 @@ function heatMapFigure(slide) {
   ramp.setAttribute("aria-label", "from blue over white to red");
   const legend = element("div", { className: "legend" }, low, ramp, high, meaning,
     element("span", { className: "small print-only" }, "(red patches have a dot)"));
-  return element("figure", { className: "map" }, tools, canvas, legend, readout);
+  const frame = element("div", { className: "frame" }, canvas);
+  if (slide.outlines.length) frame.append(outlineList(slide));
+  // The frame has the shape of the slide, so that the picture fills it; very long ones excepted.
+  const ratio = Math.min(Math.max(slide.bounds.width / slide.bounds.height, 0.5), 3);
+  canvas.style.aspectRatio = String(ratio);
+  canvas.style.width = `min(100%, ${(75 * ratio).toFixed(1)}vh)`;
+  return element("figure", { className: "map" }, tools, frame, legend, readout);
 }
 
-function tellingPatches(slide, title, chosen) {
+// Names of annotations; pointing at one shows it on the slide, and clicking goes there.
+function outlineList(slide) {
+  const items = slide.outlines.map(({ label, region }, i) => {
+    const own = region === null ? null : slide.regions[region];
+    const button = element("button", { type: "button", title: "Show it on the slide" }, label);
+    for (const [kind, shown] of [["mouseenter", i], ["focus", i], ["mouseleave", -1], ["blur", -1]]) {
+      button.addEventListener(kind, () => map?.highlight(shown));
+    }
+    button.addEventListener("click", () => {
+      map.fit(map.outlines[i].box);
+      map.highlight(i);
+    });
+    return element("li", {}, button, own && element("span", { className: "small" },
+      own.prediction ? `${own.prediction.grade}, P(positive) ${probability(own.prediction.p_positive)}` : own.outcome));
+  });
+  return element("nav", { className: "outlines" }, element("h3", {}, "Annotations"), element("ol", {}, ...items));
+}
+
+// Patches of one end of the ranking; what they are called follows from the sign that their shares have.
+function tellingPatches(slide, highest, chosen) {
   const tiles = slide.regions[0].tiles;
+  const step = slide.steps[slide.step];
+  const speaksFor = tiles.contributions[chosen[0][0]][slide.step] > 0;
+  const title = highest === speaksFor
+    ? `Most telling: the patches that speak most ${speaksFor ? "for" : "against"} ${step}`
+    : `No patch speaks ${highest ? "for" : "against"} ${step}: ` +
+      `those that speak least ${speaksFor ? "for" : "against"} it`;
   const items = chosen.map(([index, source]) => {
     const text = `${signed(tiles.contributions[index][slide.step])}`;
     const picture = element("img", { src: source, alt: `Patch at x ${tiles.x[index]}, y ${tiles.y[index]}` });
@@ -208,7 +244,8 @@ function composites(slide) {
     cells.forEach((shares, cell) => {
       const square = document.createElementNS(svg, "rect");
       for (const [key, value] of Object.entries({
-        x: cell % side, y: Math.floor(cell / side), width: 1, height: 1, fill: colourOf(shares[slide.step] / scale, 0.6),
+        x: cell % side, y: Math.floor(cell / side), width: 1, height: 1,
+        fill: colourOf(shares[slide.step] / scale, 0.6),
       })) square.setAttribute(key, value);
       overlay.append(square);
     });
@@ -226,7 +263,8 @@ function composites(slide) {
   return [
     element("h2", {}, "Composites as the model saw them"),
     element("p", { className: "small" },
-      items.length < total ? `The first ${items.length} of ${total}; shown smaller than the model sees them. ` : "Shown smaller than the model sees them. ",
+      items.length < total ? `The first ${items.length} of ${total}. ` : "",
+      "Shown smaller than the model sees them. ",
       element("label", { className: "no-print" }, tint, ` colour by contribution to ${slide.steps[slide.step]}`)),
     element("ul", { className: "pictures" }, ...items),
   ];
@@ -238,7 +276,8 @@ function render(slide, number) {
   const prediction = region?.prediction;
   parts.push(facts([
     ["Outcome", slide.outcome], ["Grade", prediction?.grade], ["Status", prediction?.status],
-    ["P(positive)", prediction && probability(prediction.p_positive, prediction.p_positive_sd)],
+    ["P(positive)", prediction &&
+      `${probability(prediction.p_positive, prediction.p_positive_sd)} (standard deviation over its composites)`],
     ["IHC", slide.ihc], ["Composites", region?.composites.length],
     ["Patches", region && `${region.sampled} sampled of ${region.foreground} foreground`],
   ]));
@@ -246,27 +285,29 @@ function render(slide, number) {
   for (const warning of slide.warnings) parts.push(element("p", { className: "warning" }, warning));
   if (slide.problem) parts.push(element("p", { className: "warning" }, `Pictures are missing: ${slide.problem}`));
   if (region && slide.bounds) parts.push(element("h2", {}, "Where the grade comes from"), heatMapFigure(slide));
-  const step = slide.steps[slide.step];
-  if (slide.speaking_for.length) parts.push(...tellingPatches(slide, `Most telling: the patches that speak most for ${step}`, slide.speaking_for));
-  if (slide.speaking_against.length) parts.push(...tellingPatches(slide, `Least telling: the patches that speak least for ${step}, or most against it`, slide.speaking_against));
+  if (slide.speaking_for.length) parts.push(...tellingPatches(slide, true, slide.speaking_for));
+  if (slide.speaking_against.length) parts.push(...tellingPatches(slide, false, slide.speaking_against));
   if (slide.composites.length) parts.push(...composites(slide));
   const columns = element("div", { className: "columns" });
+  const column = (title, ...content) => columns.append(element("div", {}, element("h2", {}, title), ...content));
   if (prediction) {
-    columns.append(element("div", {}, element("h2", {}, "Probabilities"), plainTable("Of each level, and of at least each grade", ["Level", "Probability"], [
+    column("Probabilities", plainTable("Of each level, and of at least each grade", ["Level", "Probability"], [
       ...Object.entries(prediction.levels).map(([level, p]) => [level, p.toFixed(3)]),
       ...Object.entries(prediction.at_least).map(([grade, p]) => [`at least ${grade}`, p.toFixed(3)]),
       ["expected grade", prediction.expected_grade.toFixed(3)],
-    ])));
+    ]));
   }
   if (region?.composites.length) {
-    columns.append(element("div", {}, element("h2", {}, "Each composite"), plainTable("P(positive) and grade of each", ["Composite", "P(positive)", "Grade"],
-      region.composites.map((c, i) => [i + 1, c.p.toFixed(3), c.grade]))));
+    column("Each composite", plainTable("P(positive) and grade of each", ["Composite", "P(positive)", "Grade"],
+      region.composites.map((c, i) => [i + 1, c.p.toFixed(3), c.grade])));
   }
   if (slide.regions.length > 1) {
-    columns.append(element("div", {}, element("h2", {}, "Annotations"), plainTable("Each sampled and scored for itself", ["Annotation", "Outcome", "Grade", "P(positive)", "Patches"],
-      slide.regions.slice(1).map((r) => [r.label, r.outcome, r.prediction?.grade ?? "", r.prediction ? probability(r.prediction.p_positive, r.prediction.p_positive_sd) : "", r.sampled]))));
+    const heads = ["Annotation", "Outcome", "Grade", "P(positive)", "Patches"];
+    column("Annotations", plainTable("Each sampled and scored for itself", heads,
+      slide.regions.slice(1).map(({ label, outcome, prediction: own, sampled }) => [
+        label, outcome, own?.grade ?? "", own ? probability(own.p_positive, own.p_positive_sd) : "", sampled])));
   }
-  if (slide.provenance.length) columns.append(element("div", {}, element("h2", {}, "Where this result comes from"), facts(slide.provenance)));
+  if (slide.provenance.length) column("Where this result comes from", facts(slide.provenance));
   parts.push(columns);
   article.append(...parts);
 }
@@ -279,7 +320,9 @@ async function open(number) {
   if (!list.hidden) scrolled = window.scrollY;
   const name = row.cells[1].querySelector("a").textContent;
   const { before, after, at, of } = neighbours(number);
-  const link = (text, to) => (to === null ? element("span", { className: "small" }, text) : element("a", { href: to ? `#slide-${to}` : "#" }, text));
+  const link = (text, to) => (to === null
+    ? element("span", { className: "small" }, text)
+    : element("a", { href: to ? `#slide-${to}` : "#" }, text));
   const nav = element("nav", {}, link("All slides", ""), link("← Before", before), link("After →", after),
     element("span", { className: "small" }, at >= 0 ? `${at + 1} of ${of}` : ""));
   nav.setAttribute("aria-label", "Slides");
@@ -293,7 +336,8 @@ async function open(number) {
     const slide = await details(number);
     if (opened === number) render(slide, number);
   } catch (error) {
-    if (opened === number) article.append(element("p", { className: "warning" }, `This slide cannot be shown: ${error.message}.`));
+    const said = `This slide cannot be shown: ${error.message}.`;
+    if (opened === number) article.append(element("p", { className: "warning" }, said));
   }
 }
 
@@ -329,4 +373,6 @@ window.addEventListener("afterprint", () => dot(document.getElementById("map-dot
 const changed = makeSteps(table, document.getElementById("more"));
 makeSortable(table, changed);
 makeFilterable(table, document.getElementById("filters"), document.getElementById("shown"), changed);
+// Of a single slide there is little to see in a table.
+if (table.tBodies[0].rows.length === 1 && !location.hash) history.replaceState(null, "", "#slide-1");
 follow();

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from helpers.damaged_slides import flip_a_bit_of_a_count, make_deadly
 from helpers.small_slides import drawn, immunostained_picture, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
@@ -168,6 +169,29 @@ def test_bad_slides_are_named_and_stop_nobody(tmp_path: Path, scorer: Scorer) ->
     messages = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
     assert "--mpp" in messages["scaleless.tif"] and "truncated.tif" in messages["truncated.tif"]
     assert all(messages[name] for name in messages if name not in ("s0.tif", "s1.tif"))
+
+
+def test_slides_that_end_who_reads_them_stop_nobody_and_are_not_read_again(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    folder = a_folder(tmp_path / "p", 5)
+    at_open, in_a_patch = folder / "s1.tif", folder / "s3.tif"
+    good = in_a_patch.read_bytes()
+    flip_a_bit_of_a_count(at_open)
+    make_deadly(in_a_patch, index=5)
+    ear = Ear()
+    assert run(folder, scorer, ear).exit_code == 1
+    bad = {"s1.tif": Outcome.UNREADABLE, "s3.tif": Outcome.UNREADABLE}
+    assert ear.outcomes == {f"s{n}.tif": Outcome.SCORED for n in range(5)} | bad
+    messages = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
+    assert "claims a tile of" in messages["s1.tif"] and "ends every process" in messages["s3.tif"]
+    assert "--restart" in messages["s3.tif"]
+    again = Ear()
+    run(folder, scorer, again)
+    assert again.outcomes == ear.outcomes and set(again.reused) == set(ear.outcomes) - {"s1.tif"}
+    in_a_patch.write_bytes(good)
+    run(folder, scorer, mended := Ear())
+    assert mended.outcomes["s3.tif"] is Outcome.SCORED
 
 
 def test_a_slide_mended_after_a_failure_is_scored_by_the_next_run(tmp_path: Path, scorer: Scorer) -> None:

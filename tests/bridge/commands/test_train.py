@@ -89,7 +89,7 @@ def test_training_by_folds_gives_one_file_of_all_members_with_a_full_card(traine
         assert {p.name for p in (trained / fold).iterdir()} == {
             "config.json",
             "log.jsonl",
-            "curves.png",
+            "curves.html",
             "checkpoints",
             "model.safetensors",
             "held-out.json",

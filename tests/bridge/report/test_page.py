@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers.example_results import made_provenance, made_result
-from helpers.small_slides import PATCH_PX, drawn, small_model, small_slide
+from helpers.small_slides import PATCH_PX
 from PIL import Image
 
-from bridge.annotations.geojson import write_annotations
-from bridge.batch.run import BatchOptions, run_batch
 from bridge.commands.report import command, report_line
-from bridge.console.batch_view import BatchView
-from bridge.projects.open import open_collection
 from bridge.report.cohort import Truth
 from bridge.report.page import WrittenReport, write_report
-from bridge.report.pictures import FINE, draw_pictures, rank_tiles
-from bridge.report.slide import positive_step
+from bridge.report.pictures import FINE, draw_pictures, telling_tiles
+from bridge.report.slide import colour_scale, positive_step
 from bridge.results.files import ResultFileError, write_json
 from bridge.results.run import find_run
 from bridge.results.schema import Outcome, SlideResult, Tile, tiles
-from bridge.scoring.options import ScoreOptions
-from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import OptionError, SlideNotFoundError
-from herohe_model.model.compute import Compute
 from herohe_model.pages.page import escape_json
 from herohe_model.slides.slide import Slide
 
@@ -90,37 +82,6 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of three slides, one of them broken, that was scored annotation by annotation."""
-    folder = tmp_path_factory.mktemp("cohort")
-    for number in range(2):
-        slide = small_slide(folder / f"case-{number}.tif", seed=number)
-        write_annotations(
-            slide, [drawn(64, 64, 192, 320, id=f"{i:08d}-0000-4000-8000-000000000000") for i in range(2)]
-        )
-    (folder / "case-2.tif").write_bytes(b"no slide")
-    model = small_model(tmp_path_factory.mktemp("model") / "m.safetensors")
-    options = BatchOptions(("Tumor",), score=ScoreOptions(composites=3, per_annotation=True))
-    from rich.console import Console
-
-    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
-        run_batch(
-            open_collection(folder),
-            scorer,
-            options,
-            output=folder / RUN,
-            listener=BatchView(Console(file=io.StringIO())),
-        )
-    yield folder
-
-
-@pytest.fixture
-def cohort(scored: Path, tmp_path: Path) -> Path:
-    """A copy to write into, at another place than it was scored."""
-    return Path(shutil.copytree(scored, tmp_path / "cohort"))
-
-
 def report(cohort: Path, **options: Any) -> tuple[WrittenReport, Page]:
     written = write_report(find_run(cohort), cohort / "report.html", **options)
     return written, Page(written.path.read_text(encoding="utf-8"))
@@ -161,11 +122,16 @@ def test_a_slides_details_hold_its_patches_composites_regions_and_provenance(coh
     assert np.allclose(union["tiles"]["contributions"], [t.contributions for t in shown], atol=5e-5)
     assert len(union["composites"]) == len(detail["composites"]) == 3
     assert len(union["composites"][0]["cells"]) == 25
-    ranked = rank_tiles(shown, detail["step"])
-    assert [i for i, _ in detail["speaking_for"]] == ranked[:6]
-    assert [i for i, _ in detail["speaking_against"]] == ranked[::-1][:6]
+    highest, lowest = telling_tiles(shown, detail["step"], 6)
+    assert [i for i, _ in detail["speaking_for"]] == highest
+    assert [i for i, _ in detail["speaking_against"]] == lowest
     assert dict(map(tuple, detail["provenance"]))["Model's SHA-256"] == result.provenance.model_sha256
     assert detail["bounds"] == {"x": 0, "y": 0, "width": 512, "height": 512}
+    # Outlines are linked with the regions that were scored for themselves.
+    assert [o["region"] for o in detail["outlines"]] == [1, 2]
+    assert [o["label"] for o in detail["outlines"]] == [first["label"], second["label"]]
+    corners = detail["outlines"][0]["rings"][0]
+    assert {*corners[::2]} == {64, 256} and {*corners[1::2]} == {64, 384}
 
 
 def test_pictures_show_the_pixels_of_the_slide(cohort: Path) -> None:
@@ -208,7 +174,7 @@ def test_the_page_runs_only_its_own_scripts_and_asks_no_host(cohort: Path) -> No
     written, page = report(cohort)
     (policy,) = [v for t, n, v in page.attributes if (t, n) == ("meta", "content") and "default-src" in v]
     assert policy.startswith("default-src 'none'; img-src data:; ")
-    assert "unsafe" not in policy and policy.count("sha256-") == 4
+    assert "unsafe" not in policy and policy.count("sha256-") == 5
     text = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", written.path.read_text(encoding="utf-8"))
     addresses = set(re.findall(r"""(?:https?:)?//[a-z][^\s"'<>)]*""", text))
     assert addresses <= {"http://www.w3.org/2000/svg"}
@@ -277,6 +243,36 @@ def test_moved_slides_are_found_below_the_root_and_other_slides_of_their_name_ar
         find_run(cohort).open_slide(result)
 
 
+@pytest.mark.parametrize("output", ["results", "herohe-bridge", "../somewhere/else"])
+def test_a_run_kept_elsewhere_finds_its_slides_after_both_were_moved_together(
+    scored: Path, tmp_path: Path, output: str
+) -> None:
+    slides, before, after = tmp_path / "a" / "slides", tmp_path / "a", tmp_path / "b"
+    shutil.copytree(scored, slides)
+    results = list(find_run(scored).slides())
+    folder = (slides / output).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "results.json", results, collection=slides)
+    before.rename(after)
+    run = find_run(after / folder.relative_to(before))
+    assert write_report(run, tmp_path / "report.html").without_pictures == ()
+    assert run.title == "slides"
+
+
+def test_slides_outside_of_what_was_scored_are_found_after_all_was_moved_together(
+    scored: Path, tmp_path: Path
+) -> None:
+    # As the demo's: a project, its results and its slides side by side, paths of slides absolute.
+    home = tmp_path / "moved" / "demo"
+    shutil.copytree(scored, home / "slides" / "held-out")
+    (home / "results").mkdir()
+    result = next(find_run(scored).slides())
+    result = msgspec.structs.replace(result, path="/home/anna/demo/slides/held-out/case-0.tif")
+    write_json(home / "results" / "results.json", [result], collection=home / "project")
+    with find_run(home / "results").open_slide(result) as slide:
+        assert slide.path == home / "slides" / "held-out" / "case-0.tif"
+
+
 def test_paths_of_another_machine_are_followed_by_ever_fewer_folders(cohort: Path, tmp_path: Path) -> None:
     result = next(find_run(cohort).slides())
     run = find_run(cohort, slides_root=tmp_path)
@@ -296,6 +292,9 @@ def test_agreement_with_ihc_counts_what_the_truth_file_knows(cohort: Path) -> No
     assert "The truth file knows 2 of 3 slides; 2 have both an IHC grade and a scored one" in page.text
     assert page.values("tr", "data-agreement") == ["agrees", "differs", "unknown"]
     assert "Quadratic-weighted kappa" in page.text
+    # The same figures as those of herohe-bridge evaluate.
+    evaluation = Truth(truth).evaluate(find_run(cohort))
+    assert f"{evaluation.measure('grade_accuracy').value:.3f}" in page.text
 
 
 def test_a_case_of_two_splits_needs_to_be_told_apart(tmp_path: Path) -> None:
@@ -316,6 +315,20 @@ def test_the_positive_step_is_found_in_the_probabilities() -> None:
     assert positive_step(msgspec.structs.replace(result, union=union)) == 0
     four = msgspec.structs.replace(made_provenance(), target="ihc+ish")
     assert positive_step(msgspec.structs.replace(result, union=None, provenance=four)) == 1
+
+
+def test_nothing_is_said_to_speak_for_a_step_that_speaks_against_it() -> None:
+    shares = (-0.3, 0.2, -0.1, 0.1, -0.2)
+    shown = [Tile(32 * i, 0, 32, 0.5, (share,)) for i, share in enumerate(shares)]
+    assert telling_tiles(shown, 0, 6) == ([1, 3], [0, 4])
+    # Where all speak against it, those that do so least are shown.
+    assert telling_tiles([shown[0], shown[2], shown[4]], 0, 1) == ([1], [0])
+
+
+def test_noise_of_a_model_that_knows_nothing_stays_pale() -> None:
+    noise = np.linspace(-1e-4, 1e-4, 50, dtype=np.float32)
+    assert colour_scale(noise, cells=25) == 1 / 25
+    assert colour_scale(1e4 * noise, cells=25) == pytest.approx(0.98, abs=0.03)
 
 
 def test_few_patches_are_not_shown_on_both_sides(cohort: Path) -> None:
@@ -364,8 +377,9 @@ def test_results_that_were_laid_out_anew_are_read_alike(cohort: Path) -> None:
 
 def test_the_command_writes_into_the_run_and_warns_of_missing_pictures(cohort: Path) -> None:
     (cohort / "case-1.tif").unlink()
-    done = CliRunner().invoke(command, [str(cohort)], catch_exceptions=False)
+    done = CliRunner().invoke(command, [str(cohort), "--title", "Thursday's"], catch_exceptions=False)
     assert done.exit_code == 0
+    assert "<h1>Thursday&#39;s</h1>" in (cohort / RUN / "report.html").read_text(encoding="utf-8")
     assert f"Report of 3 slides: {cohort / RUN / 'report.html'}" in done.output
     assert "Warning: pictures of case-1.tif are missing." in done.output
     assert (cohort / RUN / "report.html").is_file()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import shapely
+from helpers.damaged_slides import claim
 from numpy.typing import NDArray
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from herohe_model.errors import CancelledError, RegionError, SlideScaleError
-from herohe_model.sampling.patches import PatchSet, find_patches
+from herohe_model.sampling.patches import PatchGrid, PatchSet, find_patches
 from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
 from herohe_model.synthetic.slides import write_mirax, write_tiff
 
 STAINED = (190, 95, 140)
@@ -87,6 +90,20 @@ def test_a_slide_without_scale_cannot_be_sampled(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", np.full((64, 64, 3), STAINED, dtype=np.uint8), mpp=None)
     with pytest.raises(SlideScaleError, match="--mpp"):
         find(tmp_path / "a.tif", None)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "said"), [(2.5, "enlarged 5 times"), (0.05, "shrunk 10 times"), (20.0, "enlarged 40 times")]
+)
+def test_a_scale_far_from_the_models_is_refused_on_both_sides(stained: Path, mpp: float, said: str) -> None:
+    with Slide(stained, mpp=mpp) as slide, pytest.raises(SlideScaleError, match=f"{said}.*--mpp"):
+        find_patches(slide, None, patch_px=64, mpp=0.5, threshold=0.1)
+
+
+def test_a_slide_longer_than_any_glass_is_refused() -> None:
+    claimed = SimpleNamespace(path=Path("a.tif"), mpp=0.5, bounds=Box(0, 0, 1 << 20, 64))
+    with pytest.raises(SlideScaleError, match=r"524 mm long.*--mpp"):
+        PatchGrid.over(claimed, patch_px=64, mpp=0.5)
 
 
 # Regions
@@ -180,6 +197,25 @@ def test_a_patch_at_the_threshold_is_foreground(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", np.full((64, 64, 3), STAINED, dtype=np.uint8), mpp=0.5, quality=None)
     assert len(find(tmp_path / "a.tif", None, threshold=0.5)) == 1
     assert len(find(tmp_path / "a.tif", None, threshold=0.5000001)) == 0
+
+
+def test_tissue_that_only_the_pyramid_shows_is_no_foreground(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_tiff(path, np.full((1024, 1024, 3), STAINED, dtype=np.uint8), mpp=0.5, tile=128)
+    for row in range(4):
+        for column in range(3):
+            claim(path, 325, 0, index=row * 8 + column)
+    found = find(path, None)
+    kept = set(zip(found.x.tolist(), found.y.tolist(), strict=True))
+    assert kept == {(x, y) for x in range(0, 1024, 64) for y in range(0, 1024, 64) if x >= 384 or y >= 512}
+    exact = find(path, None, exact=True)
+    assert np.array_equal(found.x, exact.x) and np.array_equal(found.y, exact.y)
+    # A patch half over pixels that are there has half of its tissue.
+    half = find(path, box(320, 0, 448, 128), patch_px=128, threshold=0.2, min_coverage=0.9)
+    assert half.saturation == pytest.approx([0.25], abs=0.01)
+    # Where a model reads from a level that has them, they are there.
+    coarser = find(path, None, patch_px=32, mpp=1.0)
+    assert len(coarser) == 256
 
 
 def test_unscanned_area_is_no_foreground(tmp_path: Path) -> None:

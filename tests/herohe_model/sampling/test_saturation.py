@@ -27,10 +27,10 @@ def tissue(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def naive(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """S of HSV of every pixel."""
+    """S of HSV of every pixel that is not near black."""
     rgb = pixels.astype(np.float64)
     high, low = rgb.max(axis=-1), rgb.min(axis=-1)
-    return np.divide(high - low, high, out=np.zeros_like(high), where=high > 0)
+    return np.divide(high - low, high, out=np.zeros_like(high), where=high >= 32)
 
 
 def positions(seed: int, count: int, width: int, height: int, size: int) -> tuple[NDArray[np.int64], ...]:
@@ -115,11 +115,19 @@ def test_unscanned_pixels_have_the_background_saturation(tmp_path: Path) -> None
 
 
 def test_black_and_grey_have_no_saturation_and_pure_colours_have_all(tmp_path: Path) -> None:
-    colours = np.array([[(0, 0, 0), (128, 128, 128), (255, 0, 0), (1, 0, 1)]], dtype=np.uint8)
+    colours = np.array([[(0, 0, 0), (128, 128, 128), (255, 0, 0), (40, 0, 40)]], dtype=np.uint8)
     write_tiff(tmp_path / "a.tif", np.kron(colours, np.ones((64, 64, 1), dtype=np.uint8)), quality=None)
     with Slide(tmp_path / "a.tif") as slide:
         found = mean_saturation(slide, np.arange(4) * 64, np.zeros(4, dtype=np.int64), 64, downsample=1.0)
     assert found.tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_noise_near_black_has_no_saturation(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 24, (256, 256, 3), dtype=np.uint8)
+    write_tiff(tmp_path / "a.tif", noise, quality=None)
+    with Slide(tmp_path / "a.tif") as slide:
+        x = np.array([0, 64, 128])
+        assert mean_saturation(slide, x, x, 64, downsample=1.0).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_patches_in_any_order_get_their_own_saturation(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from helpers.damaged_slides import claim
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -97,6 +98,24 @@ def test_beyond_the_edges_lies_background(tmp_path: Path) -> None:
         assert np.array_equal(slide.read_box(-50, -50, 400, 300, (400, 300)), expected)
         assert (slide.read_box(5000, 5000, 64, 64, (32, 32)) == 255).all()
         assert (slide.read_box(-500, 10, 64, 64, (32, 32)) == 255).all()
+
+
+@pytest.mark.parametrize("other", ["focal plane", "macro picture"])
+def test_pictures_that_are_no_pyramid_level_are_not_read_as_one(tmp_path: Path, other: str) -> None:
+    picture = ramp(512, 512)
+    beside = 255 - picture if other == "focal plane" else np.zeros((128, 256, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for number, pixels in enumerate((picture, beside, picture[::4, ::4])):
+            file.write(
+                pixels, tile=(64, 64), photometric="rgb", compression="zlib", subfiletype=min(number, 1)
+            )
+    assert len(openslide.OpenSlide(tmp_path / "a.tif").level_dimensions) == 3
+    with Slide(tmp_path / "a.tif") as slide:
+        assert slide.level_downsamples == (1.0, 4.0)
+        assert np.array_equal(slide.read_box(64, 64, 128, 128, (128, 128)), picture[64:192, 64:192])
+        assert np.array_equal(slide.read_box(0, 0, 512, 512, (128, 128)), picture[::4, ::4])
+        half = slide.read_box(0, 0, 512, 512, (256, 256)).astype(int)
+    assert np.abs(half - picture[::2, ::2]).max() < 8
 
 
 def test_boxes_larger_than_one_read_are_put_together(tmp_path: Path) -> None:
@@ -213,6 +232,21 @@ def test_pixels_that_are_not_square_are_warned_of(tmp_path: Path) -> None:
         assert slide.warnings == ()
 
 
+def test_a_scale_finer_than_any_scanner_is_refused_and_names_the_option(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", noise(64, 64), mpp=0.025)
+    with Slide(tmp_path / "a.tif") as slide, pytest.raises(SlideScaleError, match="--mpp"):
+        _ = slide.mpp
+    with Slide(tmp_path / "a.tif", mpp=0.25) as slide:
+        assert slide.mpp == 0.25
+
+
+def test_a_slide_finer_by_more_than_five_times_is_warned_of(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "a.tif", noise(64, 64), mpp=0.1)
+    with Slide(tmp_path / "a.tif") as slide:
+        assert slide.scale_warning(0.5) is None
+        assert "shrunk 8 times" in (slide.scale_warning(0.8) or "")
+
+
 def test_a_slide_coarser_by_more_than_a_quarter_is_warned_of(tmp_path: Path) -> None:
     write_tiff(tmp_path / "a.tif", noise(64, 64), mpp=0.5)
     with Slide(tmp_path / "a.tif") as slide:
@@ -244,6 +278,37 @@ def test_a_format_without_quickhash_has_a_fingerprint_too(tmp_path: Path) -> Non
 
 
 # Errors
+
+
+@pytest.mark.parametrize("compression", [50001, 34712, 52546], ids=["webp", "jpeg 2000", "jpeg xl"])
+def test_a_copy_is_no_remedy_for_what_is_not_supported(tmp_path: Path, compression: int) -> None:
+    path = tmp_path / "a.tif"
+    write_tiff(path, noise(128, 128), tile=64, levels=1)
+    claim(path, 259, compression)
+    with pytest.raises(SlideUnreadableError, match=r"OpenSlide cannot read.*convert it") as error:
+        Slide(path)
+    assert "again" not in str(error.value)
+
+
+def test_capitals_are_named_where_they_are_what_is_wrong(tmp_path: Path) -> None:
+    write_mirax(tmp_path / "a.mrxs", noise(128, 128), tile=64)
+    (tmp_path / "a.mrxs").rename(tmp_path / "a.MRXS")
+    if (tmp_path / "a.mrxs").exists():
+        pytest.skip("file names are the same in capitals here")
+    with pytest.raises(SlideUnreadableError, match=r"Rename it to a\.mrxs"):
+        Slide(tmp_path / "a.MRXS")
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "said"), [(325, 1 << 44, "a tile of 17592186044416 bytes"), (322, 1 << 31, "tiles of")]
+)
+def test_what_a_file_cannot_hold_is_not_asked_of_openslide(
+    tmp_path: Path, tag: int, value: int, said: str
+) -> None:
+    write_tiff(tmp_path / "a.tif", noise(256, 256), tile=64)
+    claim(tmp_path / "a.tif", tag, value)
+    with pytest.raises(SlideUnreadableError, match=said):
+        Slide(tmp_path / "a.tif")
 
 
 def test_a_missing_slide(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_a_run_leaves_options_log_curves_checkpoints_and_a_model(data: TrainingS
     assert [r["step"] for r in records if r["event"] == "step"] == list(range(1, 11))
     assert {r["epoch"] for r in records if r["event"] == "validation"} == {5.0, 10.0}
     assert records[-1]["bits_right"] > 0.5
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    curves = (tmp_path / "curves.html").read_text(encoding="utf-8")
+    assert curves.count('<polyline class="curve model"') == 2 and "Research use only" in curves
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "step-00000009.safetensors",
         "step-00000010.safetensors",
