@@ -168,7 +168,8 @@ def test_a_slide_has_no_grade_where_none_of_its_annotations_is_large_enough(
 
 
 def test_slide_and_annotations_that_disagree_say_so() -> None:
-    low = Prediction("0", "HER2-negative", 0.1, 0.0, 0.1, {}, {})
+    at_least = {"1+": 0.2, "2+": 0.1, "3+": 0.1}
+    low = Prediction("0", "HER2-negative", 0.1, 0.0, 0.4, at_least, {"0": 0.8})
     high = msgspec.structs.replace(low, grade="3+", status="HER2-positive")
     union = RegionResult("slide", "", "", ("a", "b"), Outcome.SCORED, prediction=low)
     named = RegionResult("a", "left", "Tumor", ("a",), Outcome.SCORED, prediction=high)
