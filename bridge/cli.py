@@ -14,6 +14,7 @@ import click
 
 from bridge import __version__
 from herohe_model.errors import ALLOW, HeroheError, OptionError, os_problem
+from herohe_model.model.machine import wait_passively
 from herohe_model.printable import printable
 
 _COMMANDS: Final = {
@@ -63,6 +64,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; exit codes: 0 all well, 1 something failed, 2 wrong usage."""
+    # Some commands compute, others start processes that do.
+    wait_passively()
     debug = "--debug" in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         # A name that the console's code page has no letters for is shown by their numbers.

@@ -177,7 +177,8 @@ def _engines() -> Iterable[Finding]:
     from herohe_model.engines.choice import engine_label
     from herohe_model.engines.openvino_engine import openvino_precisions
     from herohe_model.engines.trials import SMALL_MACHINE
-    from herohe_model.model.device import choose_device, choose_precision, machine_memory
+    from herohe_model.model.device import choose_device, choose_precision
+    from herohe_model.model.machine import machine_memory
 
     fast = choose_precision("auto", choose_device("cpu"))
     yield Finding("engine", "ok", f"{engine_label('torch')}, on the CPU fastest in {fast}")

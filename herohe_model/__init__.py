@@ -5,12 +5,12 @@ write Python, see ``docs/python.md``. Each name is imported from its room when i
 importing the package is light; PyTorch comes with ``Scorer``, ``new_model`` and ``save_model`` alone.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __all__ = [
     "Compute",
+    "GuardedSlide",
     "HeroheError",
     "ModelCard",
     "Scorer",
@@ -24,10 +24,6 @@ __all__ = [
     "save_model",
 ]
 
-# OpenMP's threads wait by spinning unless told otherwise before PyTorch is loaded; beside the threads that
-# read slides, or any other busy program, that made scoring ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -39,10 +35,12 @@ if TYPE_CHECKING:
     from herohe_model.model.new_model import new_model
     from herohe_model.sampling.composite import draw_composites, read_composite
     from herohe_model.sampling.patches import find_patches
+    from herohe_model.slides.guarded_slide import GuardedSlide
     from herohe_model.slides.slide import Slide
 else:  # Type checkers must not see it: it would make every name an attribute.
     _HOME = {
         "Compute": "model.compute",
+        "GuardedSlide": "slides.guarded_slide",
         "HeroheError": "errors",
         "ModelCard": "model.card",
         "Scorer": "engines.scorer",
@@ -59,6 +57,9 @@ else:  # Type checkers must not see it: it would make every name an attribute.
         """Import a name of the list from its room."""
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "Scorer":
+            # Only now is it known that this process shall compute.
+            import_module(f"{__name__}.model.machine").wait_passively()
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

@@ -15,6 +15,7 @@
     ├── ServerError                the model server
     │   ├── ServerUnavailableError     none found, none answering, none could be started
     │   ├── ServerBusyError            no answer before the deadline
+    │   ├── WorkerDiedError            workers do not survive what they are given
     │   ├── ProtocolError              a message that breaks the protocol, or another protocol version
     │   └── RemoteError                the server answered a request with an error
     ├── ProjectError               a QuPath project or folder of slides
@@ -154,6 +155,12 @@ class ServerBusyError(ServerError):
     """The server did not answer before the deadline."""
 
     code = "server_busy"
+
+
+class WorkerDiedError(ServerError):
+    """The workers of a server or a cluster do not survive what they are given."""
+
+    code = "worker_died"
 
 
 class ProtocolError(ServerError):

@@ -43,7 +43,7 @@ class HeroheProjectRun {
     static void ask(HerohePanel panel) {
         def qupath = panel.qupath
         def project = (Project<BufferedImage>) qupath.project
-        def images = ProjectDialogs.createImageChoicePane(qupath, project.imageList, [], OPEN)
+        def images = ProjectDialogs.createImageChoicePane(qupath, project.imageList, project.imageList, OPEN)
         images.prefHeight = 260d
         def form = new HeroheDialog(HeroheParameters.remembered(HeroheScore.home()))
         def how = new TitledPane('Parameters', form.pane)

@@ -17,12 +17,12 @@ import javafx.scene.control.ProgressBar
 import javafx.scene.control.TableCell
 import javafx.scene.control.TableColumn
 import javafx.scene.control.TableView
-import javafx.scene.control.Tooltip
 import javafx.scene.input.Clipboard
 import javafx.scene.input.ClipboardContent
 import javafx.scene.layout.HBox
 import javafx.scene.layout.Priority
 import javafx.scene.layout.VBox
+import javafx.scene.text.Text
 import javafx.stage.Stage
 import javafx.stage.WindowEvent
 import javafx.util.Callback
@@ -157,6 +157,7 @@ class HeroheRunWindow {
             bar.progress = 1d
             button.text = 'Close'
             button.disable = false
+            table.refresh()
         }
     }
 
@@ -185,11 +186,15 @@ class HeroheRunWindow {
 
     /** A cell whose words can be read in full. */
     private static class WordsCell extends TableCell<Row, String> {
+        private static final double MARGIN = 12d
+
         @Override
         protected void updateItem(String words, boolean empty) {
             super.updateItem(words, empty)
-            setText(empty ? null : words)
-            setTooltip(empty || !words ? null : new Tooltip(words))
+            def shown = new Text(empty ? '' : words)
+            shown.style = '-fx-fill: -fx-text-background-color;'
+            shown.wrappingWidthProperty().bind(tableColumn.widthProperty().subtract(MARGIN))
+            setGraphic(shown)
         }
     }
 

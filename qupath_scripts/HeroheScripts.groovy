@@ -23,7 +23,7 @@ class HeroheScripts {
             def result = HeroheScore.score(image, options, task)
             ((List) result.warnings)?.each { task.say("Note: $it") }
             saved(script, image)
-            return HeroheScore.summary(result)
+            return result
         }
     }
 
@@ -72,15 +72,19 @@ class HeroheScripts {
         return HeroheExplain.export(image, task, annotation, best, options.composite, folder)
     }
 
-    /** Run an action for the script's image where it can be watched, and say what came of it in words. */
-    private static void run(Script script, String title, Closure<String> action) {
+    /**
+     * Run an action for the script's image where it can be watched, and say what came of it in words.
+     *
+     * @param action is given the image and its task; returns words, or a result
+     */
+    private static void run(Script script, String title, Closure action) {
         def log = { String line -> script.println(line) } as Consumer<String>
         def qupath = QuPathGUI.getInstance()
         if (qupath == null) {
             def image = HeroheImage.current()
             image.checkColours()
             def task = new HeroheTask(title, log)
-            task.finished(action.call(image, task))
+            task.finished(words(action.call(image, task)))
             return
         }
         HeroheImage image = null
@@ -96,15 +100,19 @@ class HeroheScripts {
             inRun(script, image, title, log, action)
     }
 
+    private static String words(Object came) {
+        return came instanceof Map ? HeroheScore.summary((Map<String, Object>) came) : String.valueOf(came)
+    }
+
     private static void inPanel(QuPathGUI qupath, HeroheImage image, String title, Consumer<String> log,
-            Closure<String> action) {
+            Closure action) {
         HerohePanel panel = null
         HeroheRunWindow.onWindow { panel = HerohePanel.of(qupath) }
         def progress = panel.begin(title, image, log)
         String problem = ''
         try {
             image.checkColours()
-            progress.finished(action.call(image, progress))
+            progress.finished(words(action.call(image, progress)))
         } catch (HeroheClient.Failure failure) {
             // Thrown, QuPath would print it as an error to seek help for.
             problem = failure.message
@@ -119,7 +127,7 @@ class HeroheScripts {
 
     /** One image of a run over a project, which goes on with the next whatever came of this. */
     private static void inRun(Script script, HeroheImage image, String title, Consumer<String> log,
-            Closure<String> action) {
+            Closure action) {
         int index = number(script, 'batchIndex'), total = Math.max(1, number(script, 'batchSize'))
         def window = HeroheRunWindow.ofScripts(title, index, total, log)
         def row = window.begin(title, image.name)
@@ -127,9 +135,12 @@ class HeroheScripts {
             if (window.cancelled)
                 throw HeroheClient.stopped()
             image.checkColours()
-            def words = action.call(image, row)
-            row.finished(words)
-            row.ended('done', null, words.readLines().join('; '))
+            def came = action.call(image, row)
+            row.finished(words(came))
+            if (came instanceof Map)
+                row.ended('scored', (Map) came, ((List) ((Map) came).get('warnings') ?: []).join(' '))
+            else
+                row.ended('done', null, words(came).readLines().join('; '))
         } catch (HeroheClient.Failure failure) {
             log.accept("$title: $failure.message".toString())
             row.ended(failure.code.replace('_', ' '), null, failure.message)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.chromium import find_chromium
 
-# As herohe_model sets it; test modules may import torch first.
+# As every process of ours that computes; test modules may import torch first.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -17,6 +17,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
 FACE = {
     herohe_model: {
         "Compute",
+        "GuardedSlide",
         "HeroheError",
         "ModelCard",
         "Scorer",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 import zmq
 
-from bridge.protocol.codec import decode_reply, encode, error_from
+from bridge.protocol.codec import decode_reply, encode
+from bridge.protocol.errors import error_from
 from bridge.protocol.messages import ErrorReply, Heartbeat, Reply, Request
 from bridge.transport.curve import CLIENT_KEY, PLAIN_NAME, KeyPair, keys_directory, read_pair, trusted_key
 from bridge.transport.discovery import ServerRecord, running_servers

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bridge.client.address import ServerAddress
-from bridge.protocol.codec import error_from
+from bridge.protocol.errors import error_from
 from bridge.transport.discovery import ServerRecord
 from herohe_model.child_process import end_child, start_child
 from herohe_model.errors import HeroheError, ServerUnavailableError
@@ -21,6 +21,8 @@ from herohe_model.model.compute import Compute
 
 _NOTICE_S: Final = 10.0
 _POLL_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class StartReport(msgspec.Struct, frozen=True):
@@ -52,30 +54,25 @@ class StartReport(msgspec.Struct, frozen=True):
 class ChildServer:
     """A server process of this process. Implements :class:`bridge.client.locate.ServerLocator`.
 
-    Parameters
-    ----------
-    notice
-        Told in words how far it is.
-
     Raises
     ------
     HeroheError
         If it cannot load the model, or ends before it is ready.
     """
 
-    def __init__(self, model: Path, compute: Compute, *, notice: Callable[[str], None]) -> None:
-        notice(f"Starting a model server for {model.name}")
+    def __init__(self, model: Path, compute: Compute) -> None:
+        _log.info("Starting a model server for %s", model.name)
         asked = ("--device", compute.device, "--precision", compute.precision, "--engine", compute.engine)
         self._child = start_child(
             ["-m", "bridge", "serve", "--owned", "--model", str(model), *asked], stdout=subprocess.PIPE
         )
         try:
-            self.record = self._wait(notice, model)
+            self.record = self._wait(model)
         except BaseException:
             end_child(self._child)
             raise
         self._address = ServerAddress.of(self.record)
-        notice(f"{self.record.model_name} is ready on {self.record.computes_on}")
+        _log.info("%s is ready on %s", self.record.model_name, self.record.computes_on)
 
     def find(self) -> ServerAddress | None:
         """Return its address while it lives."""
@@ -89,7 +86,7 @@ class ChildServer:
         """End the process, and its workers with it; may be called twice."""
         end_child(self._child)
 
-    def _wait(self, notice: Callable[[str], None], model: Path) -> ServerRecord:
+    def _wait(self, model: Path) -> ServerRecord:
         """Wait for the server's report."""
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         stdout = self._child.stdout
@@ -107,7 +104,7 @@ class ChildServer:
             except queue.Empty:
                 if time.monotonic() - noticed > _NOTICE_S:
                     noticed = time.monotonic()
-                    notice(f"Loading {model.name}: {noticed - began:.0f} s")
+                    _log.info("Loading %s: %.0f s", model.name, noticed - began)
                 continue
             if not line:
                 code = self._child.wait()
@@ -117,7 +114,7 @@ class ChildServer:
                 )
             report = msgspec.json.decode(line, type=StartReport)
             if report.note:
-                notice(report.note)
+                _log.info("%s", report.note)
                 listen()
                 continue
             if report.ready is None:

@@ -7,6 +7,7 @@ error in bounded time (:mod:`bridge.client.connection`).
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -54,6 +55,8 @@ from herohe_model.errors import (
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.score import CompositeScore, ScorerInfo
+
+_log = logging.getLogger(__name__)
 
 _WINDOW: Final = 8
 """Composites on their way to the server and back at a time; others wait here."""
@@ -304,7 +307,6 @@ def connect_or_start(
     compute: Compute = AUTO,
     *,
     server: str | None = None,
-    notice: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Client]:
     """Connect to a server: the named one, a running one that fits, or one that is started for this and ended.
 
@@ -316,8 +318,6 @@ def connect_or_start(
         What a server must have, or is started with.
     server
         Endpoint of a running server.
-    notice
-        Told in words what is being waited for.
 
     Raises
     ------
@@ -339,10 +339,10 @@ def connect_or_start(
             try:
                 client = stack.enter_context(Client(DiscoveredServer(wanted)))
             except ServerError as error:
-                notice(f"{error} Going on without it.")
+                _log.warning("%s Going on without it.", error)
             else:
-                notice(f"Using the model server of process {found.pid}: {found.computes_on}")
+                _log.info("Using the model server of process %d: %s", found.pid, found.computes_on)
                 yield client
                 return
-        own = stack.enter_context(closing(ChildServer(model, compute, notice=notice)))
+        own = stack.enter_context(closing(ChildServer(model, compute)))
         yield stack.enter_context(Client(own))

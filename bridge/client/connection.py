@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bridge.client.address import ServerAddress
 from bridge.client.locate import FixedServer, ServerLocator
-from bridge.protocol.codec import decode_reply, encode, error_from, new_id
+from bridge.protocol.codec import decode_reply, encode, new_id
+from bridge.protocol.errors import error_from
 from bridge.protocol.messages import (
     Cancel,
     ErrorReply,

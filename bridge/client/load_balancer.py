@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,22 +22,20 @@ _GONE: Final = (ServerUnavailableError, ProtocolError)
 """Errors after which a server is not asked any more; one that was restarted does not know our token."""
 
 _Scores = Future[CompositeScore]
-_Notice = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 
 class SpreadScorer:
     """Implements :class:`~herohe_model.model.score.CompositeScorer` by others, by name. Thread-safe.
 
-    `notice` is told in words when one is gone. Raises OptionError if they differ in model, device, precision
-    or engine: results would depend on which of them was free.
+    Raises OptionError if they differ in model, device, precision or engine: results would depend on which of
+    them was free.
     """
 
-    def __init__(self, servers: dict[str, CompositeScorer], notice: _Notice = _log.info) -> None:
+    def __init__(self, servers: dict[str, CompositeScorer]) -> None:
         self._servers = servers
         # Of those that are still there, the composites without an answer.
         self._in_hand = dict.fromkeys(servers, 0)
-        self._notice = notice
         self._lock = threading.Lock()
         has = [f"{s.info.model_sha256[:12]} on {s.info.computes_on}" for s in servers.values()]
         if len(set(has)) > 1:
@@ -78,7 +76,7 @@ class SpreadScorer:
             if name in self._in_hand:
                 self._in_hand[name] -= 1
         if first:
-            self._notice(f"{error} Going on without {name}.")
+            _log.warning("%s Going on without %s.", error, name)
         if lost and not future.cancelled():
             try:
                 return self._hand_on(pixels, future)
@@ -89,11 +87,9 @@ class SpreadScorer:
 
 
 @contextmanager
-def connect_servers(
-    endpoints: Sequence[str], model: Path | None, *, notice: _Notice = _log.info
-) -> Iterator[SpreadScorer]:
+def connect_servers(endpoints: Sequence[str], model: Path | None) -> Iterator[SpreadScorer]:
     """Connect to several running servers; those of `model`, if one is named."""
     sha256 = read_card(model)[1] if model is not None else ""
     with ExitStack() as stack:
         each = {e: stack.enter_context(connect_named(e, sha256)) for e in dict.fromkeys(endpoints)}
-        yield SpreadScorer(dict(each), notice)
+        yield SpreadScorer(dict(each))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import ssl
 import threading
 import time
@@ -21,6 +22,8 @@ from herohe_model.model.compute import Compute, engine_name
 
 if TYPE_CHECKING:
     from distributed import Client
+
+_log = logging.getLogger(__name__)
 
 _PART_BYTES: Final = 32 * 2**20
 _POLL_S: Final = 0.25
@@ -144,7 +147,6 @@ def gather_workers(
     client: Client,
     spec: RunSpec,
     *,
-    notice: Callable[[str], None],
     cancelled: Callable[[], bool],
 ) -> tuple[RunSpec, Environment]:
     """Wait for a worker, let it decide what was left open, and have all others load the model like it.
@@ -161,8 +163,8 @@ def gather_workers(
     CancelledError
         When `cancelled` said so.
     """
-    first = _wait_for_one(client, spec, notice, cancelled)
-    notice("Loading the model on the workers")
+    first = _wait_for_one(client, spec, cancelled)
+    _log.info("Loading the model on the workers")
     one = _prepare(client, spec, [first]).get(first)
     if one is None:
         raise ClusterError(f"The worker {first} ended while it loaded the model", "Look at its log")
@@ -172,12 +174,12 @@ def gather_workers(
     ready = _prepare(client, settled, None)
     for worker, answer in sorted(ready.items()):
         if facts.device == "cpu" and answer.cpus < facts.threads:
-            notice(
+            _log.warning(
                 f"{worker} on {answer.host} may use {answer.cpus} CPUs, and scores with {facts.threads} "
                 f"threads as this machine would: set OMP_NUM_THREADS={answer.cpus} here for speed."
             )
     plural = "worker holds" if len(ready) == 1 else "workers hold"
-    notice(f"{len(ready)} {plural} the model: {facts.device} ({facts.precision}, {facts.engine})")
+    _log.info(f"{len(ready)} {plural} the model: {facts.device} ({facts.precision}, {facts.engine})")
     return settled, facts
 
 
@@ -253,9 +255,7 @@ def _run(
     return found
 
 
-def _wait_for_one(
-    client: Client, spec: RunSpec, notice: Callable[[str], None], cancelled: Callable[[], bool]
-) -> str:
+def _wait_for_one(client: Client, spec: RunSpec, cancelled: Callable[[], bool]) -> str:
     """Wait until a worker has done a task, which also wakes clusters that grow with their tasks.
 
     Returns
@@ -275,7 +275,7 @@ def _wait_for_one(
             raise CancelledError("Stopped while waiting for a worker")
         if time.monotonic() - told >= _NOTICE_S:
             told = time.monotonic()
-            notice("Waiting for the cluster's first worker")
+            _log.info("Waiting for the cluster's first worker")
     if future.status == "finished":
         return str(future.result())
     error = future.exception() if future.status == "error" else None

@@ -8,6 +8,7 @@ what ended into a queue.
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 import uuid
@@ -37,14 +38,16 @@ from bridge.cluster.registry import WorkerRegistry
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
 from bridge.scoring.slide import Progress, failed_result
-from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError
+from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError, WorkerDiedError
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import AUTO, Compute
-from herohe_model.model.device import default_threads
+from herohe_model.model.machine import default_threads
 from herohe_model.model.score import ScorerInfo
 
 if TYPE_CHECKING:
     from distributed import Future
+
+_log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 2.0
 """How often the driver looks which workers there are."""
@@ -56,12 +59,6 @@ _TRIES: Final = 3
 """Workers that must fail at a slide before it, and not the worker, is taken for the reason."""
 _RETRIES: Final = 2
 """How often dask may try a slide again after an error of its own."""
-
-
-class WorkerDiedError(ClusterError):
-    """Workers do not survive a slide."""
-
-    code = "worker_died"
 
 
 @dataclass(eq=False)
@@ -106,8 +103,6 @@ class DaskExecutor:
         What shall compute it in each worker.
     slides
         Where the workers find the slides; at the same place when None.
-    notice
-        Told in words what is being waited for.
     cancelled
         A true answer ends the wait for workers.
     timeout_s
@@ -126,13 +121,11 @@ class DaskExecutor:
         compute: Compute = AUTO,
         *,
         slides: SlidesElsewhere | None = None,
-        notice: Callable[[str], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         timeout_s: float | None = None,
     ) -> None:
         card, sha256 = read_card(model)
         self._slides = slides
-        self._notice = notice
         self._tasks: dict[str, _Task] = {}
         self._unplaced: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
@@ -147,7 +140,7 @@ class DaskExecutor:
         self._looked = 0.0
         self._endpoint = address.endpoint()
         if address.is_exposed():
-            notice(
+            _log.warning(
                 f"{self._endpoint} is not encrypted: whoever reaches it can run anything there. "
                 "docs/cluster.md says how to use TLS."
             )
@@ -161,8 +154,8 @@ class DaskExecutor:
         )
         self._client = connect(address, timeout_s=timeout_s)
         try:
-            self._spec, facts = gather_workers(self._client, spec, notice=notice, cancelled=cancelled)
-            self._registry = WorkerRegistry(self._client, model, sha256, notice)
+            self._spec, facts = gather_workers(self._client, spec, cancelled=cancelled)
+            self._registry = WorkerRegistry(self._client, model, sha256)
             self._client.subscribe_topic(TOPIC, self._hear)
         except BaseException:
             self._client.close()
@@ -272,7 +265,7 @@ class DaskExecutor:
     def _say(self, message: str) -> None:
         """Tell what is waited for, once."""
         if message and message != self._said:
-            self._notice(message)
+            _log.info("%s", message)
         self._said = message
 
     def _lose(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+_log = logging.getLogger(__name__)
+
+
 class WorkerRegistry:
     """The workers of a run, as they come and go. Used by the batch's thread.
 
@@ -21,15 +24,12 @@ class WorkerRegistry:
     ----------
     model, model_sha256
         The model's file, for workers that come later and cannot read it.
-    notice
-        Told in words which worker is left out, and why.
     """
 
-    def __init__(self, client: Client, model: Path, model_sha256: str, notice: Callable[[str], None]) -> None:
+    def __init__(self, client: Client, model: Path, model_sha256: str) -> None:
         self._client = client
         self._model = model
         self._model_sha256 = model_sha256
-        self._notice = notice
         self._there: dict[str, int] = client.nthreads()
         self._left_out: set[str] = set()
         self._sent: set[str] = set()
@@ -58,7 +58,7 @@ class WorkerRegistry:
         """Give a worker no more slides, and say so once."""
         if rejected.worker not in self._left_out:
             self._left_out.add(rejected.worker)
-            self._notice(
+            _log.warning(
                 f"The worker {rejected.worker} on {rejected.host} is left out: {rejected.problem}. "
                 f"{rejected.remedy}."
             )

@@ -39,14 +39,16 @@ from bridge.results.schema import Outcome
 from bridge.scoring.job import decode_job, score_job
 from bridge.scoring.slide import Progress
 from bridge.versions import is_older, package_versions
-from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.files import sha256_of
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import engine_name
+from herohe_model.model.machine import wait_passively
 
 if TYPE_CHECKING:
     from distributed import Worker
+
+    from herohe_model.engines.scorer import Scorer
 
 _HELD_MODELS: Final = 2
 """Models that a process keeps: drivers that share a cluster may take turns."""
@@ -97,7 +99,7 @@ def score(spec: bytes, job: bytes) -> bytes:
 
 def _score(spec: RunSpec, data: bytes, worker: Worker) -> Answer:
     scorer = _join(spec, worker)
-    if not isinstance(scorer, Scorer):
+    if isinstance(scorer, ModelMissing | Rejected):
         return scorer
     job = decode_job(data)
     told = 0.0
@@ -128,7 +130,7 @@ def _unwanted(worker: Worker) -> Callable[[], bool]:
 
 def _prepare(spec: RunSpec, worker: Worker) -> Ready | ModelMissing | Rejected:
     scorer = _join(spec, worker)
-    if not isinstance(scorer, Scorer):
+    if isinstance(scorer, ModelMissing | Rejected):
         return scorer
     return Ready(socket.gethostname(), _environment(scorer), _cpus())
 
@@ -189,6 +191,10 @@ def _pop(spec: RunSpec) -> Scorer | None:
 
 
 def _load(spec: RunSpec, directory: Path) -> Scorer | None:
+    # The driver imports this module too, to name its functions, and computes nothing.
+    wait_passively()
+    from herohe_model.engines.scorer import Scorer
+
     for path in (Path(spec.model), directory / _name(spec.model_sha256)):
         with contextlib.suppress(ModelFileError):
             if read_card(path)[1] == spec.model_sha256:

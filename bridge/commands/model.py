@@ -100,6 +100,7 @@ def verify(file: Path, compute: Compute) -> None:
     """
     import numpy as np
 
+    from bridge.console.log import log_shown
     from herohe_model.engines.scorer import Scorer
     from herohe_model.errors import ModelFileError
     from herohe_model.grades import bit_probabilities
@@ -107,14 +108,10 @@ def verify(file: Path, compute: Compute) -> None:
 
     card, state, sha256 = load_model(file)
     pixels = noise_composite(card.side_px)
-    with Scorer(
-        card,
-        state,
-        compute,
-        model_sha256=sha256,
-        notice=lambda text: click.echo(text, err=True),
-        what=str(file),
-    ) as scorer:
+    with (
+        log_shown(lambda text: click.echo(text, err=True)),
+        Scorer(card, state, compute, model_sha256=sha256, what=str(file)) as scorer,
+    ):
         first, second = scorer.score([pixels, pixels])
         where = f"{scorer.info.device} in {scorer.info.precision} by {scorer.info.engine}"
         plain = scorer.info.precision == "fp32" and scorer.info.engine.startswith("torch")

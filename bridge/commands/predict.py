@@ -63,6 +63,7 @@ def command(
     from bridge.batch.run import BatchOptions
     from bridge.console.batch_view import BatchView
     from bridge.console.interrupt import until_interrupted
+    from bridge.console.log import log_shown
     from bridge.projects.open import open_collection
     from bridge.results.schema import RESEARCH_USE_ONLY
     from bridge.scoring.options import ScoreOptions
@@ -76,7 +77,8 @@ def command(
     )
     with (
         until_interrupted() as interrupted,
-        Scorer.load(model, compute, notice=lambda text: click.echo(text, err=True)) as scorer,
+        log_shown(lambda text: click.echo(text, err=True)),
+        Scorer.load(model, compute) as scorer,
         BatchView(Console(stderr=True)) as view,
     ):
         predictions = predict_slides(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -260,10 +260,12 @@ def score_collection(
     from bridge.batch.run import run_batch_on
     from bridge.console.batch_view import BatchView
     from bridge.console.interrupt import until_interrupted
+    from bridge.console.log import log_shown
     from bridge.results.schema import RESEARCH_USE_ONLY
 
     view = BatchView(Console(stderr=True), log)
     with until_interrupted() as interrupted, ExitStack() as stack:
+        stack.enter_context(log_shown(view.say))
         executor: SlideExecutor
         if cluster is not None and model is not None:
             from bridge.cluster.executor import DaskExecutor
@@ -274,7 +276,6 @@ def score_collection(
                     model,
                     compute,
                     slides=slides_elsewhere,
-                    notice=view.say,
                     cancelled=interrupted,
                 )
             )
@@ -282,7 +283,7 @@ def score_collection(
         else:
             from bridge.batch.executor import ThreadExecutor
 
-            scorer = stack.enter_context(_scorer(model, compute, servers, view.say))
+            scorer = stack.enter_context(_scorer(model, compute, servers))
             executor = stack.enter_context(ThreadExecutor(view.measure(scorer), options.slides_at_once))
         stack.enter_context(view)
         summary = run_batch_on(
@@ -307,14 +308,13 @@ def _scorer(
     model: Path | None,
     compute: Compute,
     servers: Sequence[str],
-    notice: Callable[[str], None],
 ) -> AbstractContextManager[CompositeScorer]:
     """Return the server or servers to score with, as a context."""
     if len(servers) > 1:
         from bridge.client.load_balancer import connect_servers
 
-        return connect_servers(servers, model, notice=notice)
+        return connect_servers(servers, model)
     from bridge.client.client import connect_or_start
 
     server = servers[0] if servers else None
-    return connect_or_start(model, compute, server=server, notice=notice)
+    return connect_or_start(model, compute, server=server)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bridge.commands.compute_options import worker_options
 from herohe_model.model.compute import Compute
+
+if TYPE_CHECKING:
+    from bridge.transport.discovery import ServerRecord
 
 
 @click.command("serve")
@@ -79,9 +83,6 @@ def command(
     from bridge.server.server import Server, ServerSettings
     from bridge.transport.curve import read_pair
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if owned:
-        logging.disable(logging.INFO)
     settings = ServerSettings(
         model=model,
         workers=workers,
@@ -99,14 +100,17 @@ def command(
     if owned:
         _run_owned(server)
     else:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         server.run(lambda record: click.echo("\n".join((*record.endpoints, *record.remote_endpoints))))
 
 
 def _run_owned(server: object) -> None:
-    """Run until the process that started this one ends, and report to it."""
+    """Run until the process that started this one ends; report to it, what is logged while it loads too."""
     import sys
+    from contextlib import ExitStack
 
     from bridge.client.child_server import StartReport
+    from bridge.console.log import log_shown
     from bridge.server.server import Server
     from herohe_model.child_process import when_parent_ends
     from herohe_model.errors import HeroheError
@@ -117,10 +121,16 @@ def _run_owned(server: object) -> None:
 
     assert isinstance(server, Server)
     when_parent_ends(server.cut_off)
+    loading = ExitStack()
+
+    def ready(record: ServerRecord) -> None:
+        loading.close()
+        report(StartReport(ready=record))
+
     try:
-        server.run(
-            lambda record: report(StartReport(ready=record)), lambda text: report(StartReport(note=text))
-        )
+        with loading:
+            loading.enter_context(log_shown(lambda text: report(StartReport(note=text))))
+            server.run(ready)
     except HeroheError as error:
         report(StartReport.of(error))
         sys.exit(1)

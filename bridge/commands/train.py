@@ -210,6 +210,7 @@ def _train(
     from rich.console import Console
 
     from bridge.console.interrupt import until_interrupted
+    from bridge.console.log import log_shown
     from bridge.console.training_view import TrainingView
     from bridge.projects.open import open_collection
     from bridge.projects.training_slides import label_slides
@@ -222,7 +223,7 @@ def _train(
 
     with join_processes(device) as processes, until_interrupted() as interrupted:
         options = check_options(options, processes=processes.count)
-        with TrainingView(Console(stderr=True, quiet=not processes.first)) as view:
+        with TrainingView(Console(stderr=True, quiet=not processes.first)) as view, log_shown(view.say):
             labels = _read_labels(label_files, split, view)
             collection = open_collection(slides, slides_root=slides_root, output=output)
             try:

@@ -86,8 +86,8 @@ All have ``protocol``, ``type`` and the ``id`` of the request they belong to.
     ``origin_y``}: a frame of JSON, or two; coordinates of the first are level-0 px of the slide, and those
     minus the origin are QuPath's. An acknowledgement has neither.
 ``error`` {``code``, ``problem``, ``remedy``}
-    ``code`` is one of ``ERROR_CODES`` or the ``code`` of a :class:`~herohe_model.errors.HeroheError`, and
-    stable; the others are sentences without their full stop, ``remedy`` possibly empty.
+    ``code`` is one of :mod:`bridge.protocol.errors`, and stable; the others are sentences without their full
+    stop, ``remedy`` possibly empty.
 """
 
 from __future__ import annotations
@@ -118,9 +118,6 @@ from bridge.protocol.messages import (
 from herohe_model.errors import (
     HeroheError,
     ProtocolError,
-    RemoteError,
-    ServerBusyError,
-    ServerUnavailableError,
 )
 from herohe_model.model.score import CompositeScore
 
@@ -256,33 +253,6 @@ def decode_reply(body: Sequence[Frame]) -> tuple[Reply, list[Frame]]:
             raise ProtocolError(problem, "Restart the server")
         return reply, list(body[1:])
     return reply, _checked_frames(body[1:], _score_sizes(reply))
-
-
-def _kinds(base: type[HeroheError]) -> dict[str, type[HeroheError]]:
-    found = {base.code: base}
-    for kind in base.__subclasses__():
-        found.update(_kinds(kind))
-    return found
-
-
-_NOT_REBUILT: Final = (RemoteError.code, Refusal.code, HeroheError.code)
-_ERRORS: Final[dict[str, type[HeroheError]]] = {
-    **{code: kind for code, kind in _kinds(HeroheError).items() if code not in _NOT_REBUILT},
-    "busy": ServerBusyError,
-    "deadline": ServerBusyError,
-    "malformed": ProtocolError,
-    "protocol": ProtocolError,
-    "protocol_version": ProtocolError,
-    "unauthorized": ProtocolError,
-    "stopping": ServerUnavailableError,
-    "no_worker": ServerUnavailableError,
-}
-
-
-def error_from(code: str, problem: str, remedy: str) -> HeroheError:
-    """Return the error that an ``error`` reply stands for, as if it had been raised in this process."""
-    kind = _ERRORS.get(code)
-    return kind(problem, remedy) if kind else RemoteError(problem, remedy, remote_code=code)
 
 
 def version_mismatch(client: int, *, server: int = PROTOCOL) -> tuple[str, str]:

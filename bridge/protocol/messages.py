@@ -24,22 +24,6 @@ MAX_ERROR_CHARACTERS: Final = 2000
 MAX_READ_BYTES: Final = 64 << 20
 """Raw size of all images of one ``pixels`` message."""
 
-ERROR_CODES: Final = (
-    "malformed",
-    "protocol_version",
-    "unauthorized",
-    "wrong_shape",
-    "wrong_model",
-    "unknown_request",
-    "busy",
-    "deadline",
-    "cancelled",
-    "worker_died",
-    "no_worker",
-    "stopping",
-    "internal",
-)
-
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)]

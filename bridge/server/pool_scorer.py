@@ -9,7 +9,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from bridge.protocol.codec import error_from, score_from
+from bridge.protocol.codec import score_from
+from bridge.protocol.errors import error_from
 from bridge.protocol.messages import ArrayHeader
 from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
 from bridge.server.worker_pool import WorkerPool

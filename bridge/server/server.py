@@ -21,7 +21,7 @@ from typing import Final
 import zmq
 
 from bridge import __version__
-from bridge.protocol.codec import error_from
+from bridge.protocol.errors import error_from
 from bridge.protocol.messages import (
     MAX_READ_BYTES,
     MAX_REGIONS_BYTES,
@@ -149,19 +149,13 @@ class Server:
         self._cut_off.set()
         self._loop_calls.call_soon_threadsafe(lambda: None)
 
-    def run(
-        self,
-        started: Callable[[ServerRecord], None] = lambda _: None,
-        notice: Callable[[str], None] = _log.info,
-    ) -> None:
+    def run(self, started: Callable[[ServerRecord], None] = lambda _: None) -> None:
         """Serve until stopped: by a ``stop`` message, a signal, :meth:`cut_off`, or idleness.
 
         Parameters
         ----------
         started
             Called when clients can come.
-        notice
-            Told in words what takes long before that.
 
         Raises
         ------
@@ -171,7 +165,7 @@ class Server:
         directory = SocketDirectory()
         try:
             with ending_signals(self._signalled):
-                self._serve(directory.path, started, notice)
+                self._serve(directory.path, started)
         finally:
             self._loop_calls.close()
             self._context.destroy(linger=1000)
@@ -181,7 +175,6 @@ class Server:
         self,
         directory: Path,
         started: Callable[[ServerRecord], None],
-        notice: Callable[[str], None],
     ) -> None:
         s = self._settings
         pool = WorkerPool(
@@ -190,7 +183,6 @@ class Server:
                 model=s.model,
                 directory=directory,
                 workers=s.workers,
-                notice=notice,
                 max_batch=s.max_batch,
                 max_wait_s=s.max_wait_s,
                 silence_s=s.worker_silence_s,

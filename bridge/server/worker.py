@@ -7,11 +7,13 @@ forward pass still answers.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -36,6 +38,7 @@ from bridge.protocol.worker_messages import (
 from bridge.transport.loop_calls import LoopCalls, Socket
 from herohe_model.child_process import read_settings, when_parent_ends
 from herohe_model.errors import HeroheError
+from herohe_model.model.machine import wait_passively
 
 if TYPE_CHECKING:
     from herohe_model.model.score import CompositeScore, CompositeScorer
@@ -44,15 +47,16 @@ BEAT_S: Final = 1.0
 _REPORT_S: Final = 60.0
 
 
-def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], CompositeScorer]) -> NoReturn:
+def run_worker(load: Callable[[WorkerSettings], CompositeScorer]) -> NoReturn:
     """Read the settings, load the model, and work until the server says so or is gone.
 
     Parameters
     ----------
     load
-        Gives the scorer; its errors are reported to the server. What takes long, it says in words to its
-        second argument, from one thread at a time and not after it has ended.
+        Gives the scorer; its errors are reported to the server, and so is what it logs, such as what takes
+        long.
     """
+    wait_passively()
     settings = msgspec.json.decode(read_settings(), type=WorkerSettings)
     # At once and from any state: nothing of a worker is worth keeping when its server is gone.
     when_parent_ends(lambda: os._exit(0))
@@ -67,14 +71,31 @@ def run_worker(load: Callable[[WorkerSettings, Callable[[str], None]], Composite
         socket.curve_secretkey = settings.secret_key.encode()
     socket.connect(settings.endpoint)
     try:
-        # From whatever thread: until the model is loaded, nothing else speaks to the server.
-        scorer = load(settings, lambda text: socket.send(encode_worker(Note(text))))
+        with _log_sent(socket):
+            scorer = load(settings)
     except Exception as error:
         _report_failure(socket, error)
         # Until the server has read it and ends this process: its end must not be noticed before its reason.
         threading.Event().wait(_REPORT_S)
         os._exit(1)
     _Worker(context, socket, settings, scorer).run()
+
+
+@contextmanager
+def _log_sent(socket: Socket) -> Iterator[None]:
+    """Within the block, send what is logged: until the model is loaded, nothing else uses the socket."""
+
+    class Sent(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            socket.send(encode_worker(Note(record.getMessage())))
+
+    handler, logger = Sent(), logging.getLogger("herohe_model")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _report_failure(socket: Socket, error: Exception) -> None:
@@ -165,10 +186,10 @@ def _failure(number: int, error: BaseException) -> JobFailed:
     return JobFailed(number, "internal", f"Scoring failed: {type(error).__name__}: {error}", "")
 
 
-def _load(settings: WorkerSettings, notice: Callable[[str], None]) -> CompositeScorer:
+def _load(settings: WorkerSettings) -> CompositeScorer:
     from herohe_model.engines.scorer import Scorer
 
-    return Scorer.load(settings.model, settings.compute, notice=notice)
+    return Scorer.load(settings.model, settings.compute)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -74,8 +73,6 @@ class PoolSettings:
         For its sockets.
     arguments
         Of the Python that runs a worker.
-    notice
-        Told in words what takes a worker long before it is ready.
     over_tcp
         Use loopback TCP with keys of its own instead of ipc.
     """
@@ -87,7 +84,6 @@ class PoolSettings:
     max_wait_s: float = 0.0
     silence_s: float = 30.0
     arguments: tuple[str, ...] = ("-m", "bridge.server.worker")
-    notice: Callable[[str], None] = lambda _: None
     over_tcp: bool = field(default_factory=lambda: not has_ipc())
 
 
@@ -300,7 +296,7 @@ class WorkerPool:
         if isinstance(message, Ready):
             self._welcome(slot, message.info)
         elif isinstance(message, Note):
-            self._settings.notice(message.text)
+            _log.info("%s", message.text)
         elif isinstance(message, Failed):
             self._give_up(slot, TaskFailure(message.code, message.problem, message.remedy))
         elif isinstance(message, Scored):

@@ -6,6 +6,7 @@ Found out by one process at a time: others wait, and take what the first one fou
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ CACHE_VARIABLE: Final = "HEROHE_CACHE_DIR"
 
 FORMAT: Final = 1
 _WAIT_S: Final = 600.0
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -63,7 +66,6 @@ class MeasurementCache:
         facts: Mapping[str, Any],
         kind: type[T],
         find_out: Callable[[], T],
-        notice: Callable[[str], None] = lambda _: None,
     ) -> T | None:
         """Return what is remembered of these facts, or find it out and remember it.
 
@@ -73,13 +75,11 @@ class MeasurementCache:
         ----------
         facts
             All that the finding depends on; JSON.
-        notice
-            Told in words when nothing can be remembered.
 
         Returns
         -------
         T or None
-            None where nothing can be remembered; `find_out` is not called then.
+            None where nothing can be remembered, which is logged; `find_out` is not called then.
         """
         path = self.path(facts)
         known = _read(path, facts, kind)
@@ -99,9 +99,11 @@ class MeasurementCache:
                 write_atomically(path, _json(_Content(FORMAT, dict(facts), msgspec.Raw(_json(found)))))
                 return found
         except (OSError, NotImplementedError, Timeout, WriteError) as error:
-            notice(
-                f"Nothing can be remembered in {self.folder} ({str(error).rstrip('.')}); "
-                f"name another folder with {CACHE_VARIABLE}"
+            _log.warning(
+                "Nothing can be remembered in %s (%s); name another folder with %s",
+                self.folder,
+                str(error).rstrip("."),
+                CACHE_VARIABLE,
             )
             return None
 

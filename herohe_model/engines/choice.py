@@ -11,8 +11,9 @@ efficientnet_b0).
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -27,7 +28,8 @@ from herohe_model.engines.trials import Measured, Trial, Trials, in_thread
 from herohe_model.errors import DeviceError, HeroheError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.compute import Compute, EngineName, Precision
-from herohe_model.model.device import choose_precision, find_devices, machine_memory
+from herohe_model.model.device import choose_precision, find_devices
+from herohe_model.model.machine import machine_memory
 from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 
 WORTH_MEASURING: Final = 5_000_000_000
@@ -38,6 +40,8 @@ That is about a twentieth of a second on two cores; loading another engine takes
 
 
 _NOTICE_S: Final = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,12 @@ def choose_engine(
     threads: int,
     model_sha256: str,
     memory: MeasurementCache,
-    notice: Callable[[str], None] = lambda _: None,
     worth_measuring: int = WORTH_MEASURING,
     machine_bytes: int | None = None,
 ) -> Choice:
     """Choose by what was asked for, what is remembered, or a measurement.
+
+    Logs that measuring takes more than two seconds, or that nothing can be remembered.
 
     Parameters
     ----------
@@ -76,9 +81,6 @@ def choose_engine(
         In evaluation mode, on the CPU.
     model_sha256
         Names the model in the memory; "" for one that was never a file.
-    notice
-        Told in words when measuring takes more than two seconds, and when nothing can be remembered; by one
-        thread at a time, and not after this has returned.
     machine_bytes
         Memory of this machine; None to ask it.
 
@@ -120,8 +122,8 @@ def choose_engine(
     def measure() -> Measured:
         say = threading.Timer(
             _NOTICE_S,
-            notice,
-            [f"Measuring once how {card.name} scores fastest on this CPU; the answer is remembered"],
+            _log.info,
+            ["Measuring once how %s scores fastest on this CPU; the answer is remembered", card.name],
         )
         say.daemon = True
         say.start()
@@ -131,7 +133,7 @@ def choose_engine(
             say.cancel()
             say.join()
 
-    measured = memory.recall(facts, Measured, measure, notice)
+    measured = memory.recall(facts, Measured, measure)
     if measured is None:
         # Two processes may measure differently, but they check alike.
         measured = Measured(in_thread(threads, trials.first_sound))

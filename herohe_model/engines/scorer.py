@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,8 @@ from herohe_model.errors import CancelledError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.compute import AUTO, Compute
-from herohe_model.model.device import choose_device, default_threads, device_label
+from herohe_model.model.device import choose_device, device_label
+from herohe_model.model.machine import default_threads
 from herohe_model.model.network import load_networks
 from herohe_model.model.score import CompositeScore, ScorerInfo
 
@@ -43,7 +44,7 @@ class Scorer:
         As :func:`~herohe_model.model.checkpoint.load_model` gives them.
     model_sha256
         Names the model in results; "" for one that was never a file.
-    compute, threads, notice
+    compute, threads
         As :meth:`load` takes them.
     what
         Begins error messages about the weights; the file's path.
@@ -57,7 +58,6 @@ class Scorer:
         *,
         model_sha256: str = "",
         threads: int | None = None,
-        notice: Callable[[str], None] = lambda _: None,
         what: str = "The model",
     ) -> None:
         if threads is not None and threads < 1:
@@ -73,7 +73,6 @@ class Scorer:
             threads=self.threads,
             model_sha256=model_sha256,
             memory=MeasurementCache("engines"),
-            notice=notice,
         )
         at_work = Engine(card, networks, device, choice.precision, self.threads, what, choice.engine)
         self.info = ScorerInfo(
@@ -93,8 +92,6 @@ class Scorer:
         path: str | Path,
         compute: Compute = AUTO,
         threads: int | None = None,
-        *,
-        notice: Callable[[str], None] = lambda _: None,
     ) -> Scorer:
         """Load a model file.
 
@@ -102,8 +99,6 @@ class Scorer:
         ----------
         threads
             Threads of a forward pass on the CPU; None for the physical cores.
-        notice
-            Told in words what takes long before the first composite.
 
         Raises
         ------
@@ -113,7 +108,7 @@ class Scorer:
             If the device, or the engine that is named, is not there.
         """
         card, state, sha256 = load_model(path)
-        return cls(card, state, compute, model_sha256=sha256, threads=threads, notice=notice, what=str(path))
+        return cls(card, state, compute, model_sha256=sha256, threads=threads, what=str(path))
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.

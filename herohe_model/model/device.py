@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 import psutil
 import torch
 
 from herohe_model.errors import DeviceError, OptionError
 from herohe_model.model.compute import PRECISIONS, Precision
-
-_CONTAINER_LIMITS: Final = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True)
@@ -58,17 +50,6 @@ def find_devices() -> tuple[Device, ...]:
     cpu = str(_cpu_capabilities().get("cpu_name", "") or platform.processor() or platform.machine())
     devices.append(Device("cpu", cpu, memory))
     return tuple(devices)
-
-
-def machine_memory() -> int:
-    """Return the bytes of memory that this process may use: all of the machine's, or its container's."""
-    total = psutil.virtual_memory().total
-    for limit in _CONTAINER_LIMITS:
-        try:
-            total = min(total, int(limit.read_text()))
-        except (OSError, ValueError):  # no such container, or "max"
-            continue
-    return total
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -125,18 +106,6 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     else:
         fast = False
     return "bf16" if fast else "fp32"
-
-
-def default_threads() -> int:
-    """Return ``OMP_NUM_THREADS`` if it is set, otherwise the physical cores that this process may use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    process = psutil.Process()
-    # macOS has no affinity.
-    allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else physical
-    return max(1, min(physical, allowed))
 
 
 def _cpu_capabilities() -> dict[str, object]:

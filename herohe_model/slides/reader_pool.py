@@ -131,7 +131,7 @@ class ReaderProcess:
         self._numbers = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
         self._ended: tuple[int, str] | None = None
-        Thread(target=self._listen, name="slide answers", daemon=True).start()
+        Thread(target=self._listen, name="reader answers", daemon=True).start()
 
     @property
     def alive(self) -> bool:

@@ -22,7 +22,8 @@ from torch import nn
 
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.model.checkpoint import save_model
-from herohe_model.model.device import default_threads, device_label
+from herohe_model.model.device import device_label
+from herohe_model.model.machine import default_threads
 from herohe_model.model.new_model import library_versions
 from herohe_model.training.curves import draw_curves
 from herohe_model.training.options import TrainOptions

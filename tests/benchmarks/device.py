@@ -125,7 +125,7 @@ def from_slides(home: Path, slides: int, side: int, device: str, precision: str)
         picture[..., 1] //= 2
         write_tiff(home / "slides" / f"{number}.tif", picture)
     with connect_or_start(
-        home / "model.safetensors", Compute(device, precision, "torch"), server=None, notice=lambda _: None
+        home / "model.safetensors", Compute(device, precision, "torch"), server=None
     ) as client:
         side_px = client.info.card.side_px
         client.submit(np.zeros((side_px, side_px, 3), dtype=np.uint8)).result()

@@ -29,7 +29,8 @@ from herohe_model.errors import HeroheError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.compute import Compute
-from herohe_model.model.device import default_threads, find_devices
+from herohe_model.model.device import find_devices
+from herohe_model.model.machine import default_threads
 from herohe_model.model.new_model import new_model
 
 ENGINES = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))

@@ -88,9 +88,7 @@ def measure(home: Path, composites: int, round_: int) -> float:
         for future in [scorer.submit(picture) for picture in pictures]:
             future.result()
         scoring = time.perf_counter() - began
-    with connect_or_start(
-        home / "model.safetensors", Compute("cpu", "auto"), server=None, notice=lambda _: None
-    ) as client:
+    with connect_or_start(home / "model.safetensors", Compute("cpu", "auto"), server=None) as client:
         client.submit(pictures[0]).result()
         collection = open_collection(home / "slides", output=home / f"out{round_}")
         began = time.perf_counter()

@@ -66,7 +66,7 @@ class NothingScorer:
         return CompositeScore(np.zeros(bits, np.float32), np.zeros((cells, bits), np.float32))
 
 
-def load_nothing(settings: WorkerSettings, _: Callable[[str], None]) -> CompositeScorer:
+def load_nothing(settings: WorkerSettings) -> CompositeScorer:
     """Load a worker's scorer that computes nothing."""
     return NothingScorer(*read_card(Path(settings.model)))
 

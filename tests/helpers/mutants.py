@@ -57,7 +57,7 @@ def mutated_json(document: Any, rng: random.Random) -> Any:
                 holder.extend(holder[:20])
             case 3:
                 deep: Any = holder[key]
-                for _ in range(rng.choice([1, 3, 300])):
+                for _ in range(rng.choice([1, 3, 120])):
                     deep = [deep] if rng.random() < 0.5 else {"childObjects": [deep], "type": "Feature"}
                 holder[key] = deep
             case _:

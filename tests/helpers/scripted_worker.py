@@ -6,9 +6,9 @@ beside it. Nothing of PyTorch is imported, so it starts at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,9 +59,9 @@ class ScriptedScorer:
         return SimpleNamespace(logits=logits, contributions=np.tile(logits / 25, (25, 1)))
 
 
-def load(settings: WorkerSettings, notice: Callable[[str], None]) -> ScriptedScorer:
+def load(settings: WorkerSettings) -> ScriptedScorer:
     """Load with a word about it, as a real worker does when that takes long."""
-    notice("reading the script")
+    logging.getLogger("herohe_model.scripted").info("reading the script")
     return ScriptedScorer(Path(settings.model))
 
 

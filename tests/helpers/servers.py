@@ -17,6 +17,7 @@ import zmq
 from numpy.typing import NDArray
 
 from bridge.client.address import ServerAddress, ask
+from bridge.console.log import log_shown
 from bridge.protocol.codec import decode_reply, encode, new_id
 from bridge.protocol.messages import (
     ArrayHeader,
@@ -85,16 +86,16 @@ def serving(settings: ServerSettings) -> Iterator[Running]:
     def run() -> None:
         try:
             server.run(
-                lambda record: (records.append(record), ready.set()),  # type: ignore[func-returns-value]
-                notices.append,
+                lambda record: (records.append(record), ready.set())  # type: ignore[func-returns-value]
             )
         except BaseException as problem:
             problems.append(problem)
             ready.set()
 
     thread = threading.Thread(target=run)
-    thread.start()
-    assert ready.wait(PATIENCE_S)
+    with log_shown(notices.append):
+        thread.start()
+        assert ready.wait(PATIENCE_S)
     if problems:
         thread.join()
         raise problems[0]

@@ -295,7 +295,7 @@ def test_names_that_are_no_text_are_one_outcome_and_stop_nothing(tmp_path: Path,
     stored = {r.slide: r.message for r in read_json(folder / "out" / "results.json")}
     assert "Rename it" in stored["lat\\xe9n.tif"]
     planned = {
-        slide.slide: slide.problem for slide in plan_batch(open_collection(folder), scorer.card, OPTIONS)
+        slide.slide: slide.problem for slide in plan_batch(open_collection(folder), scorer.info.card, OPTIONS)
     }
     assert "Rename it" in planned["lat\\xe9n.tif"]
     assert planned["s0.tif"] == ""

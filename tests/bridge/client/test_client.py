@@ -36,6 +36,7 @@ from bridge.client.address import ServerAddress
 from bridge.client.child_server import ChildServer
 from bridge.client.client import Client, connect_or_start
 from bridge.client.locate import DiscoveredServer, FixedServer, ServerRequirements, find_server
+from bridge.console.log import log_shown
 from bridge.server.server import ServerSettings
 from bridge.transport.discovery import running_servers
 from herohe_model.engines.scorer import Scorer
@@ -286,7 +287,7 @@ def test_only_a_server_that_fits_is_used(gated: Running) -> None:
 
 def test_a_running_server_is_used_and_left_running(real: Running, model: Path) -> None:
     notices: list[str] = []
-    with connect_or_start(model, Compute("cpu"), notice=notices.append) as client:
+    with log_shown(notices.append), connect_or_start(model, Compute("cpu")) as client:
         assert client.server_info.instance == real.record.instance
     assert "Using the model server" in notices[0]
     assert real.info().instance == real.record.instance
@@ -313,7 +314,7 @@ def test_a_named_server_is_used_for_its_own_model_only(real: Running, tmp_path: 
 
 def test_an_own_server_ends_with_the_block_and_is_nobody_elses(model: Path) -> None:
     notices: list[str] = []
-    with connect_or_start(model, Compute("cpu", "bf16"), notice=notices.append) as client:
+    with log_shown(notices.append), connect_or_start(model, Compute("cpu", "bf16")) as client:
         (record,) = [record for record in running_servers() if record.owned]
         processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
         assert len(processes) >= 2
@@ -335,7 +336,7 @@ def test_an_own_server_passes_on_what_its_worker_says_and_scores_as_others_do(
     save_model(tmp_path / "m.safetensors", card, state)
     pixels = np.random.default_rng(3).integers(0, 256, (card.side_px, card.side_px, 3), dtype=np.uint8)
     notices: list[str] = []
-    with connect_or_start(tmp_path / "m.safetensors", Compute("cpu"), notice=notices.append) as client:
+    with log_shown(notices.append), connect_or_start(tmp_path / "m.safetensors", Compute("cpu")) as client:
         assert client.info.engine.startswith("openvino ")
         asked = client.submit(pixels).result(PATIENCE_S)
     assert any("HEROHE_CACHE_DIR" in notice for notice in notices)
@@ -347,7 +348,7 @@ def test_an_own_server_passes_on_what_its_worker_says_and_scores_as_others_do(
 
 
 def test_when_an_own_server_is_killed_requests_fail_soon_and_nothing_is_left(model: Path) -> None:
-    own = ChildServer(model, Compute("cpu"), notice=lambda _: None)
+    own = ChildServer(model, Compute("cpu"))
     server = psutil.Process(own.record.pid)
     processes = [server, *server.children(recursive=True)]
     client = Client(own)
@@ -370,7 +371,7 @@ from contextlib import closing
 from pathlib import Path
 from bridge.client.child_server import ChildServer
 from herohe_model.model.compute import Compute
-with closing(ChildServer(Path(sys.argv[1]), Compute("cpu"), notice=print)) as own:
+with closing(ChildServer(Path(sys.argv[1]), Compute("cpu"))) as own:
     print("pid", own.record.pid, flush=True)
     sys.stdin.read()
 """

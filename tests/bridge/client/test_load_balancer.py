@@ -100,21 +100,20 @@ def test_each_composite_goes_to_the_server_that_has_the_fewest(two: tuple[Runnin
 
 
 def test_a_server_that_ends_leaves_its_composites_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(bridge.client.connection, "SILENT_S", 0.5)
     monkeypatch.setattr(bridge.client.connection, "GIVE_UP_S", 1.5)
-    notices: list[str] = []
     with serving(scripted(tmp_path / "b")) as b:
         with serving(scripted(tmp_path / "a")) as a:
             named = endpoints(a, b)
-            spread = connect_servers(named, None, notice=notices.append)
+            spread = connect_servers(named, None)
             both = spread.__enter__()
             futures = [both.submit(composite(WAIT_FOR_GATE, name)) for name in range(8)]
             wait_until(lambda: len(a.begun()) == 1 and len(b.begun()) == 1)
         b.open_gate()
         assert [future.result(PATIENCE_S).logits[0] for future in futures] == list(range(8))
-        assert len(notices) == 1 and f"Going on without {named[0]}" in notices[0]
+        assert caplog.text.count(f"Going on without {named[0]}") == 1
         # It is not asked any more.
         assert both.submit(composite(name=9)).result(PATIENCE_S).logits[0] == 9
         b.server.cut_off()

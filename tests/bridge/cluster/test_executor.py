@@ -39,6 +39,7 @@ from helpers.dask_cluster import Dask, dask_cluster
 from bridge.cluster.connect import ClusterAddress, ClusterError
 from bridge.cluster.executor import DaskExecutor
 from bridge.cluster.messages import Environment, unlike
+from bridge.console.log import log_shown
 from bridge.scoring.job import SlideJob, SlidesElsewhere, decode_job, encode_job
 from bridge.versions import is_older
 
@@ -273,7 +274,7 @@ def test_the_model_is_sent_to_workers_that_cannot_read_it(dask: Dask, model: Pat
 def test_a_worker_of_another_version_is_left_out_or_refused(dask: Dask, model: Path, tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "p", [f"gate{number}" for number in range(6)])
     notices: list[str] = []
-    with executor(dask, model, notice=notices.append) as where:
+    with log_shown(notices.append), executor(dask, model) as where:
         odd = dask.add_worker(version="0.0.1")
         assert odd.address
         wait_until(lambda: where.finished(0.0) == [] and where.capacity == 6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from pathlib import Path
@@ -30,4 +31,5 @@ def test_a_run_whose_terminal_is_closed_writes_its_result_files(tmp_path: Path) 
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 1
-    assert (tmp_path / "out" / "results.csv").read_text().count("cancelled") == 3
+    with (tmp_path / "out" / "results.csv").open(encoding="utf-8-sig", newline="") as table:
+        assert [row["outcome"] for row in csv.DictReader(table)] == ["cancelled"] * 3

@@ -12,9 +12,9 @@ from bridge.protocol.codec import (
     decode_reply,
     decode_request,
     encode,
-    error_from,
     split_envelope,
 )
+from bridge.protocol.errors import error_from
 from bridge.protocol.messages import (
     MAX_HEADER_BYTES,
     MAX_HOPS,
@@ -49,6 +49,7 @@ from herohe_model.errors import (
     ServerBusyError,
     ServerUnavailableError,
     SlideNotFoundError,
+    WorkerDiedError,
 )
 
 TOKEN = "the token"
@@ -250,7 +251,7 @@ def test_a_message_without_the_delimiter_is_refused(parts: list[bytes]) -> None:
         ("stopping", ServerUnavailableError),
         ("slide_not_found", SlideNotFoundError),
         ("device", DeviceError),
-        ("worker_died", RemoteError),
+        ("worker_died", WorkerDiedError),
         ("something_newer", RemoteError),
     ],
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from helpers.damaged_slides import make_deadly
 from helpers.scripted_worker import WAIT_FOR_GATE
 from helpers.servers import PATIENCE_S, Peer, Running, scripted, serving, wait_until
 from helpers.small_slides import MPP, drawn, small_model, small_slide, tissue_picture
@@ -39,7 +41,7 @@ from bridge.scoring.slide import score_slide
 from bridge.server.server import ServerSettings
 from bridge.transport.curve import KeyPair, write_pair
 from herohe_model.engines.scorer import Scorer
-from herohe_model.errors import RegionError, SlideNotFoundError, SlideUnreadableError
+from herohe_model.errors import RegionError, SlideFatalError, SlideNotFoundError, SlideUnreadableError
 from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
@@ -222,7 +224,7 @@ def test_what_the_script_has_to_write_comes_with_the_result(real: Running, mirax
             id=new_id(), slide="s", path=str(mirax), source=source_of(slide), write=WriteOptions()
         )
         answer = client.score_slide(request, regions_of(mirax)).result(PATIENCE_S)
-        assert msgspec.json.decode(answer.plan)["annotations"]
+        assert msgspec.json.decode(answer.markup)["annotations"]
         bare = msgspec.structs.replace(request, id=new_id(), write=None)
         assert client.score_slide(bare, regions_of(mirax)).result(PATIENCE_S).plan == b""
 
@@ -245,6 +247,24 @@ def test_errors_are_those_of_the_command_line(gated: Running, tmp_path: Path) ->
         with pytest.raises(RegionError, match="regions of s"):
             client.score_slide(there, b"{nonsense").result(PATIENCE_S)
     assert gated.info().load.slides == 0
+
+
+def test_a_slide_that_ends_its_reader_harms_none_of_three_others(real: Running, tmp_path: Path) -> None:
+    bad = make_deadly(small_slide(tmp_path / "bad.tif"), index=5)
+    good = [small_slide(tmp_path / f"good {number}.tif", seed=number) for number in range(3)]
+
+    def asked(path: Path) -> ScoreSlide:
+        return ScoreSlide(id=new_id(), slide=path.name, path=str(path), sample="slide", options=OPTIONS)
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(FixedServer(real.address))) for _ in range(4)]
+        failing = clients[3].score_slide(asked(bad), b"")
+        answers = [client.score_slide(asked(path), b"") for client, path in zip(clients, good, strict=False)]
+        with pytest.raises(SlideFatalError, match=r"bad\.tif is damaged"):
+            failing.result(PATIENCE_S)
+        assert [result_of(a.result(PATIENCE_S)).outcome for a in answers] == [Outcome.SCORED] * 3
+        # The server is still the same one.
+        assert clients[3].score_slide(asked(good[0]), b"").result(PATIENCE_S).result
 
 
 def test_a_client_that_cannot_read_its_image_is_told_what_it_said(gated: Running, tmp_path: Path) -> None:

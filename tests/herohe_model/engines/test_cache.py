@@ -56,11 +56,12 @@ def test_of_several_at_once_one_finds_out_and_the_others_take_it(tmp_path: Path)
     assert calls == [1]
 
 
-def test_nothing_is_found_out_where_nothing_can_be_kept(tmp_path: Path) -> None:
+def test_nothing_is_found_out_where_nothing_can_be_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_bytes(b"")
-    notices: list[str] = []
-    assert MeasurementCache("numbers", tmp_path / "file").recall(FACTS, Found, never, notices.append) is None
-    assert "Nothing can be remembered in" in notices[0]
+    assert MeasurementCache("numbers", tmp_path / "file").recall(FACTS, Found, never) is None
+    assert "Nothing can be remembered in" in caplog.text
 
 
 def test_a_failure_to_find_out_is_not_remembered(tmp_path: Path) -> None:

@@ -20,13 +20,8 @@ from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabi
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import join_members, save_model
 from herohe_model.model.compute import Compute
-from herohe_model.model.device import (
-    choose_device,
-    choose_precision,
-    default_threads,
-    describe_devices,
-    find_devices,
-)
+from herohe_model.model.device import choose_device, choose_precision, describe_devices, find_devices
+from herohe_model.model.machine import default_threads
 from herohe_model.model.new_model import new_model
 from herohe_model.model.score import CompositeScore
 

@@ -314,6 +314,12 @@ def test_a_deeply_nested_header_is_refused(tmp_path: Path) -> None:
     assert "has a damaged header" in refusal(tmp_path / "m")
 
 
+@pytest.mark.parametrize("depth", [30, 5000])
+def test_a_deeply_nested_card_is_refused(tmp_path: Path, depth: int) -> None:
+    card = card_json().removesuffix("}") + ',"metrics":{"a":' + "[" * depth + "]" * depth + "}}"
+    assert "model card" in refusal(raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: card}}, b""))
+
+
 def test_an_unknown_type_of_weights_is_refused(tmp_path: Path) -> None:
     extent = {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}
     path = raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: card_json()}, "w": extent}, b"\0")

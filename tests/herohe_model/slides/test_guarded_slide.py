@@ -22,6 +22,7 @@ from herohe_model.errors import (
     SlideScaleError,
     SlideUnreadableError,
 )
+from herohe_model.printable import printable
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.slide import Slide
 from herohe_model.slides.source import Box
@@ -100,7 +101,7 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(SlideNotFoundError) as error:
         GuardedSlide(path)
-    assert str(path) in str(error.value)
+    assert printable(str(path)) in str(error.value)
 
 
 def test_a_slide_that_ends_its_reader_is_named_and_harms_no_other(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from herohe_model.model.device import machine_memory
+from herohe_model.model.machine import machine_memory
 
 TOTAL = psutil.virtual_memory().total
 
@@ -19,5 +19,5 @@ def test_a_container_has_the_memory_it_is_allowed(
 ) -> None:
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr("herohe_model.model.device._CONTAINER_LIMITS", (tmp_path / "memory.max",))
+    monkeypatch.setattr("herohe_model.model.machine._CONTAINER_LIMITS", (tmp_path / "memory.max",))
     assert machine_memory() == bytes_
