@@ -20,6 +20,7 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import ProgressCallback, failed_result, score_slide
 from herohe_model.model.score import CompositeScorer
 from herohe_model.slides.guarded_slide import GuardedSlide
+from herohe_model.slides.view import SlideView
 
 
 class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,8 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
         The slide's file where the job is done.
     mpp
         µm per level-0 px, overriding the file's; None to use that.
+    view
+        What of the slide is scored, and in which colours.
     """
 
     entry: str
@@ -43,6 +46,7 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     regions: SlideRegions
     options: ScoreOptions
+    view: SlideView = SlideView()
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def score_job(
     try:
         with GuardedSlide(job.file, mpp=job.mpp) as slide:
             return score_slide(
-                slide,
+                job.view.of(slide),
                 job.regions,
                 job.options,
                 scorer,
