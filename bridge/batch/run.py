@@ -27,7 +27,8 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, unmatched_job
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
-from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
+from bridge.scoring.suitability import check_image_type, stain_refusal
+from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, UnsuitableSlideError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
@@ -43,7 +44,7 @@ _POLL_S: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
-_KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE)
+_KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE, Outcome.UNSUITABLE)
 _WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
 
 
@@ -77,8 +78,11 @@ class BatchSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every slide was scored or rightly skipped, 1 otherwise."""
-        return int(any(outcome.is_failure for outcome in self.outcomes))
+        """0 when every slide was scored or rightly skipped, 1 otherwise, or when all are unsuitable."""
+        return int(
+            any(outcome.is_failure for outcome in self.outcomes)
+            or self.outcomes.keys() == {Outcome.UNSUITABLE}
+        )
 
 
 class Listener(Protocol):
@@ -271,6 +275,9 @@ class _Batch:
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
             path = _portable(content.slide_path, self._collection.root)
+        except UnsuitableSlideError as error:
+            self._refuse(position, entry, error)
+            return
         except Exception as error:
             result = _failed(error, entry)
             if isinstance(error, SlideFatalError) and error.path:
@@ -286,6 +293,7 @@ class _Batch:
             warnings=content.warnings,
             regions=regions,
             options=self._options.score,
+            view=content.view,
         )
         if regions.union is None:
             unmatched = unmatched_job(work, self._executor.model)
@@ -307,6 +315,16 @@ class _Batch:
             return
         self._running[entry.id] = job
 
+    def _refuse(self, position: int, entry: Entry, error: UnsuitableSlideError) -> None:
+        """End a slide that is not what a model is for, and take back what an earlier run wrote."""
+        result = _failed(error, entry)
+        try:
+            self._collection.write(entry, result, self._options.write)
+            self._written += 1
+        except Exception as failure:
+            result = _failed(failure, entry)
+        self._close_slides((position, result))
+
     def _work_key(
         self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
     ) -> str:
@@ -320,6 +338,7 @@ class _Batch:
                 "fingerprint": fingerprint,
                 "warnings": content.warnings,
                 "mpp": content.mpp,
+                "view": msgspec.to_builtins(content.view),
                 "regions": regions.digest(),
                 "model": scored_by.model_sha256,
                 "device": scored_by.device,
@@ -398,7 +417,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
                 continue
             with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
                 patches = find_patches(
-                    slide,
+                    content.view.of(slide),
                     regions.union.geometry,
                     patch_px=card.patch_px,
                     mpp=card.mpp,
@@ -409,13 +428,15 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
         except Exception as error:
             yield PlannedSlide(entry.name, 0, 0, 0, str(as_herohe(error, entry.name)))
             continue
-        few = len(patches) < options.score.min_patches
+        refusal = "" if options.score.any_stain else stain_refusal(patches.stain, entry.name)
+        if not refusal and len(patches) < options.score.min_patches:
+            refusal = f"insufficient tissue: fewer than {options.score.min_patches} foreground patches"
         yield PlannedSlide(
             entry.name,
             len(regions.annotations),
             patches.covered,
             len(patches),
-            f"insufficient tissue: fewer than {options.score.min_patches} foreground patches" if few else "",
+            refusal,
         )
 
 
@@ -424,12 +445,14 @@ def _read(
 ) -> tuple[EntryContent, SlideRegions, str]:
     """Read an entry's annotations and its slide's bounds and fingerprint."""
     content = collection.read(entry)
+    if not options.score.any_stain:
+        check_image_type(content.image_type, entry.name)
     with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,
             exclude_classes=options.exclude_classes,
-            slide_box=slide.bounds,
+            slide_box=content.view.of(slide).bounds,
         )
         return content, regions, slide.fingerprint
 

@@ -115,6 +115,7 @@ def _slides_elsewhere(_: click.Context, __: click.Parameter, value: str | None) 
     help="Which foreground patches are written as tiles.",
 )
 @click.option("--no-classify", is_flag=True, help="Leave the annotations' classes alone.")
+@click.option("--any-stain", is_flag=True, help="Score slides that do not seem to be H&E, too.")
 @click.option("--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking).")
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
@@ -152,6 +153,7 @@ def command(
     dask_tls_key: Path | None,
     tiles: str,
     no_classify: bool,
+    any_stain: bool,
     exact_foreground: bool,
     slides_root: Path | None,
     slides_at_once: int,
@@ -194,6 +196,7 @@ def command(
             mpp=mpp,
             exact_foreground=exact_foreground,
             keep_unsampled=tiles == "all",
+            any_stain=any_stain,
         ),
         write=msgspec.convert({"tiles": tiles, "classify": not no_classify}, WriteOptions),
         slides_at_once=slides_at_once,
