@@ -7,7 +7,8 @@
     │   ├── SlideNotFoundError         no such file
     │   ├── SlideUnreadableError       not a slide, truncated, or damaged
     │   │   └── SlideFatalError            damaged so that it ends the process that reads it
-    │   └── SlideScaleError            no usable µm/px
+    │   ├── SlideScaleError            no usable µm/px
+    │   └── UnsuitableSlideError       not what a model is for, such as another stain than H&E
     ├── RegionError                an annotation or GeoJSON file cannot be used
     ├── ModelFileError             a model file is damaged, foreign or of another version
     ├── DeviceError                a device was asked for that is not there
@@ -112,6 +113,12 @@ class SlideScaleError(SlideError):
     """The slide says nothing usable about its µm/px."""
 
     code = "slide_scale"
+
+
+class UnsuitableSlideError(SlideError):
+    """The slide is fine, but not what a model is for."""
+
+    code = "unsuitable"
 
 
 class RegionError(HeroheError):

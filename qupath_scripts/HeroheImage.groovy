@@ -29,6 +29,8 @@ import java.security.MessageDigest
 
 @CompileStatic
 class HeroheImage {
+    // One made of very many images is no slide, and would not fit into a message.
+    private static final int LONGEST_BUILDER = 100_000
     private static final double PLAUSIBLE_LOW = 0.01d, PLAUSIBLE_HIGH = 100d
 
     final ImageData<BufferedImage> imageData
@@ -57,7 +59,14 @@ class HeroheImage {
     /** Refuse what cannot be a slide stained with H&E. */
     void checkColours() {
         if (!server.RGB)
-            throw new HeroheClient.Failure('slide', "$name is no colour image of 8 bits".toString(), 'HER2-HE is for slides stained with H&E')
+            throw new HeroheClient.Failure('unsuitable', "$name is no colour image of 8 bits".toString(), 'HER2-HE is for slides stained with H&E')
+    }
+
+    /** Refuse an image whose type says that it is not H&E; one without a type is judged by its colours. */
+    void checkStain() {
+        def type = imageData.imageType
+        if (type != null && !(type in [ImageData.ImageType.UNSET, ImageData.ImageType.BRIGHTFIELD_H_E]))
+            throw new HeroheClient.Failure('unsuitable', "The image type of $name is $type, and HER2-HE reads H&E only".toString(), "If it is H&E, set its type in the Image tab, or use anyStain = true to score it all the same")
     }
 
     String getName() {
@@ -93,7 +102,7 @@ class HeroheImage {
     }
 
     /**
-     * How a server gets at the pixels: by the slide's file, if QuPath shows it upright and whole, and by asking.
+     * How a server gets at the pixels: by the slide's file, if it is one, and by asking.
      *
      * @param mayNameFiles whether the server reads files that this process names
      * @param encoding how pixels are sent: raw, png or jpeg
@@ -109,13 +118,15 @@ class HeroheImage {
         if (mpp != null)
             source.put('mpp', mpp)
         Map<String, Object> request = [slide: (Object) name, entry: entry?.ID ?: '', source: (Object) source]
-        def builder = mayNameFiles ? uprightBuilder() : null
-        if (builder != null) {
-            boolean openSlide = String.valueOf(builder.get('providerClassName')).toLowerCase(Locale.ROOT).contains('openslide')
-            boolean noCrop = !openSlide || (builder.get('args') as List)?.contains('--no-crop')
-            request.put('path', fileOf(builder).toString())
-            request.put('no_crop', noCrop)
-        }
+        def text = GsonTools.getInstance().toJson(server.builder, ImageServerBuilder.ServerBuilder)
+        if (text.length() > LONGEST_BUILDER)
+            return request
+        def builder = new Gson().fromJson(text, Map)
+        if (builder != null)
+            request.put('builder', builder)
+        def file = fileOf(innermost(builder))
+        if (mayNameFiles && file != null)
+            request.put('path', file.toString())
         return request
     }
 
@@ -146,20 +157,16 @@ class HeroheImage {
         return out
     }
 
-    /** The builder of the image when that is a file as it is; null for a turned, cropped or otherwise made one. */
-    private Map uprightBuilder() {
-        def text = GsonTools.getInstance().toJson(server.builder, ImageServerBuilder.ServerBuilder)
-        def builder = new Gson().fromJson(text, Map)
-        while (builder != null && builder.get('builderType') == 'pyramidize')
+    /** The builder that reads the file, whatever was done to its image then. */
+    private static Map innermost(Map builder) {
+        while (builder?.get('builder') instanceof Map)
             builder = (Map) builder.get('builder')
-        if (builder == null || builder.get('builderType') != 'uri' || fileOf(builder) == null)
-            return null
-        def args = (builder.get('args') as List) ?: []
-        int series = args.indexOf('--series')
-        return series >= 0 && !(args[series + 1] in ['0', '-1']) ? null : builder
+        return builder
     }
 
     private static Path fileOf(Map builder) {
+        if (builder?.get('builderType') != 'uri')
+            return null
         try {
             def uri = URI.create(String.valueOf(builder.get('uri')))
             return uri.scheme == 'file' ? Paths.get(uri) : null

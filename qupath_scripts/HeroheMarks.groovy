@@ -6,7 +6,9 @@
  */
 import com.google.gson.Gson
 import groovy.transform.CompileStatic
+import javafx.application.Platform
 import qupath.lib.common.ColorTools
+import qupath.lib.gui.QuPathGUI
 import qupath.lib.objects.PathObject
 import qupath.lib.objects.PathObjects
 import qupath.lib.objects.classes.PathClass
@@ -24,7 +26,33 @@ class HeroheMarks {
     static final String MARK = "_$PREFIX"
     static final String STEP = "$PREFIX score"
     static final String LAYOUT = "_$PREFIX composites"
+    private static final String SAVED = "_$PREFIX saved"
     static final List<String> OWN_COMPONENTS = ['0', '1+', '2+', '3+'].collect { "$PREFIX $it".toString() } + [TILE_CLASS]
+
+    /**
+     * Text that does something in the moment that it is saved, and is read again as the text alone. Among an image's
+     * properties, it knows when the image is saved: QuPath tells nobody. It saves no property of a class that is not
+     * Java's own or its, so this lies in a list.
+     */
+    static class SavedText implements Serializable {
+        private final String text
+        final transient Runnable saved
+
+        SavedText(String text, Runnable saved) {
+            this.text = text
+            this.saved = saved
+        }
+
+        @Override
+        String toString() {
+            return text
+        }
+
+        private Object writeReplace() {
+            saved.run()
+            return text
+        }
+    }
 
     static HeroheData data() {
         return new HeroheData(OWN_COMPONENTS, TILE_CLASS, "$PREFIX: ", MARK)
@@ -77,6 +105,7 @@ class HeroheMarks {
             def wholeObject = whole == null ? null : wholeImageAnnotation(image, whole)
             def wholeTiles = whole == null ? null : tilesOf(data, whole, tileColour)
             def layout = new Gson().toJson(markup.get('layout'))
+            def metadata = (Map<String, String>) markup.get('metadata')
 
             take(image)
             for (int i = 0; i < planned.size(); i++)
@@ -87,12 +116,33 @@ class HeroheMarks {
             }
             image.imageData.setProperty(MARK, (String) markup.get('mark'))
             image.imageData.setProperty(LAYOUT, layout)
+            image.imageData.setProperty(SAVED, [new SavedText(metadata.get("$PREFIX run".toString()) ?: '', { putMetadata(image, metadata) })])
         }
         deselectRemoved(hierarchy)
         hierarchy.fireHierarchyChangedEvent(hierarchy.rootObject)
-        if (image.entry != null)
-            ((Map<String, String>) markup.get('metadata')).each { key, value -> image.entry.putMetadataValue(key, value) }
         return used
+    }
+
+    /** Make a result's metadata the project's now, where the image is certain to be saved next. */
+    static void publish(HeroheImage image) {
+        def saved = image.imageData.getProperty(SAVED)
+        if (saved instanceof List)
+            ((List) saved).findAll { it instanceof SavedText }.each { ((SavedText) it).saved.run() }
+    }
+
+    // Not before the image is saved: a project must not say what its data do not hold.
+    private static void putMetadata(HeroheImage image, Map<String, String> metadata) {
+        if (image.entry == null)
+            return
+        metadata.each { key, value -> image.entry.putMetadataValue(key, value) }
+        refreshList()
+    }
+
+    /** The list of images may be sorted by what was changed. */
+    private static void refreshList() {
+        def qupath = QuPathGUI.getInstance()
+        if (qupath != null)
+            Platform.runLater { qupath.refreshProject() }
     }
 
     /** Remove everything of ours and restore the classes; false when there was nothing. */
@@ -112,6 +162,7 @@ class HeroheMarks {
                     any = true
                 }
             }
+            refreshList()
         }
         def workflow = image.imageData.historyWorkflow
         workflow.steps.findAll { WorkflowStep step -> step.name == STEP }.each { WorkflowStep step -> workflow.removeStep(step) }

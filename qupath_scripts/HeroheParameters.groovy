@@ -14,7 +14,8 @@ class HeroheParameters {
     static Map<String, Object> defaults() {
         return [
             regionClasses: (Object) ['Tumor'], excludeClasses: [], perAnnotation: true, composites: 8, seed: 0,
-            minPatches: 10, minCoverage: 0.5d, tiles: 'sampled', classify: true, model: '', pixelsFromQuPath: false
+            minPatches: 10, minCoverage: 0.5d, tiles: 'sampled', classify: true, model: '', anyStain: false,
+            pixelsFromQuPath: false
         ]
     }
 

@@ -37,40 +37,32 @@ class HeroheRunWindow {
     private static HeroheRunWindow ofScripts
 
     /** One image: its cells, and the work on it. */
-    class Row extends HeroheTask {
+    static class Row extends HeroheTask {
         final List<String> cells
+        private final HeroheRunWindow window
 
-        Row(String title, String image, Consumer<String> log) {
-            super(title, log)
+        Row(String title, String image, HeroheRunWindow window) {
+            super(title, window.log)
+            this.window = window
             cells = [image, 'in work', '', '', '']
         }
 
         /** Say what came of it. */
         void ended(String outcome, Map<String, Object> result, String words) {
             def prediction = (Map) ((Map) result?.get('union'))?.get('prediction')
-            Platform.runLater {
-                cells[1] = outcome
-                cells[2] = prediction == null ? '' : String.valueOf(prediction.get('grade'))
-                cells[3] = prediction == null ? '' : String.format(Locale.ROOT, '%.3f', prediction.get('p_positive'))
-                cells[4] = words
-                done++
-                table.refresh()
-                bar.progress = total > 0 ? done / (double) total : -1d
-            }
+            def grade = prediction == null ? '' : String.valueOf(prediction.get('grade'))
+            def positive = prediction == null ? '' : String.format(Locale.ROOT, '%.3f', prediction.get('p_positive'))
+            window.rowEnded(this, [outcome, grade, positive, words])
         }
 
         @Override
         protected void show(String text, double share) {
-            Platform.runLater {
-                label.text = "${cells[0]}: $text".toString()
-                if (share >= 0)
-                    bar.progress = (done + share) / Math.max(1, total)
-            }
+            window.rowShown("${cells[0]}: $text".toString(), share)
         }
     }
 
     private final int total
-    private final Consumer<String> log
+    final Consumer<String> log
     private final Stage stage = new Stage()
     private final Label label = HeroheResultView.text('', '')
     private final ProgressBar bar = new ProgressBar(0d)
@@ -138,7 +130,7 @@ class HeroheRunWindow {
 
     /** Begin with an image; may be called from any thread. */
     Row begin(String title, String image) {
-        def row = new Row(title, image, log)
+        def row = new Row(title, image, this)
         current = row
         Platform.runLater {
             table.items.add(row)
@@ -148,6 +140,23 @@ class HeroheRunWindow {
         if (cancelled)
             row.cancel()
         return row
+    }
+
+    void rowShown(String words, double share) {
+        Platform.runLater {
+            label.text = words
+            if (share >= 0)
+                bar.progress = (done + share) / Math.max(1, total)
+        }
+    }
+
+    void rowEnded(Row row, List<String> rest) {
+        Platform.runLater {
+            rest.eachWithIndex { String cell, int i -> row.cells[i + 1] = cell }
+            done = done + 1
+            table.refresh()
+            bar.progress = done / (double) Math.max(1, total)
+        }
     }
 
     /** All images were seen, or the rest will not be. */

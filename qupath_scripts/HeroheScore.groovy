@@ -27,6 +27,8 @@ class HeroheScore {
      * @return the result, see bridge.results.schema.SlideResult
      */
     static Map<String, Object> score(HeroheImage image, Map<String, Object> options, HeroheTask task) {
+        if (!options.anyStain)
+            image.checkStain()
         def work = regions(image, options)
         def server = new HeroheServer(home(), { String text -> task.say(text) }, { task.cancelled })
         def found = server.connect((String) options.model, { task.askModel() })
@@ -118,7 +120,7 @@ class HeroheScore {
             composites: options.composites == 'all' ? null : options.composites, seed: options.seed,
             min_patches: options.minPatches, min_coverage: options.minCoverage,
             per_annotation: (Object) (options.perAnnotation && sample != 'slide'), mpp: image.usersMpp(),
-            keep_unsampled: (Object) (options.tiles == 'all')
+            keep_unsampled: (Object) (options.tiles == 'all'), any_stain: (Object) (options.anyStain == true)
         ]
     }
 

@@ -181,8 +181,10 @@ class HeroheScripts {
 
     /** Run for project, and 'QuPath script -s' of 0.5, save the image's data but not the project with the metadata. */
     private static void saved(Script script, HeroheImage image) {
-        if (told(script, 'batchSave') == true)
+        if (told(script, 'batchSave') == true) {
+            HeroheMarks.publish(image)
             image.project?.syncChanges()
+        }
     }
 
     private static int number(Script script, String name) {

@@ -22,6 +22,7 @@ def parameters = [
     tiles: 'sampled',           // which patches become tiles: 'sampled', 'all' or 'none'
     classify: true,             // derive classes such as "Tumor: HER2-HE 2+"
     model: '',                  // path of a model file; '' for the one chosen at installation
+    anyStain: false,            // also score what is not, or does not look like, H&E
     pixelsFromQuPath: false     // send pixels even when the server can open the slide itself
 ]
 

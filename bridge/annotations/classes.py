@@ -31,11 +31,11 @@ Colour = tuple[int, int, int]
 
 GRADE_COLOURS: Final[dict[str, Colour]] = {
     "0": (90, 90, 180),
-    "1+": (255, 215, 0),
+    "1+": (111, 154, 59),
     "2+": (225, 150, 50),
     "3+": (200, 50, 50),
 }
-"""QuPath's own colours of Negative, 1+, 2+ and 3+."""
+"""QuPath's own colours of Negative, 2+ and 3+; its yellow of 1+ is that of what is selected."""
 
 TILE_COLOUR: Final[Colour] = (0, 160, 160)
 

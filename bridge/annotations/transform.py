@@ -1,8 +1,8 @@
 """Where QuPath's pixels lie on the slide.
 
 QuPath crops a slide to the area that was scanned (``openslide.bounds-*``), and may show it rotated by quarter
-turns or cut out a part. All of that is one map with whole-numbered coefficients, so a square patch stays a
-square patch and nothing is rounded.
+turns, mirrored, or cut out a part. All of that is one map with whole-numbered coefficients, so a square patch
+stays a square patch and nothing is rounded.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from shapely.affinity import affine_transform
 from shapely.geometry.base import BaseGeometry
+
+from herohe_model.slides.source import Box
 
 QuarterTurns = Literal[0, 1, 2, 3]
 
@@ -60,6 +64,21 @@ class SlideTransform:
             )
         return transform
 
+    def flipped(self, *, horizontal: bool, vertical: bool) -> SlideTransform:
+        """Return the transform of the same image mirrored from left to right, from top to bottom, or both."""
+        left, top = self._point(self.width if horizontal else 0, self.height if vertical else 0)
+        across, down = -1 if horizontal else 1, -1 if vertical else 1
+        return SlideTransform(
+            self.width,
+            self.height,
+            xx=across * self.xx,
+            xy=down * self.xy,
+            yx=across * self.yx,
+            yy=down * self.yy,
+            x0=left,
+            y0=top,
+        )
+
     def cropped(self, x: int, y: int, width: int, height: int) -> SlideTransform:
         """Return the frame of the part of this image with its upper left at (x, y), px of this image."""
         left, top = self._point(x, y)
@@ -71,7 +90,7 @@ class SlideTransform:
 
     def from_slide(self, geometry: BaseGeometry) -> BaseGeometry:
         """Bring a geometry from level-0 pixels of the slide to QuPath's pixels."""
-        # The inverse of a matrix of quarter turns is its transpose.
+        # The inverse of a matrix of quarter turns and reflections is its transpose.
         x0 = -(self.xx * self.x0 + self.yx * self.y0)
         y0 = -(self.xy * self.x0 + self.yy * self.y0)
         return affine_transform(geometry, [self.xx, self.yx, self.xy, self.yy, x0, y0])
@@ -80,6 +99,30 @@ class SlideTransform:
         """Return the upper left in QuPath's pixels of a square whose upper left on the slide is (x, y)."""
         corners = [self._inverse(x, y), self._inverse(x + size, y + size)]
         return min(c[0] for c in corners), min(c[1] for c in corners)
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether the image is neither turned nor mirrored."""
+        return self.xx == self.yy == 1
+
+    @property
+    def box(self) -> Box:
+        """What of the slide the image shows, level-0 px of the slide."""
+        ends = (self._point(0, 0), self._point(self.width, self.height))
+        (left, right), (top, bottom) = (sorted(end[axis] for end in ends) for axis in (0, 1))
+        return Box(left, top, right - left, bottom - top)
+
+    def box_from_slide(self, box: Box) -> Box:
+        """Bring a box from level-0 pixels of the slide to QuPath's pixels."""
+        ends = (self._inverse(box.x, box.y), self._inverse(box.x + box.width, box.y + box.height))
+        (left, right), (top, bottom) = (sorted(end[axis] for end in ends) for axis in (0, 1))
+        return Box(left, top, right - left, bottom - top)
+
+    def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn pixels of QuPath's image, (h, w, 3), as they lie on the slide."""
+        if self.xx == 0:
+            pixels = pixels.transpose(1, 0, 2)
+        return pixels[:: self.yx + self.yy, :: self.xx + self.xy]
 
     def _point(self, x: int, y: int) -> tuple[int, int]:
         return self.xx * x + self.xy * y + self.x0, self.yx * x + self.yy * y + self.y0

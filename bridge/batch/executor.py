@@ -11,7 +11,7 @@ from typing import Protocol
 from bridge.results.schema import SlideResult
 from bridge.scoring.job import SlideJob, score_job
 from bridge.scoring.slide import Progress
-from herohe_model.model.score import CompositeScorer, ScorerInfo
+from herohe_model.model.score import CompositeScorer, ScorerInfo, ScoringModel
 
 
 class SlideExecutor(Protocol):
@@ -23,6 +23,11 @@ class SlideExecutor(Protocol):
     @property
     def info(self) -> ScorerInfo:
         """What scores all slides."""
+        ...
+
+    @property
+    def model(self) -> ScoringModel:
+        """What scores, as far as it is known before anything is computed."""
         ...
 
     @property
@@ -86,6 +91,11 @@ class ThreadExecutor:
     def info(self) -> ScorerInfo:
         """What scores."""
         return self._scorer.info
+
+    @property
+    def model(self) -> ScoringModel:
+        """The scorer's model."""
+        return self._scorer.info.model
 
     def check(self) -> None:
         """Do nothing: a scorer that is gone says so for each slide."""

@@ -7,6 +7,7 @@ result is in the manifest before the project is touched, so a run killed at any 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +18,17 @@ from typing import Final, Protocol
 import msgspec
 
 from bridge.annotations.regions import SlideRegions, build_regions
+from bridge.batch.deferred_executor import OtherScorerError
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import ResultFileError, write_csv, write_json
 from bridge.results.manifest import Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring.job import SlideJob
+from bridge.scoring.job import SlideJob, unmatched_job
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from bridge.scoring.slide import Progress, as_herohe, failed_result
-from herohe_model.errors import CancelledError, HeroheError, SlideFatalError
+from bridge.scoring.suitability import check_image_type, stain_refusal
+from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, UnsuitableSlideError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
@@ -38,7 +41,10 @@ _REFRESH_S: Final = 15.0
 _REFRESH_SHARE: Final = 0.05
 """Of a batch's time, at most, goes into that: it writes all results, so each time costs more."""
 _POLL_S: Final = 0.25
-_KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE)
+
+_log = logging.getLogger(__name__)
+
+_KEPT: Final = (Outcome.SCORED, Outcome.INSUFFICIENT_TISSUE, Outcome.UNSUITABLE)
 _WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
 
 
@@ -72,8 +78,11 @@ class BatchSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every slide was scored or rightly skipped, 1 otherwise."""
-        return int(any(outcome.is_failure for outcome in self.outcomes))
+        """0 when every slide was scored or rightly skipped, 1 otherwise, or when all are unsuitable."""
+        return int(
+            any(outcome.is_failure for outcome in self.outcomes)
+            or self.outcomes.keys() == {Outcome.UNSUITABLE}
+        )
 
 
 class Listener(Protocol):
@@ -197,6 +206,7 @@ class _Batch:
         self._manifest = manifest
         self._listener = listener
         self._cancelled = cancelled
+        self._queue: deque[tuple[int, Entry]] = deque()
         self._running: dict[str, _Job] = {}
         self._outcomes: Counter[Outcome] = Counter()
         self._reused = 0
@@ -204,8 +214,8 @@ class _Batch:
         self._next_refresh = time.monotonic() + _REFRESH_S
 
     def run(self) -> BatchSummary:
-        queue = deque(enumerate(self._collection.entries()))
-        self._listener.started(len(queue))
+        self._begin()
+        queue = self._queue
         try:
             while queue or self._running:
                 if self._cancelled():
@@ -232,6 +242,14 @@ class _Batch:
                 self._write_files()
         return BatchSummary(dict(self._outcomes), self._reused, self._written)
 
+    def _begin(self) -> None:
+        """Put all slides into the queue, with no outcome yet."""
+        self._queue.clear()
+        self._queue.extend(enumerate(self._collection.entries()))
+        self._outcomes.clear()
+        self._reused = self._written = 0
+        self._listener.started(len(self._queue))
+
     def _hindrance(self) -> HeroheError | None:
         """Return why no slide can be begun any more, if so."""
         if self._cancelled():
@@ -257,32 +275,55 @@ class _Batch:
         try:
             content, regions, fingerprint = _read(self._collection, entry, self._options)
             path = _portable(content.slide_path, self._collection.root)
-            key = self._work_key(entry, content, path, regions, fingerprint)
+        except UnsuitableSlideError as error:
+            self._refuse(position, entry, error)
+            return
         except Exception as error:
             result = _failed(error, entry)
             if isinstance(error, SlideFatalError) and error.path:
                 result = self._keep_fatal(Path(error.path), result)
             self._close_slides((position, result))
             return
+        work = SlideJob(
+            entry=entry.id,
+            slide=entry.name,
+            path=path,
+            file=str(content.slide_path.absolute()),
+            mpp=self._options.score.mpp or content.mpp,
+            warnings=content.warnings,
+            regions=regions,
+            options=self._options.score,
+            view=content.view,
+        )
+        if regions.union is None:
+            unmatched = unmatched_job(work, self._executor.model)
+            self._finish(_Job(position, entry, content, path, key=""), unmatched)
+            return
+        key = self._work_key(entry, content, path, regions, fingerprint)
         job = _Job(position, entry, content, path, key)
         known = self._manifest.find(key)
         if known is not None:
             self._reused += 1
             self._close_slides((position, self._write_back(job, known)), reused=True)
             return
+        try:
+            self._executor.submit(work)
+        except OtherScorerError as error:
+            # Before the first slide was scored: what was taken for known so far is looked up again.
+            _log.info("%s: all slides are looked up again", error.problem)
+            self._begin()
+            return
         self._running[entry.id] = job
-        self._executor.submit(
-            SlideJob(
-                entry=entry.id,
-                slide=entry.name,
-                path=path,
-                file=str(content.slide_path.absolute()),
-                mpp=self._options.score.mpp or content.mpp,
-                warnings=content.warnings,
-                regions=regions,
-                options=self._options.score,
-            )
-        )
+
+    def _refuse(self, position: int, entry: Entry, error: UnsuitableSlideError) -> None:
+        """End a slide that is not what a model is for, and take back what an earlier run wrote."""
+        result = _failed(error, entry)
+        try:
+            self._collection.write(entry, result, self._options.write)
+            self._written += 1
+        except Exception as failure:
+            result = _failed(failure, entry)
+        self._close_slides((position, result))
 
     def _work_key(
         self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
@@ -297,6 +338,7 @@ class _Batch:
                 "fingerprint": fingerprint,
                 "warnings": content.warnings,
                 "mpp": content.mpp,
+                "view": msgspec.to_builtins(content.view),
                 "regions": regions.digest(),
                 "model": scored_by.model_sha256,
                 "device": scored_by.device,
@@ -375,7 +417,7 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
                 continue
             with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
                 patches = find_patches(
-                    slide,
+                    content.view.of(slide),
                     regions.union.geometry,
                     patch_px=card.patch_px,
                     mpp=card.mpp,
@@ -386,13 +428,15 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
         except Exception as error:
             yield PlannedSlide(entry.name, 0, 0, 0, str(as_herohe(error, entry.name)))
             continue
-        few = len(patches) < options.score.min_patches
+        refusal = "" if options.score.any_stain else stain_refusal(patches.stain, entry.name)
+        if not refusal and len(patches) < options.score.min_patches:
+            refusal = f"insufficient tissue: fewer than {options.score.min_patches} foreground patches"
         yield PlannedSlide(
             entry.name,
             len(regions.annotations),
             patches.covered,
             len(patches),
-            f"insufficient tissue: fewer than {options.score.min_patches} foreground patches" if few else "",
+            refusal,
         )
 
 
@@ -401,12 +445,14 @@ def _read(
 ) -> tuple[EntryContent, SlideRegions, str]:
     """Read an entry's annotations and its slide's bounds and fingerprint."""
     content = collection.read(entry)
+    if not options.score.any_stain:
+        check_image_type(content.image_type, entry.name)
     with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,
             exclude_classes=options.exclude_classes,
-            slide_box=slide.bounds,
+            slide_box=content.view.of(slide).bounds,
         )
         return content, regions, slide.fingerprint
 

@@ -70,14 +70,14 @@ class SlideAnswer:
     ----------
     result
         JSON of a :class:`bridge.results.schema.SlideResult`.
-    markup
+    plan
         What QuPath's script has to write, b"" unless it was asked for.
     origin
         Where the image's (0, 0) lies on the slide, level-0 px (x, y).
     """
 
     result: bytes
-    markup: bytes
+    plan: bytes
     origin: tuple[int, int]
 
 
@@ -277,8 +277,8 @@ def _composite_score(reply: Reply, frames: Sequence[zmq.Frame]) -> CompositeScor
 def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:
     if not isinstance(reply, Result) or reply.slide is None:
         raise ValueError(f"a {type(reply).__name__} instead of a slide's result")
-    markup = frames[1].bytes if len(frames) > 1 else b""
-    return SlideAnswer(frames[0].bytes, markup, (reply.slide.origin_x, reply.slide.origin_y))
+    plan = frames[1].bytes if len(frames) > 1 else b""
+    return SlideAnswer(frames[0].bytes, plan, (reply.slide.origin_x, reply.slide.origin_y))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError,
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.machine import default_threads
-from herohe_model.model.score import ScorerInfo
+from herohe_model.model.score import ScorerInfo, ScoringModel
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -170,6 +170,11 @@ class DaskExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def model(self) -> ScoringModel:
+        """The workers' model."""
+        return self.info.model
 
     @property
     def capacity(self) -> int:

@@ -147,10 +147,23 @@ def score_collection(
             )
             view.name_device(executor.info)
         else:
+            from bridge.batch.deferred_executor import DeferredExecutor
             from bridge.batch.executor import ThreadExecutor
+            from bridge.batch.last_scorer import last_scorer, remember_scorer
+            from herohe_model.model.card import read_card
+            from herohe_model.model.score import ScoringModel
 
-            scorer = stack.enter_context(_scorer(model, compute, servers))
-            executor = stack.enter_context(ThreadExecutor(view.measure(scorer), options.slides_at_once))
+            def begin() -> ThreadExecutor:
+                scorer = stack.enter_context(_scorer(model, compute, servers))
+                if not servers:
+                    remember_scorer(scorer.info, compute)
+                return stack.enter_context(ThreadExecutor(view.measure(scorer), options.slides_at_once))
+
+            if model is None or servers:
+                executor = begin()
+            else:
+                known = ScoringModel(*read_card(model))
+                executor = DeferredExecutor(begin, last_scorer(known, compute), known)
         stack.enter_context(view)
         summary = run_batch_on(
             executor,

@@ -11,6 +11,7 @@ from bridge.annotations.regions import Annotation
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import WrittenObjects
+from herohe_model.slides.view import SlideView
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class EntryContent:
     written_with
         The write options of that result; None without one, and for a result of which the entry holds nothing
         but its outcome.
+    image_type
+        The name of the type that the image was given in QuPath, such as ``BRIGHTFIELD_H_E``; "" without one.
+    view
+        What of the slide the image shows, and in which colours.
     """
 
     entry: Entry
@@ -48,6 +53,8 @@ class EntryContent:
     written_run: str | None
     written_with: WriteOptions | None = None
     warnings: tuple[str, ...] = field(default=())
+    image_type: str = ""
+    view: SlideView = field(default_factory=SlideView)
 
 
 class Collection(Protocol):

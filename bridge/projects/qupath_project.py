@@ -29,6 +29,7 @@ from bridge.qupath.image_source import (
     frame_of,
     parse_builder,
     users_mpp,
+    view_of,
 )
 from bridge.qupath.jvm import NEWEST_TESTED, QuPath, qupath_facts, start_qupath
 from bridge.qupath.processes import open_project_warnings
@@ -44,8 +45,9 @@ from bridge.qupath.safe_replace import Backups, changed_error
 from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
+from bridge.scoring.suitability import check_image_type
 from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
-from herohe_model.errors import EntryChangedError, ProjectError, WriteBackError
+from herohe_model.errors import EntryChangedError, ProjectError, SlideError, WriteBackError
 from herohe_model.printable import printable_name
 from herohe_model.slides.guarded_slide import GuardedSlide
 
@@ -139,11 +141,18 @@ class QuPathProject:
         EntryDamagedError
             If its data exist but cannot be read.
         """
-        source, slide_path = self._locate(entry)
-        with GuardedSlide(slide_path) as slide:
-            transform = frame_of(source, slide, entry.name)
-            mpp = users_mpp(source, slide)
         data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
+        image_type = data.image_type if data is not None else ""
+        try:
+            source, slide_path = self._locate(entry)
+            with GuardedSlide(slide_path) as slide:
+                transform = frame_of(source, slide, entry.name)
+                mpp = users_mpp(source, slide)
+            view = view_of(source, transform, entry.name)
+        except SlideError:
+            # What is no H&E slide need not be a slide at all.
+            check_image_type(image_type, entry.name)
+            raise
         annotations = _annotations(data, transform, entry)
         self._seen[entry.id] = _Seen(
             data.sha256 if data is not None else None, tuple(annotation.id for annotation in annotations)
@@ -156,6 +165,8 @@ class QuPathProject:
             annotations=annotations,
             written_run=run,
             written_with=options,
+            image_type=image_type,
+            view=view,
         )
 
     def write(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
@@ -250,6 +261,8 @@ class QuPathProject:
             raise changed_error(f"The data of {entry.name} ({path})")
         if seen is not None and data is not None:
             data.keep_ids(seen.ids)
+        if result.union is None and (data is None or not (data.written_objects() or data.has_mark())):
+            return
         source, slide_path = self._locate(entry)
         with GuardedSlide(slide_path) as slide:
             transform = frame_of(source, slide, entry.name)
@@ -336,7 +349,10 @@ class QuPathProject:
                     raise WriteBackError(f"{self._path} did not read back as it was written", _REPORT)
 
 
-_WITHOUT_OBJECTS: Final = (Outcome.NO_MATCHING_ANNOTATION.value, Outcome.INSUFFICIENT_TISSUE.value)
+_WITHOUT_OBJECTS: Final = tuple(
+    outcome.value
+    for outcome in (Outcome.NO_MATCHING_ANNOTATION, Outcome.INSUFFICIENT_TISSUE, Outcome.UNSUITABLE)
+)
 _REPORT: Final = "It is as it was. Please report it"
 
 

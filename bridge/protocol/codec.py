@@ -40,10 +40,11 @@ Requests
     ``composites`` lists {``shape``, ``dtype``: "uint8"}, at most 16. ``model_sha256`` refuses any other
     model. After ``deadline_s`` seconds, what has not begun is dropped. Answer: ``result`` with ``scores``.
 ``score_slide`` {``slide``, ``entry``, ``path``?, ``source``?, ``sample``, ``region_classes``,
-``exclude_classes``, ``no_crop``, ``options``, ``write``?, ``model_sha256``?} + one frame
+``exclude_classes``, ``builder``?, ``options``, ``write``?, ``model_sha256``?} + one frame
     The frame is a GeoJSON FeatureCollection as QuPath exports it, in px of the image as QuPath shows it
-    (for slides with bounds, QuPath's (0, 0) is the upper left of the bounds, unless ``no_crop``); it may be
-    empty. ``sample`` says where: "all" features of the frame but those of ``exclude_classes``, those of the
+    (for slides with bounds, QuPath's (0, 0) is the upper left of the bounds); it may be empty. ``builder``
+    is QuPath's JSON of the image's server builder, which says how it is turned, mirrored and cut out.
+    ``sample`` says where: "all" features of the frame but those of ``exclude_classes``, those of the
     "classes" ``region_classes``, or the whole "slide". ``path`` is tried first; when the server cannot open
     it, or finds another image than the client's there, it asks for the pixels by ``read``, if there is a
     ``source`` {``name``, ``width``, ``height``,

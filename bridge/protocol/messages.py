@@ -111,7 +111,7 @@ class ScoreSlide(_Request, frozen=True, kw_only=True, tag="score_slide"):
     sample: Literal["all", "classes", "slide"] = "all"
     region_classes: Texts = ()
     exclude_classes: Texts = ()
-    no_crop: bool = False
+    builder: dict[str, Any] | None = None
     options: ScoreOptions = ScoreOptions()
     write: WriteOptions | None = None
     model_sha256: Sha256 = ""

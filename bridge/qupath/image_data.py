@@ -114,6 +114,12 @@ class ImageData:
             ) from error
         return cls(qupath, items, name, None)
 
+    @property
+    def image_type(self) -> str:
+        """Name of the image's type as its user set it, such as ``BRIGHTFIELD_H_E``; "" without one."""
+        kind = self._qupath.java("qupath.lib.images.ImageData").ImageType
+        return next((str(item.name()) for item in self._items if isinstance(item, kind)), "")
+
     def annotations_geojson(self) -> str:
         """All annotations of the user's as GeoJSON, parents before children, in QuPath's px."""
         return str(self._data.geoJson(self._annotations()))

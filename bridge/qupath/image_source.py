@@ -20,6 +20,7 @@ from bridge.annotations.transform import QuarterTurns, SlideTransform
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError, SlideScaleError
 from herohe_model.slides.slide_file import SlideFile
 from herohe_model.slides.source import PLAUSIBLE_MPP
+from herohe_model.slides.view import SlideView
 
 _TURNS: Final[dict[str, QuarterTurns]] = {
     "ROTATE_NONE": 0,
@@ -27,7 +28,15 @@ _TURNS: Final[dict[str, QuarterTurns]] = {
     "ROTATE_180": 2,
     "ROTATE_270": 3,
 }
+_FLIPS: Final = {
+    "NONE": (False, False),
+    "HORIZONTAL": (True, False),
+    "VERTICAL": (False, True),
+    "BOTH": (True, True),
+}
 _SAME_PIXELS: Final = "pyramidize"
+_ICC: Final = "--icc-profile"
+_OTHER_ICC: Final = ("--icc-profile-source", "--icc-profile-dest")
 _FROM_QUPATH: Final = "Score it from inside QuPath, whose script sends the pixels"
 _MPP_TOLERANCE: Final = 1e-6
 
@@ -37,6 +46,14 @@ class Turn:
     """The image was turned clockwise."""
 
     quarter_turns: QuarterTurns
+
+
+@dataclass(frozen=True)
+class Flip:
+    """The image was mirrored."""
+
+    horizontal: bool
+    vertical: bool
 
 
 @dataclass(frozen=True)
@@ -68,9 +85,19 @@ class ImageSource:
     uri: str
     provider: str
     arguments: tuple[str, ...]
-    steps: tuple[Turn | Crop, ...]
+    steps: tuple[Turn | Flip | Crop, ...]
     size: tuple[int, int] | None
     mpp: float | None
+
+    @property
+    def icc(self) -> bool:
+        """Whether QuPath transforms colours by ICC profiles."""
+        return self.by_openslide and _ICC in self.arguments
+
+    @property
+    def by_openslide(self) -> bool:
+        """Whether QuPath reads the file by OpenSlide."""
+        return "openslide" in self.provider.lower()
 
 
 def parse_builder(builder: Mapping[str, Any], name: str) -> ImageSource:
@@ -94,11 +121,13 @@ def _parsed(builder: Mapping[str, Any], name: str) -> ImageSource:
     metadata = builder.get("metadata") or {}
     size = (int(metadata["width"]), int(metadata["height"])) if "width" in metadata else None
     mpp = _calibration(metadata)
-    steps: list[Turn | Crop] = []
+    steps: list[Turn | Flip | Crop] = []
     inner = builder
     while (kind := inner.get("builderType")) != "uri":
         if kind == "rotated" and inner.get("rotation") in _TURNS:
             steps.append(Turn(_TURNS[inner["rotation"]]))
+        elif kind == "flipped" and inner.get("flip") in _FLIPS:
+            steps.append(Flip(*_FLIPS[inner["flip"]]))
         elif kind == "cropped" and isinstance(inner.get("region"), dict):
             region = inner["region"]
             steps.append(Crop(*(int(region[key]) for key in ("x", "y", "width", "height"))))
@@ -121,14 +150,17 @@ def _parsed(builder: Mapping[str, Any], name: str) -> ImageSource:
 def frame_of(source: ImageSource, slide: SlideFile, name: str) -> SlideTransform:
     """Return where QuPath's pixels lie on the slide.
 
+    ``--background-color`` changes nothing here: it is what QuPath shows where nothing was scanned, and the
+    slide's own background is what a model is shown there.
+
     Raises
     ------
     SlideError
         If that is not known for sure: an annotation in the wrong place is worse than none.
     """
     box, size = slide.bounds, slide.size
-    cropped = "openslide" in source.provider.lower() and "--no-crop" not in source.arguments
-    if "openslide" not in source.provider.lower():
+    cropped = source.by_openslide and "--no-crop" not in source.arguments
+    if not source.by_openslide:
         _refuse_series(source, name)
     transform = (
         SlideTransform.at(box.x, box.y, box.width, box.height) if cropped else SlideTransform.at(0, 0, *size)
@@ -136,6 +168,8 @@ def frame_of(source: ImageSource, slide: SlideFile, name: str) -> SlideTransform
     for step in source.steps:
         if isinstance(step, Turn):
             transform = transform.turned(step.quarter_turns)
+        elif isinstance(step, Flip):
+            transform = transform.flipped(horizontal=step.horizontal, vertical=step.vertical)
         else:
             transform = transform.cropped(step.x, step.y, step.width, step.height)
     if source.size is not None and source.size != (transform.width, transform.height):
@@ -144,6 +178,37 @@ def frame_of(source: ImageSource, slide: SlideFile, name: str) -> SlideTransform
             f"{transform.width} x {transform.height} px, so its annotations cannot be placed",
             f"Look whether it is the right file. {_FROM_QUPATH}",
         )
+    return transform
+
+
+def view_of(source: ImageSource, transform: SlideTransform, name: str) -> SlideView:
+    """Return what of the slide the image shows, and in which colours.
+
+    Raises
+    ------
+    SlideError
+        If its colours are those of profiles outside the slide.
+    """
+    others = [option for option in _OTHER_ICC if option in source.arguments]
+    if others and source.icc:
+        raise SlideError(f"QuPath shows {name} through an ICC profile of its own ({others[0]})", _FROM_QUPATH)
+    part = transform.box if any(isinstance(step, Crop) for step in source.steps) else None
+    return SlideView(part, icc=source.icc)
+
+
+def upright_frame(source: ImageSource, width: int, height: int) -> SlideTransform:
+    """Return how an image of this size was turned and mirrored, whatever it was cut out of.
+
+    For who has no slide but the image alone: its pixels lie upright in a frame whose upper left is (0, 0).
+    """
+    steps = [step for step in source.steps if not isinstance(step, Crop)]
+    odd = sum(step.quarter_turns for step in steps if isinstance(step, Turn)) % 2
+    transform = SlideTransform.at(0, 0, *((height, width) if odd else (width, height)))
+    for step in steps:
+        if isinstance(step, Turn):
+            transform = transform.turned(step.quarter_turns)
+        else:
+            transform = transform.flipped(horizontal=step.horizontal, vertical=step.vertical)
     return transform
 
 

@@ -28,6 +28,7 @@ class Outcome(str, Enum):
     SCORED = "scored"
     INSUFFICIENT_TISSUE = "insufficient_tissue"
     NO_MATCHING_ANNOTATION = "no_matching_annotation"
+    UNSUITABLE = "unsuitable"
     UNREADABLE = "unreadable"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -117,6 +118,11 @@ class RegionResult(msgspec.Struct, frozen=True):
         """Refuse patches of composites that are not there."""
         if not all(0 <= patch.composite < len(self.composites) for patch in self.patches):
             raise ValueError("a patch lies in a composite that is not there")
+
+    @property
+    def title(self) -> str:
+        """What a reader knows it by: its name, or else its class."""
+        return self.name or self.class_name or ("Annotation" if self.annotations else "Whole image")
 
 
 class Provenance(msgspec.Struct, frozen=True):

@@ -17,9 +17,11 @@ from shapely.geometry.base import BaseGeometry
 from bridge.annotations.regions import SlideRegions
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import ProgressCallback, failed_result, score_slide
-from herohe_model.model.score import CompositeScorer
+from bridge.scoring.slide import ProgressCallback, failed_result, score_slide, unmatched_result
+from herohe_model.model.score import CompositeScorer, ScoringModel
 from herohe_model.slides.guarded_slide import GuardedSlide
+from herohe_model.slides.source import SlideSource
+from herohe_model.slides.view import SlideView
 
 
 class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +35,8 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
         The slide's file where the job is done.
     mpp
         µm per level-0 px, overriding the file's; None to use that.
+    view
+        What of the slide is scored, and in which colours.
     """
 
     entry: str
@@ -43,6 +47,7 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     regions: SlideRegions
     options: ScoreOptions
+    view: SlideView = SlideView()
 
 
 @dataclass(frozen=True)
@@ -69,20 +74,44 @@ def score_job(
     cancelled: Callable[[], bool] | None = None,
 ) -> SlideResult:
     """Score a slide; whatever goes wrong becomes its outcome."""
+    return _opened(
+        job,
+        lambda slide: score_slide(
+            slide,
+            job.regions,
+            job.options,
+            scorer,
+            entry=job.entry,
+            slide=job.slide,
+            path=job.path,
+            warnings=job.warnings,
+            progress=progress,
+            cancelled=cancelled,
+        ),
+    )
+
+
+def unmatched_job(job: SlideJob, model: ScoringModel) -> SlideResult:
+    """Return the result of a slide that no annotation matches; whatever goes wrong becomes its outcome."""
+    return _opened(
+        job,
+        lambda slide: unmatched_result(
+            slide,
+            job.regions,
+            job.options,
+            model,
+            entry=job.entry,
+            slide=job.slide,
+            path=job.path,
+            warnings=job.warnings,
+        ),
+    )
+
+
+def _opened(job: SlideJob, result_of: Callable[[SlideSource], SlideResult]) -> SlideResult:
     try:
         with GuardedSlide(job.file, mpp=job.mpp) as slide:
-            return score_slide(
-                slide,
-                job.regions,
-                job.options,
-                scorer,
-                entry=job.entry,
-                slide=job.slide,
-                path=job.path,
-                warnings=job.warnings,
-                progress=progress,
-                cancelled=cancelled,
-            )
+            return result_of(job.view.of(slide))
     except Exception as error:
         return failed_result(error, entry=job.entry, slide=job.slide, path=job.path)
 

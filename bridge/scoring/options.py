@@ -32,6 +32,8 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Decide the foreground from level 0 instead of the pyramid, for checking.
     keep_unsampled
         Also report the foreground patches that no composite drew.
+    any_stain
+        Score whatever the slide is stained with, instead of H&E only.
     """
 
     composites: int | None = 8
@@ -42,6 +44,7 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mpp: float | None = None
     exact_foreground: bool = False
     keep_unsampled: bool = False
+    any_stain: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""

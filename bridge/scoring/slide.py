@@ -21,18 +21,14 @@ from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region, SlideRegions
 from bridge.results.schema import (
-    CompositeResult,
-    ForegroundPatch,
     Outcome,
     Outline,
-    PlacedPatch,
-    Prediction,
     Provenance,
-    RegionResult,
     SlideResult,
-    rounded,
 )
 from bridge.scoring.options import ScoreOptions
+from bridge.scoring.region import as_annotation, disagreement, region_result
+from bridge.scoring.suitability import stain_refusal, stain_warning
 from bridge.versions import package_versions
 from herohe_model.errors import (
     ALLOW,
@@ -40,19 +36,11 @@ from herohe_model.errors import (
     EntryDamagedError,
     HeroheError,
     SlideError,
+    UnsuitableSlideError,
     os_problem,
 )
-from herohe_model.grades import (
-    Target,
-    bit_probabilities,
-    expected_grade,
-    grade_of,
-    ihc_probabilities,
-    level_probabilities,
-    status_of,
-)
 from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore, CompositeScorer
+from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo, ScoringModel
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import PatchSet, find_patches
@@ -114,7 +102,7 @@ def score_slide(
     Returns
     -------
     SlideResult
-        With the outcome scored, insufficient_tissue or no_matching_annotation.
+        With the outcome scored, insufficient_tissue, no_matching_annotation or unsuitable.
 
     Raises
     ------
@@ -125,69 +113,91 @@ def score_slide(
     """
     stop = cancelled or (lambda: False)
     notice = progress or (lambda _: None)
-    card = scorer.info.card
-    all_warnings = (*warnings, *source.warnings, *regions.warnings)
-    scale = source.scale_warning(card.mpp)
-    if scale:
-        all_warnings = (*all_warnings, scale)
-
-    provenance = _provenance(source, regions, options, scorer)
     where = path if path is not None else str(source.path)
     entry = entry if entry is not None else source.path.name
     slide = slide if slide is not None else source.path.name
     if regions.union is None:
+        return unmatched_result(
+            source,
+            regions,
+            options,
+            scorer.info.model,
+            entry=entry,
+            slide=slide,
+            path=where,
+            warnings=warnings,
+        )
+    card = scorer.info.card
+    all_warnings = _warnings(source, regions, card, warnings)
+    provenance = _provenance(source, regions, options, scorer.info)
+    annotated = regions.annotations if options.per_annotation else ()
+    # One annotation alone is the slide's union: what is computed once is the same for both.
+    targets = [regions.union, *(annotated if len(annotated) > 1 else ())]
+    found: list[PatchSet] = []
+    for number, region in enumerate(targets):
+        notice(Progress("foreground", number, len(targets)))
+        found.append(
+            find_patches(
+                source,
+                region.geometry,
+                patch_px=card.patch_px,
+                mpp=card.mpp,
+                threshold=card.foreground_threshold,
+                min_coverage=options.min_coverage,
+                exact=options.exact_foreground,
+                cancelled=stop,
+            )
+        )
+    refusal = "" if options.any_stain else stain_refusal(found[0].stain, slide)
+    if refusal:
         return SlideResult(
             entry=entry,
             slide=slide,
             path=where,
-            outcome=Outcome.NO_MATCHING_ANNOTATION,
-            message=regions.no_match_message(),
+            outcome=Outcome.UNSUITABLE,
+            message=refusal,
             warnings=all_warnings,
             provenance=provenance,
         )
+    doubt = stain_warning(found[0].stain, slide)
+    all_warnings = (*all_warnings, doubt) if doubt else all_warnings
 
-    targets = [regions.union, *(regions.annotations if options.per_annotation else ())]
-    sampled: list[tuple[Region, PatchSet, NDArray[np.int64]]] = []
-    for number, region in enumerate(targets):
-        notice(Progress("foreground", number, len(targets)))
-        patches = find_patches(
-            source,
-            region.geometry,
-            patch_px=card.patch_px,
-            mpp=card.mpp,
-            threshold=card.foreground_threshold,
-            min_coverage=options.min_coverage,
-            exact=options.exact_foreground,
-            cancelled=stop,
-        )
-        cells = card.grid * card.grid
-        enough = len(patches) >= options.min_patches
-        drawn = (
+    cells = card.grid * card.grid
+    enough = [len(patches) >= options.min_patches for patches in found]
+    # A grade that none of the annotations has is none of the slide's.
+    enough[0] = enough[0] and (len(targets) == 1 or any(enough[1:]))
+    sampled = [
+        (
+            region,
+            patches,
             draw_composites(len(patches), composites=options.composites, seed=options.seed, cells=cells)
-            if enough
-            else np.empty((0, cells), dtype=np.int64)
+            if drawn
+            else np.empty((0, cells), dtype=np.int64),
         )
-        sampled.append((region, patches, drawn))
-
+        for region, patches, drawn in zip(targets, found, enough, strict=True)
+    ]
     total = sum(len(drawn) for _, _, drawn in sampled)
     notice(Progress("composites", 0, total))
     with closing(
         _score_all(source, sampled, scorer, stop, lambda done: notice(Progress("composites", done, total)))
     ) as scores:
         results = [
-            _region_result(region, patches, drawn, [next(scores) for _ in drawn], card, options)
+            region_result(region, patches, drawn, [next(scores) for _ in drawn], card, options)
             for region, patches, drawn in sampled
         ]
     union = results[0]
+    each = tuple(results[1:])
+    if len(annotated) == 1:
+        each = (as_annotation(union, annotated[0]),)
     return SlideResult(
         entry=entry,
         slide=slide,
         path=where,
         outcome=union.outcome,
         message=union.message,
-        warnings=all_warnings,
+        warnings=(*all_warnings, *disagreement(union, each)),
         union=union,
-        annotations=tuple(results[1:]),
+        annotations=each,
         provenance=provenance,
         outlines=tuple(_outline(region, provenance) for region in regions.annotations),
     )
@@ -213,6 +223,8 @@ def failed_result(error: Exception, *, entry: str, slide: str, path: str = "") -
     known = as_herohe(error, slide)
     if isinstance(known, CancelledError):
         outcome = Outcome.CANCELLED
+    elif isinstance(known, UnsuitableSlideError):
+        outcome = Outcome.UNSUITABLE
     elif isinstance(known, (SlideError, EntryDamagedError)):
         outcome = Outcome.UNREADABLE
     else:
@@ -277,109 +289,54 @@ def _score_all(
                 future.cancel()
 
 
-def _region_result(
-    region: Region,
-    patches: PatchSet,
-    drawn: NDArray[np.int64],
-    scores: Sequence[CompositeScore],
-    card: ModelCard,
+def unmatched_result(
+    source: SlideSource,
+    regions: SlideRegions,
     options: ScoreOptions,
-) -> RegionResult:
-    """Put the composites of one region together."""
-    outcome, message = Outcome.SCORED, ""
-    if not scores:
-        outcome = Outcome.INSUFFICIENT_TISSUE
-        message = (
-            f"{len(patches)} foreground patches of {patches.covered} covered by the region; at least "
-            f"{options.min_patches} are needed. Draw a larger region, or lower --min-patches."
-        )
-    saturation = rounded(patches.saturation)
-    xs, ys = patches.x.tolist(), patches.y.tolist()
-    placed = tuple(
-        PlacedPatch(
-            x=xs[index],
-            y=ys[index],
-            size=patches.size,
-            composite=number,
-            cell=cell,
-            saturation=saturation[index],
-            contributions=tuple(rounded(score.contributions[cell])),
-        )
-        for number, (cells, score) in enumerate(zip(drawn, scores, strict=True))
-        for cell, index in enumerate(cells.tolist())
-    )
-    used = set(np.unique(drawn).tolist())
-    unsampled = (
-        tuple(
-            ForegroundPatch(xs[i], ys[i], patches.size, saturation[i])
-            for i in range(len(patches))
-            if i not in used
-        )
-        if options.keep_unsampled
-        else ()
-    )
-    prediction, composites = _predict(np.array([s.logits for s in scores]), card) if scores else (None, ())
-    return RegionResult(
-        region=region.id,
-        name=region.name,
-        class_name=region.class_name,
-        annotations=region.annotations,
-        outcome=outcome,
-        message=message,
-        patches_foreground=len(patches),
-        patches_sampled=len(used),
-        prediction=prediction,
-        composites=composites,
-        patches=placed,
-        unsampled=unsampled,
+    model: ScoringModel,
+    *,
+    entry: str,
+    slide: str,
+    path: str,
+    warnings: Sequence[str] = (),
+) -> SlideResult:
+    """Return the result of a slide on which no annotation matches; arguments as of :func:`score_slide`.
+
+    Nothing is computed for it, so its provenance names no device, precision or engine.
+    """
+    nowhere = ScorerInfo(model.card, model.sha256, device="", precision="", engine="")
+    return SlideResult(
+        entry=entry,
+        slide=slide,
+        path=path,
+        outcome=Outcome.NO_MATCHING_ANNOTATION,
+        message=regions.no_match_message(),
+        warnings=_warnings(source, regions, model.card, warnings),
+        provenance=_provenance(source, regions, options, nowhere),
     )
 
 
-def _predict(logits: NDArray[np.float32], card: ModelCard) -> tuple[Prediction, tuple[CompositeResult, ...]]:
-    """Average the composites' probabilities; logits have the shape (composites, bits)."""
-    target = Target(card.target)
-    positive = card.positive_bit
-    each = bit_probabilities(logits, temperature=card.temperature)
-    mean = each.mean(axis=0)
-    # Grade and status follow from the stored digits, so that a reader of the file comes to the same.
-    at_least = {grade: rounded(p)[0] for grade, p in ihc_probabilities(mean, target).items()}
-    p_positive = rounded(mean[positive])[0]
-    spread = float(each[:, positive].std(ddof=1)) if len(each) > 1 else 0.0
-    prediction = Prediction(
-        grade=grade_of(at_least),
-        status=status_of(p_positive, card.decision_threshold),
-        p_positive=p_positive,
-        p_positive_sd=rounded(spread)[0],
-        expected_grade=rounded(expected_grade(at_least))[0],
-        at_least=at_least,
-        levels=dict(zip(target.levels, rounded(level_probabilities(mean)), strict=True)),
-    )
-    composites = tuple(
-        CompositeResult(
-            index=number,
-            logits=tuple(rounded(logit)),
-            p_positive=rounded(q[positive])[0],
-            grade=grade_of(ihc_probabilities(q, target)),
-        )
-        for number, (logit, q) in enumerate(zip(logits, each, strict=True))
-    )
-    return prediction, composites
+def _warnings(
+    source: SlideSource, regions: SlideRegions, card: ModelCard, before: Sequence[str]
+) -> tuple[str, ...]:
+    scale = source.scale_warning(card.mpp)
+    return (*before, *source.warnings, *regions.warnings, *((scale,) if scale else ()))
 
 
 def _provenance(
-    source: SlideSource, regions: SlideRegions, options: ScoreOptions, scorer: CompositeScorer
+    source: SlideSource, regions: SlideRegions, options: ScoreOptions, scored_by: ScorerInfo
 ) -> Provenance:
     """Say what makes this result."""
-    card = scorer.info.card
+    card = scored_by.card
     facts = Provenance(
         run="",
         model=card.name,
-        model_sha256=scorer.info.model_sha256,
+        model_sha256=scored_by.model_sha256,
         target=card.target,
         steps=card.steps,
         seed=options.seed,
-        device=scorer.info.device,
-        precision=scorer.info.precision,
+        device=scored_by.device,
+        precision=scored_by.precision,
         options=msgspec.to_builtins(options),
         versions=dict(package_versions()),
         regions_sha256=regions.digest(),
@@ -387,7 +344,7 @@ def _provenance(
         slide_mpp=source.mpp,
         model_mpp=card.mpp,
         patch_px=card.patch_px,
-        engine=scorer.info.engine,
+        engine=scored_by.engine,
         positive_step=card.positive_step,
         decision_threshold=card.decision_threshold,
         threshold_chosen=card.threshold_chosen,

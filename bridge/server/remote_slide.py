@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bridge.annotations.transform import SlideTransform
 from bridge.protocol.messages import (
     MAX_READ_BOXES,
     MAX_READ_BYTES,
@@ -30,6 +31,29 @@ _LONGEST_BOX_PX: Final = 2048
 _LEVEL_TOLERANCE: Final = 1.01
 _MOST_WINDOW_PX: Final = 1 << 25
 """Pixels of a level in memory at a time, and the most that one box may need; the client's image decides."""
+
+
+def turned(fetch: Fetch, transform: SlideTransform) -> Fetch:
+    """Return how pixels are fetched as they lie on the slide, of an image that is turned or mirrored.
+
+    Parameters
+    ----------
+    fetch
+        Brings boxes in px of the image.
+    transform
+        Where the image's pixels lie on the slide.
+    """
+
+    def upright(boxes: Sequence[ReadBox]) -> list[NDArray[np.uint8]]:
+        asked = []
+        for box in boxes:
+            shown = transform.box_from_slide(Box(box.x, box.y, box.width, box.height))
+            out = (box.out_width, box.out_height)
+            out = out if transform.xx else (out[1], out[0])
+            asked.append(ReadBox(shown.x, shown.y, shown.width, shown.height, *out))
+        return [transform.upright(pixels) for pixels in fetch(asked)]
+
+    return upright
 
 
 class RemoteSlide:

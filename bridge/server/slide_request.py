@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bridge.annotations.geojson import annotations_from_geojson
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
+from bridge.annotations.transform import SlideTransform
 from bridge.protocol.codec import Refusal
 from bridge.protocol.messages import (
     ErrorReply,
@@ -34,9 +35,16 @@ from bridge.protocol.messages import (
     ScoreSlide,
     SlideOrigin,
 )
+from bridge.qupath.image_source import (
+    ImageSource,
+    frame_of,
+    parse_builder,
+    upright_frame,
+    view_of,
+)
 from bridge.scoring.slide import Progress, score_slide
 from bridge.server.frontend import SendReply
-from bridge.server.remote_slide import RemoteSlide, decode_image
+from bridge.server.remote_slide import RemoteSlide, decode_image, turned
 from bridge.writing.for_script import plan_for_script
 from herohe_model.errors import (
     CancelledError,
@@ -47,7 +55,8 @@ from herohe_model.errors import (
 )
 from herohe_model.model.score import CompositeScorer
 from herohe_model.slides.guarded_slide import GuardedSlide
-from herohe_model.slides.source import Box, SlideSource
+from herohe_model.slides.source import SlideSource
+from herohe_model.slides.view import ICC_WARNING
 
 _POLL_S: Final = 0.1
 _PIXELS_S: Final = 300.0
@@ -160,8 +169,8 @@ class SlideRequest:
     def _score(self, scorer: CompositeScorer) -> tuple[Result, list[bytes]]:
         request = self.request
         with ExitStack() as stack:
-            source, origin, warnings = self._open(stack)
-            drawn = self._annotations(origin)
+            source, transform, warnings = self._open(stack)
+            drawn = self._annotations(transform)
             result = score_slide(
                 source,
                 self._sampling_regions(drawn, source),
@@ -176,40 +185,68 @@ class SlideRequest:
             )
         frames = [msgspec.json.encode(result)]
         if request.write is not None and request.source is not None:
-            size = {"width": request.source.width, "height": request.source.height}
-            frames.append(plan_for_script(result, request.write, drawn, origin=origin, **size))
-        return Result(id=request.id, slide=SlideOrigin(*origin)), frames
+            frames.append(plan_for_script(result, request.write, drawn, transform))
+        return Result(id=request.id, slide=SlideOrigin(transform.x0, transform.y0)), frames
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress
 
-    def _open(self, stack: ExitStack) -> tuple[SlideSource, tuple[int, int], tuple[str, ...]]:
-        """Open the file, or else the client's image; with the origin of the client's coordinates."""
+    def _open(self, stack: ExitStack) -> tuple[SlideSource, SlideTransform, tuple[str, ...]]:
+        """Open the file, or else the client's image; with where that one's pixels lie."""
         request, source = self.request, self.request.source
+        image: ImageSource | None = None
         why = ""
-        if request.path is not None:
-            try:
-                path = Path(request.path)
-                self._check_path(path)
-                slide = stack.enter_context(GuardedSlide(path, mpp=request.options.mpp))
-                shown = Box(0, 0, *slide.size) if request.no_crop else slide.bounds
-                if source is None or (source.width, source.height) == (shown.width, shown.height):
-                    return slide, (shown.x, shown.y), ()
-                why = f"{path} holds {shown.width} x {shown.height} px, QuPath shows another image of it."
-            except SlideError as error:
-                if source is None:
-                    raise
-                why = str(error)
+        try:
+            if request.builder is not None:
+                image = parse_builder(request.builder, request.slide)
+            if request.path is not None:
+                return *self._open_file(Path(request.path), image, stack), ()
+        except SlideError as error:
+            if source is None:
+                raise
+            why = str(error)
         assert source is not None
-        remote = RemoteSlide(source, self._fetch, mpp=request.options.mpp)
-        warnings = (f"The pixels came from QuPath, not from the slide's file. {why}",) if why else ()
-        return remote, (source.origin_x, source.origin_y), warnings
+        notes = [f"The pixels came from QuPath, not from the slide's file. {why}"] if why else []
+        if image is None:
+            at = (source.origin_x, source.origin_y)
+            transform = SlideTransform.at(*at, source.width, source.height)
+            remote = RemoteSlide(source, self._fetch, mpp=request.options.mpp)
+            return remote, transform, tuple(notes)
+        transform = upright_frame(image, source.width, source.height)
+        box = transform.box
+        upright = msgspec.structs.replace(source, width=box.width, height=box.height)
+        remote = RemoteSlide(upright, turned(self._fetch, transform), mpp=request.options.mpp)
+        notes += [ICC_WARNING] if image.icc else []
+        return remote, transform, tuple(notes)
 
-    def _annotations(self, origin: tuple[int, int]) -> tuple[Annotation, ...]:
+    def _open_file(
+        self, path: Path, image: ImageSource | None, stack: ExitStack
+    ) -> tuple[SlideSource, SlideTransform]:
+        """Open the client's file, as the client shows it. Raises SlideError if it is another image."""
+        request, source = self.request, self.request.source
+        self._check_path(path)
+        slide = stack.enter_context(GuardedSlide(path, mpp=request.options.mpp))
+        if image is not None:
+            transform = frame_of(image, slide, request.slide)
+            shown = view_of(image, transform, request.slide).of(slide)
+        else:
+            box = slide.bounds
+            transform, shown = SlideTransform.at(box.x, box.y, box.width, box.height), slide
+        if source is not None and (source.width, source.height) != (transform.width, transform.height):
+            raise SlideError(
+                f"{path} holds {transform.width} x {transform.height} px, QuPath shows another image of it"
+            )
+        return shown, transform
+
+    def _annotations(self, transform: SlideTransform) -> tuple[Annotation, ...]:
         """Convert the regions to level-0 px of the slide."""
         if not self._regions.strip():
             return ()
-        return annotations_from_geojson(self._regions, origin, source=f"The regions of {self.request.slide}")
+        source = f"The regions of {self.request.slide}"
+        if transform.is_upright:
+            return annotations_from_geojson(self._regions, (transform.x0, transform.y0), source=source)
+        drawn = annotations_from_geojson(self._regions, (0, 0), source=source)
+        return tuple(replace(item, geometry=transform.to_slide(item.geometry)) for item in drawn)
 
     def _sampling_regions(self, drawn: Sequence[Annotation], source: SlideSource) -> SlideRegions:
         request = self.request

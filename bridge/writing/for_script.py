@@ -31,10 +31,7 @@ def plan_for_script(
     result: SlideResult,
     options: WriteOptions,
     annotations: Iterable[Annotation],
-    *,
-    origin: tuple[int, int],
-    width: int,
-    height: int,
+    transform: SlideTransform,
 ) -> bytes:
     """Return a result as instructions for the script, JSON in UTF-8.
 
@@ -42,10 +39,8 @@ def plan_for_script(
     ----------
     annotations
         Those that were sent with the request, in its order, level-0 px of the slide.
-    origin
-        Where QuPath's (0, 0) lies on the slide, level-0 px (x, y).
-    width, height
-        Size of QuPath's image, px.
+    transform
+        Where QuPath's pixels lie on the slide.
 
     Returns
     -------
@@ -57,7 +52,6 @@ def plan_for_script(
         null), and ``tiles``: ``ids``, ``squares`` as (x, y, size) in QuPath's px, ``names`` of measurements
         and ``values``, a row a tile, null where a tile has no such measurement.
     """
-    transform = SlideTransform.at(*origin, width, height)
     geometries, sent = {}, {}
     for number, annotation in enumerate(annotations):
         sent[annotation.id] = number

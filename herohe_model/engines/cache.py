@@ -61,6 +61,22 @@ class MeasurementCache:
         """Where the finding about these facts is kept."""
         return self.folder / f"{hashlib.sha256(_json(facts)).hexdigest()[:32]}.json"
 
+    def known(self, facts: Mapping[str, Any], kind: type[T]) -> T | None:
+        """Return what is remembered of these facts; a file that is damaged counts as none."""
+        return _read(self.path(facts), facts, kind)
+
+    def remember(self, facts: Mapping[str, Any], found: msgspec.Struct) -> None:
+        """Put a finding in the place of what was remembered.
+
+        Raises
+        ------
+        OSError, WriteError
+            If it cannot be kept.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = _Content(FORMAT, dict(facts), msgspec.Raw(_json(found)))
+        write_atomically(self.path(facts), _json(content))
+
     def recall(
         self,
         facts: Mapping[str, Any],
@@ -82,13 +98,13 @@ class MeasurementCache:
             None where nothing can be remembered, which is logged; `find_out` is not called then.
         """
         path = self.path(facts)
-        known = _read(path, facts, kind)
+        known = self.known(facts, kind)
         if known is not None:
             return known
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock"), timeout=_WAIT_S):
-                known = _read(path, facts, kind)
+                known = self.known(facts, kind)
                 if known is not None:
                     return known
                 # Before the work, which would be for nothing: can it be written?
@@ -96,7 +112,7 @@ class MeasurementCache:
                 write_atomically(probe, b"")
                 probe.unlink()
                 found = find_out()
-                write_atomically(path, _json(_Content(FORMAT, dict(facts), msgspec.Raw(_json(found)))))
+                self.remember(facts, found)
                 return found
         except (OSError, NotImplementedError, Timeout, WriteError) as error:
             _log.warning(

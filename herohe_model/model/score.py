@@ -79,6 +79,14 @@ def mean_score(scores: Sequence[CompositeScore]) -> CompositeScore:
 
 
 @dataclass(frozen=True)
+class ScoringModel:
+    """A model that scores, as it is known without being loaded: its card, and the SHA-256 of its file."""
+
+    card: ModelCard
+    sha256: str
+
+
+@dataclass(frozen=True)
 class ScorerInfo:
     """What scores: a model, and what computes it, as they stand in results.
 
@@ -101,6 +109,11 @@ class ScorerInfo:
     device: str
     precision: str
     engine: str
+
+    @property
+    def model(self) -> ScoringModel:
+        """The model."""
+        return ScoringModel(self.card, self.model_sha256)
 
     @property
     def computes_on(self) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -29,6 +29,7 @@ from shapely.geometry.base import BaseGeometry
 from herohe_model.errors import CancelledError, RegionError
 from herohe_model.sampling.coverage import clipped_area, grid_coverage, polygons, valid_area
 from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
+from herohe_model.sampling.stain import StainColours, stain_colours
 from herohe_model.slides.source import Box, SlideSource, check_scale, level_read
 
 ENOUGH: Final = 25
@@ -62,6 +63,8 @@ class PatchSet:
         re-anchored), shape (n,), float64, 0 to 1.
     covered
         How many patches the region covers, foreground or not.
+    stain
+        The colours of what was read to judge them.
     """
 
     x: NDArray[np.int64]
@@ -70,6 +73,7 @@ class PatchSet:
     saturation: NDArray[np.float64]
     coverage: NDArray[np.float64]
     covered: int
+    stain: StainColours = field(default_factory=StainColours)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -198,7 +202,16 @@ def find_patches(
             progress(count / len(x))
 
     downsample = 1.0 if exact else foreground_downsample(source.level_downsamples, grid.size)
-    saturation = mean_saturation(source, x, y, grid.size, downsample=downsample, progress=done)
+    colours: list[StainColours] = []
+    saturation = mean_saturation(
+        source,
+        x,
+        y,
+        grid.size,
+        downsample=downsample,
+        progress=done,
+        seen=lambda pixels: colours.append(stain_colours(pixels)),
+    )
     kept = saturation >= threshold
     lacking = np.flatnonzero(kept)[source.lacks_pixels(x[kept], y[kept], grid.size, patch_px)]
     if len(lacking):
@@ -217,6 +230,7 @@ def find_patches(
         saturation=saturation[kept],
         coverage=coverage[kept],
         covered=len(x),
+        stain=sum(colours, StainColours()),
     )
 
 

@@ -63,6 +63,7 @@ def mean_saturation(
     *,
     downsample: float,
     progress: Callable[[int], None] = lambda _: None,
+    seen: Callable[[NDArray[np.uint8]], None] = lambda _: None,
 ) -> NDArray[np.float64]:
     """Return the mean saturation of square patches, reading nothing but what they touch.
 
@@ -76,6 +77,8 @@ def mean_saturation(
         Of the pyramid level to read, one of the source's; 1.0 reads level 0.
     progress
         Called between pieces with the number of patches done; may raise to stop.
+    seen
+        Given the pixels of each piece, (h, w, 3) uint8 RGB, by the thread that read them.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def mean_saturation(
     def judge(some: NDArray[np.int32]) -> NDArray[np.float64]:
         strip = strips.pop()
         try:
-            return _piece_saturation(source, x[some], y[some], size, downsample, strip)
+            return _piece_saturation(source, x[some], y[some], size, downsample, strip, seen)
         finally:
             strips.append(strip)
 
@@ -141,11 +144,13 @@ def _piece_saturation(
     size: int,
     downsample: float,
     strip: _Strip,
+    seen: Callable[[NDArray[np.uint8]], None],
 ) -> NDArray[np.float64]:
     """Return the mean saturation of patches that lie close together."""
     left, width, columns = _span(int(x.min()), int(x.max()) + size, downsample)
     top, height, rows = _span(int(y.min()), int(y.max()) + size, downsample)
     pixels = source.read_box(left, top, width, height, (columns, rows))
+    seen(pixels)
     # Patches mostly stand in rows and columns, whose edges many share.
     (xs, column), (ys, row) = (np.unique(edges, return_inverse=True) for edges in (x, y))
     across, down = _places(xs, size, left, columns / width), _places(ys, size, top, rows / height)

@@ -36,6 +36,7 @@ def write_tiff(
     tile: int = 256,
     levels: int | None = None,
     quality: int | None = 90,
+    icc: bytes = b"",
 ) -> None:
     """Write a picture as a pyramidal tiled TIFF.
 
@@ -55,6 +56,8 @@ def write_tiff(
         ``2 ** (levels - 1)`` where downsamples must be exact powers of 2.
     quality
         JPEG quality, 1 to 95, without chroma subsampling; None for lossless deflate.
+    icc
+        A profile of the colours to embed.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def write_tiff(
         part = picture[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
         return _padded(part, tile, _WHITE)
 
-    write_tiled_tiff(path, (width, height), cut, mpp=mpp, tile=tile, levels=levels, quality=quality)
+    write_tiled_tiff(path, (width, height), cut, mpp=mpp, tile=tile, levels=levels, quality=quality, icc=icc)
 
 
 def write_tiled_tiff(
@@ -79,6 +82,7 @@ def write_tiled_tiff(
     tile: int = 256,
     levels: int | None = None,
     quality: int | None = 90,
+    icc: bytes = b"",
 ) -> None:
     """Write a pyramidal tiled TIFF too large to be held in memory, tile by tile.
 
@@ -89,7 +93,7 @@ def write_tiled_tiff(
     tile_pixels
         Called once for each level-0 tile with (column, row), in no order to rely on; returns the tile's
         pixels, shape (tile, tile, 3), uint8 RGB, whole tiles also at the right and lower edges.
-    path, mpp, tile, levels, quality
+    path, mpp, tile, levels, quality, icc
         As for :func:`write_tiff`.
     """
     count = _level_count(size, levels)
@@ -97,7 +101,7 @@ def write_tiled_tiff(
         grids = [TileGrid.of(size, level, tile) for level in range(count)]
         for node in _pyramid((0, 0), grids[0].shape, count, tile_pixels, _blank(tile, _WHITE)):
             grids[node.level].put(node.column, node.row, tiff.add_tile(node.pixels))
-        tiff.finish(grids, mpp)
+        tiff.finish(grids, mpp, icc)
 
 
 def write_mirax(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_SHORT, _LONG, _RATIONAL, _LONG8 = 3, 4, 5, 16
+_SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 5, 7, 16
 _JPEG, _DEFLATE = 7, 8
 _YCBCR, _RGB = 6, 2
 
@@ -106,11 +106,21 @@ class TiffWriter:
         self._file.write(encoded)
         return offset, len(encoded)
 
-    def finish(self, grids: Sequence[TileGrid], mpp: float | None) -> None:
-        """Write a directory for each level, level 0 first; `mpp` in µm per level-0 px, None for unknown."""
+    def finish(self, grids: Sequence[TileGrid], mpp: float | None, icc: bytes = b"") -> None:
+        """Write a directory for each level, level 0 first.
+
+        Parameters
+        ----------
+        mpp
+            µm per level-0 px, None for unknown.
+        icc
+            A profile of the colours to embed.
+        """
         link = 8
         for level, grid in enumerate(grids):
             tags = self._tags(grid, level, mpp)
+            if icc:
+                tags = sorted([*tags, (34675, _UNDEFINED, len(icc), icc)])
             entries = b"".join(struct.pack("<HHQ", *tag[:3]) + self._value(tag[3]) for tag in tags)
             position = self._file.tell()
             self._file.write(struct.pack("<Q", len(tags)) + entries + struct.pack("<Q", 0))

@@ -199,6 +199,46 @@ def draw_every_kind(painter: Painter) -> dict[str, str]:
     return {name: str(item.getID()) for name, item in made.items()}
 
 
+def knows_flips(qupath: QuPath) -> bool:
+    """Whether it is QuPath 0.7 or newer, which also knows ICC profiles."""
+    return tuple(int(part) for part in qupath.version.split("-")[0].split(".")[:2]) >= (0, 7)
+
+
+def shown_images(qupath: QuPath, bounded: Path, coloured: Path) -> dict[str, tuple[Path, Any]]:
+    """Two slides as QuPath may show them: as they are, turned, mirrored, cropped, by an ICC profile.
+
+    Parameters
+    ----------
+    bounded
+        A slide with bounds.
+    coloured
+        One with an ICC profile.
+    """
+    java = qupath.java
+    servers = java("qupath.lib.images.servers.ImageServers")
+
+    def shown(path: Path, *arguments: str) -> Any:
+        server = servers.buildServer(java("java.io.File")(str(path)).toURI(), *arguments)
+        return java("qupath.lib.images.servers.TransformedServerBuilder")(server)
+
+    # Whole pixels of every level: of others, QuPath's own levels do not lie on the file's.
+    part = java("qupath.lib.regions.ImageRegion").createInstance(96, 64, 704, 640, 0, 0)
+    turns = java("qupath.lib.images.servers.RotatedImageServer.Rotation")
+    made = {
+        "plain": (coloured, shown(coloured)),
+        "bounded": (bounded, shown(bounded)),
+        "turned": (bounded, shown(bounded).rotate(turns.ROTATE_90)),
+        "part": (bounded, shown(bounded).crop(part)),
+    }
+    if knows_flips(qupath):
+        flips = java("qupath.lib.images.servers.FlippedImageServer.Flip")
+        made["mirrored"] = (bounded, shown(bounded).flip(flips.HORIZONTAL))
+        turned = shown(coloured).flip(flips.VERTICAL).rotate(turns.ROTATE_270)
+        made["mirrored and turned"] = (coloured, turned)
+        made["icc"] = (coloured, shown(coloured, "--icc-profile"))
+    return {name: (path, server.build()) for name, (path, server) in made.items()}
+
+
 def describe(project: Path) -> dict[str, list[dict[str, Any]]]:
     """Return every field of every object of every image, as QuPath itself reads them from the disk."""
     qupath = start_qupath()

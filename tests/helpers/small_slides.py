@@ -11,6 +11,7 @@ from shapely.geometry import box
 from bridge.annotations.regions import Annotation
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
+from herohe_model.slides.icc import matrix_profile
 from herohe_model.synthetic.slides import write_tiff
 
 PATCH_PX = 32
@@ -42,6 +43,23 @@ def tissue_picture(
     noise = rng.integers(0, 60, (height, width, 1), dtype=np.int16)
     stained = np.array((170, 90, 150), dtype=np.int16) + noise + rng.integers(-20, 20, (height, width, 3))
     picture[y : y + height, x : x + width] = np.clip(stained, 0, 255).astype(np.uint8)
+    return picture
+
+
+def scanner_profile() -> bytes:
+    """An ICC profile whose colours are well off those of sRGB."""
+    return matrix_profile(((0.45, 0.23, 0.02), (0.35, 0.68, 0.08), (0.1642, 0.09, 0.7249)), [461])
+
+
+def immunostained_picture(side: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """Pale glass with tissue that is brown by DAB, but for blue nuclei."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((side, side, 3), 245, dtype=np.uint8)
+    shape = (side - 64, side - 64)
+    nuclei = (rng.random(shape) < 0.2)[..., None]
+    density = np.where(nuclei, np.array((0.65, 0.70, 0.29)), np.array((0.27, 0.57, 0.78)))
+    strength = rng.uniform(0.6, 1.2, shape)[..., None]
+    picture[32 : side - 32, 32 : side - 32] = np.rint(245 * np.exp(-density * strength)).astype(np.uint8)
     return picture
 
 

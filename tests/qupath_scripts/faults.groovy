@@ -5,6 +5,7 @@
 import com.google.gson.GsonBuilder
 import qupath.lib.gui.UserDirectoryManager
 import qupath.lib.io.GsonTools
+import qupath.lib.io.PathIO
 
 import java.util.concurrent.TimeUnit
 
@@ -72,10 +73,15 @@ def answers = gson.fromJson(new File(args[0]).getText('UTF-8'), List).collect { 
         failure = problem.message
     }
     boolean interrupted = Thread.interrupted()
+    def published = { entry.metadataMap.keySet().findAll { it.startsWith('HER2-HE') } as List }
+    def metadata = [published()]
+    if (step.then == 'save')
+        PathIO.writeImageData(new ByteArrayOutputStream(), imageData)
+    metadata << published()
     replaced.each { file, bytes -> bytes == null ? file.delete() : file.setBytes(bytes) }
     [
         failure: failure, said: lines.said, unchanged: state() == before, interrupted: interrupted,
-        happened: lines.onProgress == null, selected: hierarchy.selectionModel.selectedObjects.size(),
+        metadata: metadata, happened: lines.onProgress == null, selected: hierarchy.selectionModel.selectedObjects.size(),
         scored: hierarchy.annotationObjects.findAll { it.pathClass.toString().contains('HER2-HE') }*.name,
         threads: Thread.allStackTraces.keySet()*.name.findAll { name ->
             ['herohe', 'iothread', 'reaper-'].any { name.startsWith(it) } }

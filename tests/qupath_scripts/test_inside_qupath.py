@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.qupath_process import InsideQuPath, installed_qupath
-from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours
-from helpers.small_slides import MPP, PATCH_PX, small_model, tissue_picture
+from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours, shown_images
+from helpers.small_slides import (
+    MPP,
+    PATCH_PX,
+    immunostained_picture,
+    scanner_profile,
+    small_model,
+    tissue_picture,
+)
 from PIL import Image
 
 from bridge.qupath.jvm import start_qupath
@@ -52,6 +59,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     right.setID(left.getID())
     glass = made.add(home / "glass.tif")
     glass.annotate(glass.rectangle(10, 10, 400, 400), "Tumor")
+    return made.save()
+
+
+@pytest.fixture(scope="module")
+def ways(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that shows slides as they are, turned, mirrored, cropped, and by their ICC profile."""
+    slides = world.parent.parent
+    write_tiff(slides / "icc.tif", tissue_picture(SIDE, seed=3), mpp=MPP, icc=scanner_profile())
+    made = MadeProject(tmp_path_factory.mktemp("ways") / "project")
+    images = shown_images(made.qupath, slides / "a b.mrxs", slides / "icc.tif")
+    for name, (_, server) in images.items():
+        painter = made.add_built(server.getBuilder(), name)
+        painter.annotate(painter.rectangle(40, 50, 500, 440), "Tumor", name="left")
+        painter.annotate(painter.ellipse(330, 200, 300, 350), "Tumor")
     return made.save()
 
 
@@ -104,35 +125,47 @@ def test_a_real_slide_gives_the_result_of_the_command_line(
     assert len(ours(found[real_slide.name])) > 50
 
 
-def test_pixels_from_qupath_give_the_same_patches_and_nearly_the_same_result(
-    inside: InsideQuPath, world: Path, project: Path, tmp_path: Path
+def test_every_way_in_gives_the_same_numbers_however_an_image_is_shown(
+    inside: InsideQuPath, ways: Path, tmp_path: Path
 ) -> None:
-    direct = tmp_path / "direct"
-    shutil.copytree(world.parent, direct)
-    inside.score(direct / world.name)
-    inside.script("herohe_score.groovy", project, "pixelsFromQuPath=true")
-    wanted, found = described(direct / world.name), described(project)
-    for name in ("a b.mrxs", "ü.tif"):
-        assert corners(ours(found[name])) == corners(ours(wanted[name]))
-        assert len(ours(found[name])) > 20
-        for one, other in zip(probabilities(found[name]), probabilities(wanted[name]), strict=True):
-            assert abs(one - other) < 0.02
+    """The command line, the script with the slide's file, and the script with pixels out of QuPath."""
+    for name in ("command line", "files", "pixels"):
+        shutil.copytree(ways.parent, tmp_path / name)
+    inside.score(tmp_path / "command line" / ways.name)
+    inside.script("herohe_score.groovy", tmp_path / "files" / ways.name)
+    ran = inside.script("herohe_score.groovy", tmp_path / "pixels" / ways.name, "pixelsFromQuPath=true")
+    wanted = described(tmp_path / "command line" / ways.name)
+    assert described(tmp_path / "files" / ways.name) == wanted
+    found = described(tmp_path / "pixels" / ways.name)
+    for name, rows in wanted.items():
+        assert len(ours(rows)) > 20, name
+        assert numbers(found[name]) == numbers(rows), name
+    assert ("transformed by the slide's own ICC profile" in ran.stdout) == ("icc" in wanted)
 
 
-def test_an_image_that_no_server_can_open_is_scored_from_its_pixels(
-    inside: InsideQuPath, world: Path, tmp_path: Path
+def test_slides_of_another_stain_are_refused_and_nothing_is_written(
+    inside: InsideQuPath, tmp_path: Path
 ) -> None:
-    made = MadeProject(tmp_path / "turned")
-    slide = world.parent.parent / "ü.tif"
-    server = made.qupath.java("qupath.lib.images.servers.ImageServers").buildServer(
-        made.qupath.java("java.io.File")(str(slide)).toURI()
-    )
-    turned = made.qupath.java("qupath.lib.images.servers.RotatedImageServer")
-    painter = made.add_built(turned(server, turned.Rotation.ROTATE_90).getBuilder(), "turned")
-    painter.annotate(painter.rectangle(40, 40, 500, 500), "Tumor")
+    made = MadeProject(tmp_path / "project")
+    types = made.qupath.java("qupath.lib.images.ImageData").ImageType
+    pictures = {"brown": immunostained_picture(SIDE), "typed": tissue_picture(SIDE)}
+    for name, kind in (("brown", types.UNSET), ("typed", types.BRIGHTFIELD_H_DAB)):
+        write_tiff(tmp_path / f"{name}.tif", pictures[name], mpp=MPP)
+        painter = made.add(tmp_path / f"{name}.tif")
+        painter.annotate(painter.rectangle(64, 64, 500, 500), "Tumor")
+        painter.entry._image_data.setImageType(kind)
     project = made.save()
-    inside.script("herohe_score.groovy", project)
-    assert len(ours(described(project)["turned"])) > 20
+    before = files(project.parent)
+    ran = inside.script("herohe_score.groovy", project, save=False)
+    assert "brown.tif does not look like H&E: its tissue is brown" in ran.stdout
+    assert "The image type of typed.tif is Brightfield (H-DAB)" in ran.stdout
+    assert files(project.parent) == before
+    options = ("--model", inside.model, "--region-class", "Tumor")
+    done = inside.bridge("score", project, *options)
+    assert done.returncode == 1 and "2 unsuitable" in done.stdout, done.stdout + done.stderr
+    scored = describe(project)
+    assert all(rows[0]["metadata"]["HER2-HE outcome"] == "unsuitable" for rows in scored.values())
+    assert not any(ours(rows) for rows in scored.values())
 
 
 def test_explain_selects_the_patches_and_writes_the_picture_that_was_scored(
@@ -197,18 +230,16 @@ def described(project: Path) -> Rows:
     return found
 
 
-def corners(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return sorted((row["wkb"], row["parent"]) for row in rows)
-
-
-def probabilities(rows: list[dict[str, Any]]) -> list[float]:
-    names = ("HER2-HE: P(>=1+)", "HER2-HE: P(>=2+)", "HER2-HE: P(3+)", "HER2-HE: P(positive)")
-    return [
-        float(row["measurements"][name])
-        for row in sorted(rows, key=lambda row: row.get("id", ""))
-        for name in names
-        if name in row.get("measurements", {})
-    ]
+def numbers(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What was found of an image, without what names the run that found it."""
+    names = ("kind", "wkb", "class", "class colour")
+    return sorted(
+        (
+            *(str(row.get(name)) for name in names),
+            sorted((k, v) for k, v in row.get("measurements", row["metadata"]).items() if k != "HER2-HE run"),
+        )
+        for row in rows
+    )
 
 
 def property_of(project: Path, image: str, key: str) -> str:

@@ -94,7 +94,7 @@ def test_each_fault_is_said_in_a_sentence_and_leaves_the_image_as_it_was(
         nowhere = msgspec.structs.replace(settings, command=(str(tmp_path / "nowhere"),))
         unknown = msgspec.structs.replace(settings, command=())
         steps = [
-            Step(("T1: ",), select="T1", fails=False, changes=True, selected=1, scored=["T1"]),
+            Step(("T1: ",), then="save", select="T1", fails=False, changes=True, selected=1, scored=["T1"]),
             Step(("T1: ",), script="workflow", select="", fails=False, scored=["T1"]),
             Step(("was removed",), script="herohe_clear.groovy", fails=False, changes=True),
             Step(("was deleted while it was scored", "Run the script again"), ENOUGH, "delete"),
@@ -123,6 +123,8 @@ def test_each_fault_is_said_in_a_sentence_and_leaves_the_image_as_it_was(
         assert answer["selected"] == step.selected, (step, answer)
         assert step.scored is None or answer["scored"] == step.scored, (step, answer)
         assert answer["interrupted"] == (step.then == "interrupt")
+    unsaved, saved = answers[0]["metadata"]
+    assert unsaved == [] and "HER2-HE grade" in saved, "the project says what its data hold, and not before"
     assert files(project.parent) == before
     assert list(running_servers()) == []
 

@@ -96,6 +96,7 @@ def seen_in_window(inside: InsideQuPath, project: Path, seen: Path) -> dict[str,
             check=False,
         )
     assert seen.is_file(), done.stdout + done.stderr
+    assert "UncaughtExceptionHandler" not in done.stdout, done.stdout
     found: dict[str, Any] = json.loads(seen.read_text(encoding="utf-8"))
     return found
 

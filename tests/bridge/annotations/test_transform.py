@@ -5,6 +5,7 @@ import pytest
 from shapely.geometry import Point, box
 
 from bridge.annotations.transform import QuarterTurns, SlideTransform
+from herohe_model.slides.source import Box
 
 WIDTH, HEIGHT = 7, 4
 
@@ -24,6 +25,35 @@ def test_turns_are_clockwise_as_numpy_turns_a_picture(turns: QuarterTurns) -> No
     for y, x in np.ndindex(turned.shape):
         where = transform.to_slide(Point(x + 0.5, y + 0.5))
         assert picture[int(where.y), int(where.x)] == turned[y, x]
+
+
+@pytest.mark.parametrize(("horizontal", "vertical"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_flips_are_followed_and_undone_before_and_after_a_turn(
+    horizontal: bool, vertical: bool, turns: QuarterTurns
+) -> None:
+    picture = np.arange(WIDTH * HEIGHT * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+    axes = [axis for axis, flipped in enumerate((vertical, horizontal)) if flipped]
+    transform = SlideTransform.at(0, 0, WIDTH, HEIGHT)
+    for shown, found in (
+        (
+            np.rot90(np.flip(picture, axes), -turns),
+            transform.flipped(horizontal=horizontal, vertical=vertical).turned(turns),
+        ),
+        (
+            np.flip(np.rot90(picture, -turns), axes),
+            transform.turned(turns).flipped(horizontal=horizontal, vertical=vertical),
+        ),
+    ):
+        assert (found.height, found.width) == shown.shape[:2]
+        for y, x in np.ndindex(shown.shape[:2]):
+            where = found.to_slide(Point(x + 0.5, y + 0.5))
+            assert (picture[int(where.y), int(where.x)] == shown[y, x]).all()
+        assert (found.upright(shown) == picture).all()
+        assert found.box == Box(0, 0, WIDTH, HEIGHT)
+        part = found.box_from_slide(Box(1, 2, 4, 2))
+        cut = shown[part.y : part.y + part.height, part.x : part.x + part.width]
+        assert (found.upright(cut) == picture[2:4, 1:5]).all()
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from helpers.damaged_slides import flip_a_bit_of_a_count, make_deadly
-from helpers.small_slides import drawn, small_model, small_slide
+from helpers.small_slides import drawn, immunostained_picture, small_model, small_slide
 
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.run import BatchOptions, BatchSummary, plan_batch, run_batch
@@ -24,6 +24,7 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.slide import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.compute import Compute
+from herohe_model.synthetic.slides import write_tiff
 
 OPTIONS = BatchOptions(region_classes=("Tumor",), score=ScoreOptions(composites=3))
 
@@ -95,6 +96,21 @@ def test_every_slide_has_an_outcome_and_a_line(tmp_path: Path, scorer: Scorer) -
     assert summary.exit_code == 0 and summary.outcomes == {Outcome.SCORED: 3}
     assert len((tmp_path / "p/out/results.csv").read_text(encoding="utf-8").splitlines()) == 4
     assert [r.slide for r in read_json(tmp_path / "p/out/results.json")] == sorted(ear.outcomes)
+
+
+def test_a_slide_of_another_stain_is_skipped_and_alone_it_is_a_failure(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    folder = a_folder(tmp_path / "p", 1)
+    write_tiff(folder / "brown.tif", immunostained_picture(512), mpp=0.5, tile=128)
+    write_annotations(folder / "brown.tif", [drawn(64, 64, 256, 320)])
+    summary = run(folder, scorer, Ear())
+    assert summary.outcomes == {Outcome.SCORED: 1, Outcome.UNSUITABLE: 1} and summary.exit_code == 0
+    assert ",unsuitable," in (folder / "out/results.csv").read_text(encoding="utf-8")
+    (folder / "s0.tif").unlink()
+    assert run(folder, scorer, Ear()).exit_code == 1
+    planned = list(plan_batch(open_collection(folder), scorer.info.card, OPTIONS))
+    assert "does not look like H&E" in planned[0].problem
 
 
 def test_a_second_run_scores_nothing_and_gives_the_same_bytes(tmp_path: Path, scorer: Scorer) -> None:

@@ -9,9 +9,11 @@ import pytest
 from shapely.geometry import Point
 
 from bridge.annotations.transform import SlideTransform
-from bridge.qupath.image_source import SlideFinder, frame_of, parse_builder, users_mpp
+from bridge.qupath.image_source import SlideFinder, frame_of, parse_builder, users_mpp, view_of
 from herohe_model.errors import ProjectError, SlideError, SlideNotFoundError
 from herohe_model.slides.slide import Slide
+from herohe_model.slides.source import Box
+from herohe_model.slides.view import SlideView
 from herohe_model.synthetic.slides import write_mirax
 
 OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
@@ -73,10 +75,47 @@ def test_turned_and_cropped_images_are_followed_back(slide: Slide) -> None:
     assert (corner.x, corner.y) == (256 + 20, 768 + 256 - 10)
 
 
+def test_a_flipped_image_is_followed_back_and_background_changes_nothing(slide: Slide) -> None:
+    file = builder("--background-color", "#ffffff")
+    flipped = {"builderType": "flipped", "flip": "HORIZONTAL", "builder": file, "metadata": {}}
+    corner = transform(slide, flipped).to_slide(Point(10, 20))
+    assert (corner.x, corner.y) == (256 + 512 - 10, 768 + 20)
+    assert transform(slide, flipped | {"flip": "NONE"}) == transform(slide, builder())
+    with pytest.raises(SlideError, match="kind 'flipped'"):
+        transform(slide, flipped | {"flip": "DIAGONAL"})
+
+
+def test_what_is_shown_is_a_part_and_its_colours_where_the_project_says_so(slide: Slide) -> None:
+    def view(of: dict[str, Any]) -> SlideView:
+        source = parse_builder(of, "case 1")
+        return view_of(source, frame_of(source, slide, "case 1"), "case 1")
+
+    assert view(builder()) == view(builder("--no-crop")) == SlideView()
+    assert view(builder("--icc-profile")) == SlideView(icc=True)
+    region = {"x": 10, "y": 20, "width": 30, "height": 40}
+    cropped = {"builderType": "cropped", "region": region, "builder": builder()}
+    assert view(cropped) == SlideView(part=Box(266, 788, 30, 40))
+    with pytest.raises(SlideError, match=r"profile of its own.*from inside QuPath"):
+        view(builder("--icc-profile", "--icc-profile-source", "a.icc"))
+
+
 def test_a_size_that_does_not_fit_is_refused(slide: Slide) -> None:
     assert transform(slide, builder(size=(512, 256))).width == 512
     with pytest.raises(SlideError, match=r"shows case 1 with 1024 x 1280 px.*512 x 256 px"):
         transform(slide, builder(size=(1024, 1280)))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"builderType": "rotated", "rotation": "ROTATE_90"},
+        {"builderType": "cropped", "region": {"x": "a"}, "builder": builder()},
+        {"builderType": "uri", "metadata": {"width": 1e999, "height": 2}},
+    ],
+)
+def test_a_builder_that_is_none_is_refused(damaged: dict[str, Any]) -> None:
+    with pytest.raises(SlideError, match="case 1 cannot be understood"):
+        parse_builder(damaged, "case 1")
 
 
 def test_an_image_made_of_several_is_refused() -> None:

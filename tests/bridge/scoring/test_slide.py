@@ -6,17 +6,33 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from helpers.small_slides import PATCH_PX, drawn, small_model, small_slide
+from helpers.small_slides import (
+    MPP,
+    PATCH_PX,
+    drawn,
+    immunostained_picture,
+    small_model,
+    small_slide,
+)
 from shapely.geometry import box
 
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
-from bridge.results.schema import Outcome, Prediction, SlideResult
+from bridge.results.schema import Outcome, Prediction, RegionResult, SlideResult, image_metadata
 from bridge.scoring.options import ScoreOptions
+from bridge.scoring.region import disagreement
 from bridge.scoring.slide import Progress, failed_result, score_slide
 from herohe_model.engines.scorer import Scorer
-from herohe_model.errors import CancelledError, EntryDamagedError, ServerBusyError, SlideUnreadableError
+from herohe_model.errors import (
+    CancelledError,
+    EntryDamagedError,
+    HeroheError,
+    ServerBusyError,
+    SlideUnreadableError,
+    UnsuitableSlideError,
+)
 from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
+from herohe_model.synthetic.slides import write_tiff
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +143,51 @@ def test_each_annotation_is_scored_for_itself_on_request(slide: Slide, scorer: S
     assert result.union is not None and result.union.annotations == ("left", "right")
 
 
-def test_an_annotation_alone_gives_what_the_union_of_one_gives(slide: Slide, scorer: Scorer) -> None:
-    result = score(slide, regions_of(slide, drawn(64, 64, 320, 320)), scorer, per_annotation=True)
-    assert result.union is not None
-    assert result.annotations[0].prediction == result.union.prediction
+def test_an_annotation_alone_is_the_union_and_computed_once(slide: Slide, scorer: Scorer) -> None:
+    seen: list[Progress] = []
+    options = ScoreOptions(composites=2, per_annotation=True)
+    regions = regions_of(slide, drawn(64, 64, 320, 320))
+    result = score_slide(slide, regions, options, scorer, entry="1", slide="s", progress=seen.append)
+    assert seen[-1] == Progress("composites", 2, 2)
+    (alone,) = result.annotations
+    assert (alone.region, alone.name, alone.class_name) == ("a1", "drawn a1", "Tumor")
+    assert result.union == msgspec.structs.replace(alone, region="slide", name="")
+
+
+def test_a_slide_has_no_grade_where_none_of_its_annotations_is_large_enough(
+    slide: Slide, scorer: Scorer
+) -> None:
+    small = [drawn(64 + 160 * n, 64, 96, 96, id=f"a{n}") for n in range(2)]
+    together = score(slide, regions_of(slide, *small), scorer)
+    assert together.outcome is Outcome.SCORED
+    result = score(slide, regions_of(slide, *small), scorer, per_annotation=True)
+    assert result.outcome is Outcome.INSUFFICIENT_TISSUE
+    assert result.union is not None and result.union.prediction is None
+    assert "together they have 18" in result.message
+    assert image_metadata(result)["HER2-HE grade"] == ""
+
+
+def test_slide_and_annotations_that_disagree_say_so() -> None:
+    at_least = {"1+": 0.2, "2+": 0.1, "3+": 0.1}
+    low = Prediction("0", "HER2-negative", 0.1, 0.0, 0.4, at_least, {"0": 0.8})
+    high = msgspec.structs.replace(low, grade="3+", status="HER2-positive")
+    union = RegionResult("slide", "", "", ("a", "b"), Outcome.SCORED, prediction=low)
+    named = RegionResult("a", "left", "Tumor", ("a",), Outcome.SCORED, prediction=high)
+    alike = RegionResult("b", "", "", ("b",), Outcome.SCORED, prediction=low)
+    (warning,) = disagreement(union, [named, alike])
+    assert "called 0, HER2-negative, but left 3+, HER2-positive." in warning
+    assert disagreement(union, [alike]) == ()
+    assert (named.title, alike.title) == ("left", "Annotation")
+
+
+def test_a_slide_that_is_not_he_is_refused_unless_any_stain_will_do(tmp_path: Path, scorer: Scorer) -> None:
+    write_tiff(tmp_path / "brown.tif", immunostained_picture(512), mpp=MPP, tile=128)
+    with Slide(tmp_path / "brown.tif") as brown:
+        regions = regions_of(brown, drawn(64, 64, 320, 320))
+        refused = score(brown, regions, scorer)
+        assert refused.outcome is Outcome.UNSUITABLE and refused.union is None
+        assert "brown, as by DAB" in refused.message and "--any-stain" in refused.message
+        assert score(brown, regions, scorer, any_stain=True).outcome is Outcome.SCORED
 
 
 def test_unsampled_foreground_is_kept_on_request(slide: Slide, scorer: Scorer) -> None:
@@ -186,12 +243,13 @@ def test_progress_ends_with_all_composites_done(slide: Slide, scorer: Scorer) ->
     [
         (SlideUnreadableError("x.svs is truncated"), Outcome.UNREADABLE),
         (EntryDamagedError("data.qpdata"), Outcome.UNREADABLE),
+        (UnsuitableSlideError("x.svs is fluorescent"), Outcome.UNSUITABLE),
         (ServerBusyError("no answer"), Outcome.FAILED),
         (CancelledError("stopped"), Outcome.CANCELLED),
     ],
 )
 def test_an_error_becomes_the_outcome_it_stands_for(error: Exception, outcome: Outcome) -> None:
-    assert isinstance(error, (SlideUnreadableError, EntryDamagedError, ServerBusyError, CancelledError))
+    assert isinstance(error, HeroheError)
     result = failed_result(error, entry="1", slide="x.svs")
     assert result.outcome is outcome and result.error_code == error.code and result.message == str(error)
 
