@@ -28,7 +28,9 @@ import qupath.lib.gui.QuPathGUI
 class HeroheDialog {
     // Name, and what it does, of each parameter; as in herohe_score.groovy.
     private static final Map<String, List<String>> WORDS = [
-        regionClasses: ['Classes to score', 'Sampled when nothing is selected; separated by commas, empty for the whole slide'],
+        regionClasses: [
+            'Classes to score', 'Sampled when nothing is selected; separated by commas, empty for the whole slide'
+        ],
         excludeClasses: ['Classes to leave out', 'Cut out of what is sampled, such as Necrosis'],
         perAnnotation: ['Each annotation for itself', 'Or else one result over all of them'],
         composites: ['Composites', 'Pictures of 25 patches that are scored: a number, or "all" to use every patch'],

@@ -59,14 +59,19 @@ class HeroheImage {
     /** Refuse what cannot be a slide stained with H&E. */
     void checkColours() {
         if (!server.RGB)
-            throw new HeroheClient.Failure('unsuitable', "$name is no colour image of 8 bits".toString(), 'HER2-HE is for slides stained with H&E')
+            throw new HeroheClient.Failure(
+                'unsuitable', "$name is no colour image of 8 bits".toString(), 'HER2-HE is for slides stained with H&E'
+            )
     }
 
     /** Refuse an image whose type says that it is not H&E; one without a type is judged by its colours. */
     void checkStain() {
         def type = imageData.imageType
         if (type != null && !(type in [ImageData.ImageType.UNSET, ImageData.ImageType.BRIGHTFIELD_H_E]))
-            throw new HeroheClient.Failure('unsuitable', "The image type of $name is $type, and HER2-HE reads H&E only".toString(), "If it is H&E, set its type in the Image tab, or use anyStain = true to score it all the same")
+            throw new HeroheClient.Failure(
+                'unsuitable', "The image type of $name is $type, and HER2-HE reads H&E only".toString(),
+                'If it is H&E, set its type in the Image tab, or use anyStain = true to score it all the same'
+            )
     }
 
     String getName() {
@@ -140,8 +145,12 @@ class HeroheImage {
 
     /** Pixels of a box in level-0 px, scaled to its out_width x out_height. */
     BufferedImage read(Map<String, Number> box) {
-        int width = box.get('width').intValue(), outWidth = box.get('out_width').intValue(), outHeight = box.get('out_height').intValue()
-        def region = RegionRequest.createInstance(server.path, width / (double) outWidth, box.get('x').intValue(), box.get('y').intValue(), width, box.get('height').intValue())
+        int width = box.get('width').intValue()
+        int outWidth = box.get('out_width').intValue(), outHeight = box.get('out_height').intValue()
+        def region = RegionRequest.createInstance(
+            server.path, width / (double) outWidth,
+            box.get('x').intValue(), box.get('y').intValue(), width, box.get('height').intValue()
+        )
         def image = server.readRegion(region)
         if (image == null)
             throw new IOException("QuPath has no pixels of $region")
@@ -190,6 +199,8 @@ class HeroheImage {
 
     private static Double micronsPerPixel(ImageServerMetadata metadata) {
         def calibration = metadata.pixelCalibration
-        return calibration.hasPixelSizeMicrons() ? (calibration.pixelWidthMicrons + calibration.pixelHeightMicrons) / 2d : null
+        if (!calibration.hasPixelSizeMicrons())
+            return null
+        return (calibration.pixelWidthMicrons + calibration.pixelHeightMicrons) / 2d
     }
 }

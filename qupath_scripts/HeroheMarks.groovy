@@ -1,5 +1,5 @@
 /*
- * What the HER2-HE scripts write onto an image, and how it is taken away again: the same as bridge/projects/qupath_project.py
+ * What the HER2-HE scripts write onto an image, and how it is taken away again: as bridge/projects/qupath_project.py
  * writes from outside. HeroheData, which that uses too, does it to single objects.
  *
  * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
@@ -27,7 +27,8 @@ class HeroheMarks {
     static final String STEP = "$PREFIX score"
     static final String LAYOUT = "_$PREFIX composites"
     private static final String SAVED = "_$PREFIX saved"
-    static final List<String> OWN_COMPONENTS = ['0', '1+', '2+', '3+'].collect { "$PREFIX $it".toString() } + [TILE_CLASS]
+    static final List<String> OWN_COMPONENTS =
+        ['0', '1+', '2+', '3+'].collect { "$PREFIX $it".toString() } + [TILE_CLASS]
 
     /**
      * Text that does something in the moment that it is saved, and is read again as the text alone. Among an image's
@@ -95,7 +96,12 @@ class HeroheMarks {
                 def object = sent[((Number) item.get('sent')).intValue()]
                 boolean gone = !present.contains(object)
                 if (gone || !object.ROI.is(shapes.get(object)))
-                    throw new HeroheClient.Failure('entry_changed', "An annotation was ${gone ? 'deleted' : 'changed'} while it was scored, so nothing was written".toString(), 'Run the script again')
+                    throw new HeroheClient.Failure(
+                        'entry_changed',
+                        "An annotation was ${gone ? 'deleted' : 'changed'} while it was scored, so nothing was written"
+                            .toString(),
+                        'Run the script again'
+                    )
                 planned.add(item)
                 targets.add(object)
             }
@@ -116,7 +122,8 @@ class HeroheMarks {
             }
             image.imageData.setProperty(MARK, (String) markup.get('mark'))
             image.imageData.setProperty(LAYOUT, layout)
-            image.imageData.setProperty(SAVED, [new SavedText(metadata.get("$PREFIX run".toString()) ?: '', { putMetadata(image, metadata) })])
+            def run = metadata.get("$PREFIX run".toString()) ?: ''
+            image.imageData.setProperty(SAVED, [new SavedText(run, { putMetadata(image, metadata) })])
         }
         deselectRemoved(hierarchy)
         hierarchy.fireHierarchyChangedEvent(hierarchy.rootObject)
@@ -165,7 +172,8 @@ class HeroheMarks {
             refreshList()
         }
         def workflow = image.imageData.historyWorkflow
-        workflow.steps.findAll { WorkflowStep step -> step.name == STEP }.each { WorkflowStep step -> workflow.removeStep(step) }
+        workflow.steps.findAll { WorkflowStep step -> step.name == STEP }
+            .each { WorkflowStep step -> workflow.removeStep(step) }
         return any
     }
 
@@ -201,12 +209,15 @@ class HeroheMarks {
 
     // QuPath would go on showing selected objects, and measuring them, after they are gone.
     private static void deselectRemoved(PathObjectHierarchy hierarchy) {
-        def removed = hierarchy.selectionModel.selectedObjects.findAll { PathObject object -> object.parent == null && !object.rootObject }
+        def removed = hierarchy.selectionModel.selectedObjects
+            .findAll { PathObject object -> object.parent == null && !object.rootObject }
         if (removed)
             hierarchy.selectionModel.deselectObjects(removed)
     }
 
-    private static void mark(HeroheData data, PathObject object, Map item, List<PathObject> tiles, List<PathClass> used) {
+    private static void mark(
+        HeroheData data, PathObject object, Map item, List<PathObject> tiles, List<PathClass> used
+    ) {
         def list = object.measurementList
         ((Map<String, Number>) item.get('measurements')).each { name, value -> list.put(name, value.doubleValue()) }
         list.close()

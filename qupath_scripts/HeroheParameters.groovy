@@ -48,7 +48,8 @@ class HeroheParameters {
         return """\
             // HER2-HE score, from herohe_score.groovy. Research use only, not for diagnosis.
             new GroovyClassLoader(getClass().classLoader).with { loader ->
-                def home = qupath.lib.gui.UserDirectoryManager.getInstance().getUserPath().resolve('herohe-bridge').toFile()
+                def user = qupath.lib.gui.UserDirectoryManager.getInstance().getUserPath()
+                def home = user.resolve('herohe-bridge').toFile()
                 loader.addClasspath(home.path)
                 loader.loadClass('HeroheScripts').score(this, ${literal(parameters)}, false)
             }""".stripIndent()
@@ -61,13 +62,15 @@ class HeroheParameters {
         if (value instanceof Collection)
             return '[' + ((Collection) value).collect { literal(it) }.join(', ') + ']'
         if (value instanceof CharSequence) {
-            def text = value.toString().replace('\\', '\\\\').replace("'", "\\'").replace('$', '\\$').replace('\n', '\\n')
+            def text = value.toString()
+                .replace('\\', '\\\\').replace("'", "\\'").replace('$', '\\$').replace('\n', '\\n')
             return "'" + text + "'"
         }
         return String.valueOf(value)
     }
 
     private static boolean sameKind(Object usual, Object value) {
-        return [CharSequence, Boolean, Number, List].any { Class kind -> kind.isInstance(usual) && kind.isInstance(value) }
+        return [CharSequence, Boolean, Number, List]
+            .any { Class kind -> kind.isInstance(usual) && kind.isInstance(value) }
     }
 }

@@ -1,7 +1,7 @@
 /*
  * What is known of an image's result: read back from what was written onto it, so that it is the same a minute later
- * and after the image was closed and opened. A result that was written from outside QuPath has no words of its own
- * beside it; then measurements and the image's metadata must do.
+ * and after the image was closed and opened. Where no result is kept beside the measurements, as versions before did
+ * not, measurements and the image's metadata must do.
  *
  * Last tested with QuPath 0.6.0 and 0.7.0.
  */
@@ -37,8 +37,9 @@ class HeroheShown {
     private HeroheShown(HeroheImage image) {
         def kept = read(image.imageData)
         def result = (Map) kept?.get('result')
-        card = (Map) kept?.get('card') ?: [:]
         provenance = (Map) result?.get('provenance') ?: [:]
+        // From outside QuPath no card is kept: what is asked of it here stands in the provenance, by the same names.
+        card = (Map) kept?.get('card') ?: provenance
         warnings = ((List) result?.get('warnings') ?: []).collect { String.valueOf(it) }
         def told = ((List<Map>) result?.get('annotations') ?: []).collectEntries { Map part -> [part.region, part] }
         def union = (Map) result?.get('union')

@@ -28,8 +28,10 @@ def parameters = [
 
 def home = qupath.lib.gui.UserDirectoryManager.getInstance().getUserPath()?.resolve('herohe-bridge')?.toFile()
 def loader = new GroovyClassLoader(getClass().classLoader)
-if (home == null || !new File(home, 'HeroheScripts.groovy').file || loader.getResource('org/zeromq/ZContext.class') == null) {
-    def problem = "herohe-bridge is not installed into this QuPath. Run 'herohe-bridge qupath install' in a terminal, then start QuPath again."
+def classes = home == null ? null : new File(home, 'HeroheScripts.groovy')
+if (!classes?.file || loader.getResource('org/zeromq/ZContext.class') == null) {
+    def problem = "herohe-bridge is not installed into this QuPath. Run 'herohe-bridge qupath install' in a " +
+        'terminal, then start QuPath again.'
     if (qupath.lib.gui.QuPathGUI.getInstance() != null)
         qupath.fx.dialogs.Dialogs.showErrorMessage('HER2-HE', problem)
     throw new IllegalStateException(problem)

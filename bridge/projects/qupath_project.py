@@ -46,7 +46,7 @@ from bridge.results.schema import Outcome, SlideResult
 from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.scoring.suitability import check_image_type
-from bridge.writing.plan import RunMarker, WrittenObjects, plan_writing
+from bridge.writing.plan import RunMarker, WrittenObjects, kept_result, plan_writing
 from herohe_model.errors import EntryChangedError, ProjectError, SlideError, WriteBackError
 from herohe_model.printable import printable_name
 from herohe_model.slides.guarded_slide import GuardedSlide
@@ -283,7 +283,9 @@ class QuPathProject:
         before = data.user_digest()
         data.clear()
         run = result.provenance.run if result.provenance is not None else ""
-        self._classes |= data.apply(plan, transform, run=run, options=msgspec.to_builtins(options))
+        self._classes |= data.apply(
+            plan, transform, run=run, options=msgspec.to_builtins(options), kept=kept_result(result)
+        )
         self._backups.keep(path)
         data.save(path, user_digest=before)
         self._seen[entry.id] = _Seen(data.sha256, tuple(a.id for a in annotations))

@@ -174,17 +174,20 @@ class ImageData:
         *,
         run: str,
         options: Mapping[str, Any],
+        kept: str,
     ) -> set[str]:
         """Write a result onto the objects; return the classes that were used.
 
         Parameters
         ----------
-        markup
+        plan
             What to write; geometry in level-0 px of the slide.
-        frame
+        transform
             Where QuPath's pixels lie on the slide.
         run, options
             What wrote it, for :class:`RunMarker`.
+        kept
+            What the panel inside QuPath shows of it; see :func:`bridge.writing.plan.kept_result`.
         """
         objects = dict(self._named_annotations())
         used: set[str] = set()
@@ -208,6 +211,7 @@ class ImageData:
                 options=dict(options),
             )
             self._put_property(MARK, msgspec.json.encode(mark).decode())
+            self._put_property(f"{MARK} result", kept)
         return used
 
     def complete_mark(self) -> RunMarker | None:

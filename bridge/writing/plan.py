@@ -61,6 +61,16 @@ class WritePlan:
         return sum(len(annotation.tiles) for annotation in (*self.annotations, *whole))
 
 
+def kept_result(result: SlideResult) -> str:
+    """Return what is kept with an image for QuPath's panel, as JSON: a result without its patches."""
+    slim: dict[str, Any] = msgspec.to_builtins(result)
+    del slim["outlines"]
+    for region in (slim["union"], *slim["annotations"]):
+        for bulky in ("composites", "patches", "unsampled") if region else ():
+            del region[bulky]
+    return msgspec.json.encode({"result": slim}).decode()
+
+
 def plan_writing(
     result: SlideResult, options: WriteOptions, geometries: Mapping[str, BaseGeometry]
 ) -> WritePlan:

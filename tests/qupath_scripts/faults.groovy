@@ -81,7 +81,8 @@ def answers = gson.fromJson(new File(args[0]).getText('UTF-8'), List).collect { 
     replaced.each { file, bytes -> bytes == null ? file.delete() : file.setBytes(bytes) }
     [
         failure: failure, said: lines.said, unchanged: state() == before, interrupted: interrupted,
-        metadata: metadata, happened: lines.onProgress == null, selected: hierarchy.selectionModel.selectedObjects.size(),
+        metadata: metadata, happened: lines.onProgress == null,
+        selected: hierarchy.selectionModel.selectedObjects.size(),
         scored: hierarchy.annotationObjects.findAll { it.pathClass.toString().contains('HER2-HE') }*.name,
         threads: Thread.allStackTraces.keySet()*.name.findAll { name ->
             ['herohe', 'iothread', 'reaper-'].any { name.startsWith(it) } }

@@ -14,7 +14,7 @@ from bridge.results.schema import (
     measurements,
 )
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import plan_writing
+from bridge.writing.plan import kept_result, plan_writing
 
 # Patches of made_result(), 50 px wide: sampled at (100, 200), (150, 200), (100, 250); not at (200, 250).
 BIG, SMALL = box(80, 180, 400, 400), box(90, 190, 160, 260)
@@ -124,3 +124,13 @@ def test_too_little_tissue_gives_counts_but_no_grade() -> None:
 def test_nothing_is_planned_without_a_region() -> None:
     result = msgspec.structs.replace(made_result(), union=None, outcome=Outcome.NO_MATCHING_ANNOTATION)
     assert not plan_writing(result, WriteOptions(), BOTH)
+
+
+def test_what_is_kept_for_the_panel_has_everything_but_patches() -> None:
+    result = made_result()
+    kept = msgspec.json.decode(kept_result(result))["result"]
+    assert result.union is not None and result.union.prediction is not None and result.provenance is not None
+    assert kept["union"]["prediction"]["p_positive"] == result.union.prediction.p_positive
+    assert kept["provenance"]["trained_on"] == result.provenance.trained_on
+    assert kept["provenance"]["decision_threshold"] == result.provenance.decision_threshold
+    assert not {"patches", "composites", "unsampled"} & kept["union"].keys() and "outlines" not in kept
