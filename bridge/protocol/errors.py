@@ -17,6 +17,7 @@ ERRORS: Final[Mapping[str, type[HeroheError]]] = {
     "slide_unreadable": errors.SlideUnreadableError,
     "slide_fatal": errors.SlideFatalError,
     "slide_scale": errors.SlideScaleError,
+    "unsuitable": errors.UnsuitableSlideError,
     "region": errors.RegionError,
     "model_file": errors.ModelFileError,
     "device": errors.DeviceError,

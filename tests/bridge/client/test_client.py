@@ -396,7 +396,8 @@ def test_an_own_server_ends_when_its_owner_is(
         owner.kill() if how == "killed" else owner.send_signal(signal.SIGINT)
         owner.wait(PATIENCE_S)
     assert all_gone(processes)
-    assert list(running_servers()) == []
+    # The server of this process itself is found under every directory that is named.
+    assert not [server for server in running_servers() if server.pid != os.getpid()]
 
 
 def test_an_own_server_that_cannot_start_says_why(model: Path) -> None:

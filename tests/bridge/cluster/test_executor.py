@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers.servers import wait_until
-from helpers.small_slides import drawn, small_model, small_slide
+from helpers.small_slides import MPP, drawn, immunostained_picture, small_model, small_slide
 from msgspec.structs import replace
 
 from bridge.annotations.geojson import write_annotations
@@ -30,6 +30,7 @@ from herohe_model.errors import CancelledError, OptionError
 from herohe_model.files import sha256_of
 from herohe_model.model.compute import Compute
 from herohe_model.slides.source import Box
+from herohe_model.synthetic.slides import write_tiff
 
 pytest.importorskip("distributed", reason="needs dask: pip install 'herohe-bridge[cluster]'")
 
@@ -138,6 +139,8 @@ def test_a_cluster_gives_the_bytes_of_one_machine(dask: Dask, model: Path, tmp_p
     (folder / "text.svs").write_text("no slide")
     glass = small_slide(folder / "glass.tif")
     write_annotations(glass, [drawn(0, 0, 512, 32)])
+    write_tiff(folder / "brown.tif", immunostained_picture(512), mpp=MPP, tile=128)
+    write_annotations(folder / "brown.tif", [drawn(64, 64, 256, 320)])
     with executor(dask, model) as where:
         assert where.capacity == 4
         ear = Ear()

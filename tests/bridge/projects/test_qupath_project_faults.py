@@ -167,7 +167,7 @@ def child(code: str, project: Path, **environment: str) -> subprocess.Popen[str]
         "import sys\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from pathlib import Path\n"
-        "from bridge.scoring.slide.options import WriteOptions\n"
+        "from bridge.scoring.options import WriteOptions\n"
         "from bridge.projects.qupath_project import QuPathProject\n"
         "from helpers.sampled_results import sampled_result\n"
         f"opened = QuPathProject(Path({str(project)!r}))\n"
@@ -288,7 +288,7 @@ def test_a_wrong_project_file_never_takes_the_old_ones_place(
     content = opened.read(first(opened))
     before = json.loads(project.read_bytes())
     monkeypatch.setattr(
-        "bridge.qupath.project_file._write", lambda text, path: path.write_bytes(text[: len(text) // 2])
+        "bridge.qupath.project_file.write_new", lambda text, path: path.write_bytes(text[: len(text) // 2])
     )
     with pytest.raises(WriteBackError, match="QuPath could not read"):
         opened.write(content.entry, sampled_result(content), WriteOptions())

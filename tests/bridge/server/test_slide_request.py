@@ -224,7 +224,7 @@ def test_what_the_script_has_to_write_comes_with_the_result(real: Running, mirax
             id=new_id(), slide="s", path=str(mirax), source=source_of(slide), write=WriteOptions()
         )
         answer = client.score_slide(request, regions_of(mirax)).result(PATIENCE_S)
-        assert msgspec.json.decode(answer.markup)["annotations"]
+        assert msgspec.json.decode(answer.plan)["annotations"]
         bare = msgspec.structs.replace(request, id=new_id(), write=None)
         assert client.score_slide(bare, regions_of(mirax)).result(PATIENCE_S).plan == b""
 
