@@ -31,7 +31,7 @@ WHOLE_SLIDE: dict[str, Any] = {
     "slide": "made up",
     "source": {"name": "made up", "width": 384, "height": 320, "mpp": MPP, "fingerprint": "f"},
     "sample": "slide",
-    "options": {"composites": 2},
+    "options": {"composites": 2, "any_stain": True},
     "write": {"tiles": "sampled", "classify": True},
 }
 
@@ -167,7 +167,7 @@ def test_a_reader_that_fails_is_said_in_words(peer: JavaClient, server: ServerRe
 
 @pytest.mark.parametrize("then", ["cancel", "interrupt"])
 def test_cancelling_leaves_nothing_behind(peer: JavaClient, server: ServerRecord, then: str) -> None:
-    request = {**WHOLE_SLIDE, "options": {"composites": 300}}
+    request = {**WHOLE_SLIDE, "options": {"composites": 300, "any_stain": True}}
     found = peer.ask("score_slide", **address(server), request=request, regions="", then=then)
     assert found["code"] == "cancelled"
     assert peer.ask("status", **address(server))["ok"]["load"]["slides"] == 0
@@ -202,7 +202,7 @@ def test_over_curve_with_large_frames_until_it_is_killed(
         shut = {**curve, "publicKey": stranger.public, "secretKey": stranger.secret}
         found = peer.ask("hello", endpoint=far["endpoint"], curve=shut, timeout_ms=1000)
         assert "does not answer" in found["failure"]
-        long = {**request, "options": {"composites": 300}}
+        long = {**request, "options": {"composites": 300, "any_stain": True}}
         found = peer.ask("score_slide", **address(record), request=long, regions="", then="kill")
         assert found["code"] == "server_unavailable"
         assert "nothing was written" in found["failure"]
