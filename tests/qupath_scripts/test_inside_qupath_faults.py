@@ -100,7 +100,7 @@ def test_each_fault_is_said_in_a_sentence_and_leaves_the_image_as_it_was(
             Step(("was deleted while it was scored", "Run the script again"), ENOUGH, "delete"),
             Step(("was changed while it was scored", "Run the script again"), ENOUGH, "reshape"),
             Step(("was cancelled", "nothing was written"), LONG, "interrupt"),
-            Step(("Classes present: ", "Tumor (8)", "unclassified (1)"), ("regionClasses=Necrosis",)),
+            Step(("Classes present: ", "Tumor (6)", "unclassified (1)"), ("regionClasses=Necrosis",)),
             Step(("/nowhere/m.safetensors", "install --model"), ("model=/nowhere/m.safetensors",)),
             Step(("'sede=1'", "regionClasses"), ("sede=1",)),
             Step(("Research use only",), settings=remote, fails=False, changes=True),
