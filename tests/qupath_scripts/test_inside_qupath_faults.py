@@ -106,7 +106,7 @@ def test_each_fault_is_said_in_a_sentence_and_leaves_the_image_as_it_was(
             Step(("Research use only",), settings=remote, fails=False, changes=True),
             Step(("5 patches with the",), TOP, script="herohe_explain.groovy", fails=False),
             Step(("was removed",), script="herohe_clear.groovy", fails=False, changes=True),
-            Step(("Nothing on", "herohe_score"), script="herohe_explain.groovy"),
+            Step(("Nothing on", "Score its annotations first"), script="herohe_explain.groovy"),
             Step(("ended while it worked", "Run the script again"), LONG, "kill"),
             Step(("nowhere", "herohe-bridge qupath install"), settings=nowhere),
             Step(("do not know where herohe-bridge is", "qupath install"), settings=unknown),
