@@ -21,7 +21,7 @@ from helpers.example_results import made_prediction, made_provenance
 from helpers.qupath_projects import MadeProject, images
 
 from bridge.projects.qupath_project import QuPathProject
-from bridge.results.schema import Outcome, PlacedPatch, RegionResult, SlideResult
+from bridge.results.schema import CompositeResult, Outcome, PlacedPatch, RegionResult, SlideResult
 from bridge.scoring.options import WriteOptions
 from herohe_model.synthetic.slides import write_tiff
 
@@ -44,6 +44,9 @@ def big_result(entry: str, annotation: str, tiles: int) -> SlideResult:
         patches_foreground=tiles,
         patches_sampled=tiles,
         prediction=made_prediction(),
+        composites=tuple(
+            CompositeResult(number, (-1.0, 1.0, 2.0), 0.7, "2+") for number in range(-(-tiles // 25))
+        ),
         patches=patches,
     )
     return SlideResult(
