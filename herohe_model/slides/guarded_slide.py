@@ -166,7 +166,9 @@ class GuardedSlide(SlideFile):
                 f"{self.path}: no process can be started to read it ({error})", "Close other programs"
             ) from error
         try:
-            return _Place(process, slide, alone), process.open(Open(slide, str(self.path), self._mpp))
+            # The reader may have begun in another directory than this process is in now.
+            file = str(self.path.absolute())
+            return _Place(process, slide, alone), process.open(Open(slide, file, self._mpp))
         except BaseException as error:
             reader_pool().give_back(process, slide)
             if isinstance(error, Refused):

@@ -104,6 +104,15 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     assert printable(str(path)) in str(error.value)
 
 
+def test_a_relative_path_is_this_process_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with GuardedSlide(small_slide(tmp_path / "first.tif")):
+        (tmp_path / "elsewhere").mkdir()
+        small_slide(tmp_path / "elsewhere" / "second.tif")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with GuardedSlide("second.tif") as slide:
+            assert slide.path == Path("second.tif") and slide.size == (512, 512)
+
+
 def test_a_slide_that_ends_its_reader_is_named_and_harms_no_other(tmp_path: Path) -> None:
     good, bad = small_slide(tmp_path / "good.tif"), make_deadly(small_slide(tmp_path / "bad.tif"))
     with GuardedSlide(good) as beside, GuardedSlide(bad) as deadly:
