@@ -1,4 +1,4 @@
-"""The figures of a running batch: one reckoning for the terminal, for plain lines and for JSON lines."""
+"""Statistics of a running batch: counted once, for the terminal, for plain lines and for JSON lines."""
 
 from __future__ import annotations
 

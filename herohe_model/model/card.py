@@ -136,14 +136,14 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 def _depth(value: object) -> int:
     """Return how deep lists and dicts are nested; no deeper than :data:`_MAX_DEPTH` is looked."""
-    level: list[object] = [value]
+    level: list[Any] = [value]
     depth = 0
     while level and depth <= _MAX_DEPTH:
         depth += 1
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, (dict, list, tuple))
         ]
     return depth
