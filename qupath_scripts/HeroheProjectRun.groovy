@@ -122,8 +122,14 @@ class HeroheProjectRun {
             row.ended(error instanceof HeroheClient.Failure ? error.code.replace('_', ' ') : 'failed', null, words)
         } finally {
             if (ours)
-                imageData?.close()
+                close(imageData)
         }
+    }
+
+    /** QuPath 0.5 cannot close an image, only what its pixels come from. */
+    private static void close(ImageData<BufferedImage> imageData) {
+        AutoCloseable closed = imageData instanceof AutoCloseable ? (AutoCloseable) imageData : imageData?.server
+        closed?.close()
     }
 
     private static ImageData<BufferedImage> opened(ProjectImageEntry<BufferedImage> entry) {
