@@ -40,7 +40,6 @@ class HeroheDialog {
         tiles: ['Patches to keep', 'Which patches become tiles; the heat map needs them'],
         classify: ['Derive classes', 'Such as "Tumor: HER2-HE 2+"; Clear takes them away'],
         model: ['Model file', 'Empty for the one chosen at installation'],
-        anyStain: ['Any stain', 'Score images that are not, or do not look like, H&E'],
         pixelsFromQuPath: ['Send pixels', 'Even when the server can open the slide itself'],
         anyStain: ['Any stain', 'Also score what is not stained with H&E; its grade means nothing']
     ]

@@ -96,10 +96,10 @@ class HeroheImage {
         return false
     }
 
-    /** The user's classes on this image with their numbers, as a sentence's part. */
+    /** The user's classes on this image with their numbers, as a sentence's part; '' where nothing is drawn. */
     String classesPresent() {
         def counts = annotations().countBy { HeroheMarks.userClassName(it) ?: 'unclassified' }
-        return counts ? counts.collect { name, count -> "$name ($count)" }.join(', ') : 'none: draw one first'
+        return counts.collect { name, count -> "$name ($count)" }.join(', ')
     }
 
     String geoJson(List<PathObject> objects) {

@@ -141,8 +141,13 @@ class HeroheMarks {
     private static void putMetadata(HeroheImage image, Map<String, String> metadata) {
         if (image.entry == null)
             return
+        ownMetadata(image).each { image.entry.removeMetadataValue(it) }
         metadata.each { key, value -> image.entry.putMetadataValue(key, value) }
         refreshList()
+    }
+
+    private static List<String> ownMetadata(HeroheImage image) {
+        return image.entry == null ? [] : image.entry.metadataKeys.findAll { it.startsWith("$PREFIX ") }.toList()
     }
 
     /** The list of images may be sorted by what was changed. */
@@ -162,14 +167,13 @@ class HeroheMarks {
             deselectRemoved(image.hierarchy)
             image.hierarchy.fireHierarchyChangedEvent(image.hierarchy.rootObject)
         }
-        if (image.entry != null) {
-            for (String key : new ArrayList<>(image.entry.metadataKeys)) {
-                if (key.startsWith("$PREFIX ")) {
-                    image.entry.removeMetadataValue(key)
-                    any = true
-                }
+        if (ownMetadata(image)) {
+            any = true
+            def saved = {
+                putMetadata(image, [:])
+                image.imageData.removeProperty(SAVED)
             }
-            refreshList()
+            image.imageData.setProperty(SAVED, [new SavedText('', saved)])
         }
         def workflow = image.imageData.historyWorkflow
         workflow.steps.findAll { WorkflowStep step -> step.name == STEP }

@@ -111,7 +111,8 @@ class HeroheScore {
         if (!all.any { HeroheImage.isOfClass(it, wanted) })
             throw new HeroheClient.Failure('no_matching_annotation',
                 "$image.name has no annotation of the class ${wanted.join(' or ')}, and none is selected".toString(),
-                "Classes present: ${image.classesPresent()}".toString())
+                image.classesPresent() ? "Classes present: ${image.classesPresent()}".toString() :
+                    'Draw a region around the tumour, and leave it selected')
         return [sample: (Object) 'classes', objects: all]
     }
 

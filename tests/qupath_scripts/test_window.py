@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from helpers.qupath_process import InsideQuPath, installed_qupath
 from helpers.qupath_projects import MadeProject
-from helpers.small_slides import MPP, small_model, tissue_picture
+from helpers.small_slides import MPP, immunostained_picture, small_model, tissue_picture
+from numpy.typing import NDArray
 
 from bridge.qupath.jvm import start_qupath
 from herohe_model.synthetic.slides import write_tiff
@@ -36,30 +37,31 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InsideQuPath]:
         yield inside
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Two slides of tissue and one of bare glass, with a region on each."""
-    write_tiff(tmp_path / "first.tif", tissue_picture(928, seed=1), mpp=MPP)
-    write_tiff(tmp_path / "second.tif", tissue_picture(928, seed=2), mpp=MPP)
-    write_tiff(tmp_path / "glass.tif", np.full((512, 512, 3), 245, dtype=np.uint8), mpp=MPP)
-    made = MadeProject(tmp_path / "project")
+def scored_project(inside: InsideQuPath, folder: Path, third: str, picture: NDArray[np.uint8]) -> Path:
+    """A project of two slides of tissue, the first of them scored, and another, with a region on each."""
+    write_tiff(folder / "first.tif", tissue_picture(928, seed=1), mpp=MPP)
+    write_tiff(folder / "second.tif", tissue_picture(928, seed=2), mpp=MPP)
+    write_tiff(folder / third, picture, mpp=MPP)
+    made = MadeProject(folder / "project")
     made.list_classes("Tumor")
-    for name in ("first.tif", "second.tif", "glass.tif"):
-        painter = made.add(tmp_path / name)
+    for name in ("first.tif", "second.tif", third):
+        painter = made.add(folder / name)
         painter.annotate(painter.rectangle(64, 64, 400, 400), "Tumor", name=f"of {name}")
     path = made.save()
-    stained = made.qupath.java("qupath.lib.images.ImageData").ImageType.BRIGHTFIELD_H_E
+    types = made.qupath.java("qupath.lib.images.ImageData").ImageType
     for image in made.qupath.open_project(path).images:
         data = image.java_object.readImageData()
-        data.setImageType(stained)
+        data.setImageType(types.UNSET if image.image_name == "brown.tif" else types.BRIGHTFIELD_H_E)
         image.java_object.saveImageData(data)
+    scored = inside.script("herohe_score.groovy", path, image="first.tif")
+    assert scored.returncode == 0, scored.stdout + scored.stderr
     return path
 
 
-def test_the_menu_and_the_panel_do_what_they_say(inside: InsideQuPath, project: Path, tmp_path: Path) -> None:
-    scored = inside.script("herohe_score.groovy", project, image="first.tif")
-    assert scored.returncode == 0, scored.stdout + scored.stderr
-    seen = seen_in_window(inside, project, tmp_path / "seen.json")
+def test_the_menu_and_the_panel_do_what_they_say(inside: InsideQuPath, tmp_path: Path) -> None:
+    glass = np.full((512, 512, 3), 245, dtype=np.uint8)
+    project = scored_project(inside, tmp_path, "glass.tif", glass)
+    seen = seen_in_window(inside, project, tmp_path / "seen.json", tour="work")
     assert "problem" not in seen, seen
     assert seen["menu"] == [
         *("Score annotations...", "Explain", "Show result", "Clear"),
@@ -78,16 +80,44 @@ def test_the_menu_and_the_panel_do_what_they_say(inside: InsideQuPath, project: 
     assert "of second.tif" not in seen["cleared"]
     outcomes = {row[0]: row[1] for row in seen["project"]}
     assert outcomes == {"first.tif": "scored", "second.tif": "scored", "glass.tif": "insufficient tissue"}
+    assert seen["report"]
 
 
-def seen_in_window(inside: InsideQuPath, project: Path, seen: Path) -> dict[str, Any]:
+def test_who_changes_his_mind_finds_everything_as_it_was(inside: InsideQuPath, tmp_path: Path) -> None:
+    project = scored_project(inside, tmp_path, "brown.tif", immunostained_picture(512))
+    before = kept(project)
+    seen = seen_in_window(inside, project, tmp_path / "seen.json", tour="change of mind")
+    assert "problem" not in seen, seen
+    assert seen["cleared"], "answering No after Clear changed the project"
+    assert "brown" in seen["refused"]
+    assert not any(word.startswith("P(positive)") for word in seen["cancelled"])
+    assert "of first.tif" in "\n".join(seen["kept"])
+    assert seen["unchanged"], "answering No after scoring changed the project"
+    assert 0.1 < seen["alone"] < 0.25, "an image without a project is explained, too"
+    assert kept(project) == before
+
+
+def kept(project: Path) -> dict[str, Any]:
+    """What a project's folder holds; its own file without the names that QuPath draws anew when a project closes."""
+    held: dict[str, Any] = {
+        str(path): path.read_bytes()
+        for path in project.parent.rglob("*")
+        if path.is_file() and path.suffix not in (".qpproj", ".backup")
+    }
+    held["project"] = json.loads(project.read_text(encoding="utf-8"))
+    for image in held["project"]["images"]:
+        del image["randomizedName"]
+    return held
+
+
+def seen_in_window(inside: InsideQuPath, project: Path, seen: Path, *, tour: str) -> dict[str, Any]:
     with display() as number:
-        driven = f"-Dqupath.startup.script={DRIVER} -Dherohe.seen={seen}"
+        driven = f"-Dqupath.startup.script={DRIVER} -Dherohe.seen={seen} '-Dherohe.tour={tour}'"
         java = f"{inside.environment['JAVA_TOOL_OPTIONS']} {driven}"
         done = subprocess.run(
             [str(inside.app.launcher), "-q", "-p", str(project), "-i", "first.tif"],
             cwd=inside.working_directory,
-            env={**inside.environment, "DISPLAY": number, "JAVA_TOOL_OPTIONS": java},
+            env={**inside.environment, "DISPLAY": number, "JAVA_TOOL_OPTIONS": java, "BROWSER": "true"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,7 +1,8 @@
 /*
  * A user of the HER2-HE extension in QuPath's window, played by QuPath's startup script: uses the menu and the panel
- * as a mouse would, writes what is then to be seen as JSON into the file of the property herohe.seen, and ends QuPath
- * without saving. The project holds a scored image, which is open, a second one, and bare glass.
+ * as a mouse would, and writes what is then to be seen as JSON into the file of the property herohe.seen. The project
+ * holds a scored image, which is open, a second one, and bare glass or an immunostain. The property herohe.tour says
+ * what the user does: 'work', with everything in the menu, or 'change of mind', who keeps nothing and then quits.
  */
 import com.google.gson.Gson
 import javafx.application.Platform
@@ -10,6 +11,7 @@ import javafx.scene.Parent
 import javafx.scene.control.Button
 import javafx.scene.control.CheckBox
 import javafx.scene.control.DialogPane
+import javafx.scene.control.Label
 import javafx.scene.control.Labeled
 import javafx.scene.control.ScrollPane
 import javafx.scene.control.TableView
@@ -17,7 +19,9 @@ import javafx.scene.control.TitledPane
 import javafx.stage.Stage
 import javafx.stage.Window
 import qupath.lib.gui.QuPathGUI
+import qupath.lib.objects.PathObjects
 import qupath.lib.regions.ImageRegion
+import qupath.lib.roi.ROIs
 
 import java.awt.image.BufferedImage
 import java.security.MessageDigest
@@ -25,7 +29,7 @@ import java.util.concurrent.FutureTask
 import java.util.prefs.Preferences
 
 class Driver {
-    static final long PATIENCE_NS = 600_000_000_000L
+    static final long PATIENCE_NS = 120_000_000_000L
     final QuPathGUI qupath = QuPathGUI.getInstance()
 
     def fx(Closure action) {
@@ -134,7 +138,93 @@ class Driver {
         fx { button(panel(), 'Clear').fire() }
         seen.cleared = await('nothing') { words().any { it.startsWith('P(positive)') } ? null : words() }
         seen.project = scoreProject()
+        menu('Report')
+        def page = new File(qupath.project.path.parent.toFile(), 'herohe-bridge/inside-qupath/report.html')
+        seen.report = await('the report') { page.file && page.text.contains('</html>') }
         return seen
+    }
+
+    /** Everything is begun, and nothing kept. */
+    Map changeMinds() {
+        Map seen = [:]
+        await('an image') { qupath.imageData }
+        def before = fx { files() }
+        menu('Explain')
+        await('a heat map') { layers() ? covered() : 0 }
+        fx { button(panel(), 'Clear').fire() }
+        await('nothing') { graded() ? null : words() }
+        open('brown.tif')
+        seen.cleared = fx { files() } == before
+
+        fx { button(panel(), 'Score').fire() }
+        seen.refused = await('a refusal') { words().find { it.contains('H&E') } }
+        open('second.tif')
+        remember([composites: 1000])
+        fx { button(panel(), 'Score').fire() }
+        def cancel = await('work that can be cancelled') { button(panel(), 'Cancel') }
+        fx { cancel.fire() }
+        seen.cancelled = await('the end of the work') { button(panel(), 'Cancel') ? null : words() }
+        remember([composites: 4])
+        fx { button(panel(), 'Score').fire() }
+        await('a result') { graded() }
+
+        menu('Model and server...')
+        def pane = await('the dialog') { dialog('Close') }
+        seen.server = await('a server') { all(pane).findAll { it instanceof Label }*.text.find { it.contains('idle') } }
+        Platform.runLater { press(pane, 'Close') }
+        // As it was opened first: what Clear took is still there, and so it is after the image scored just now.
+        open('first.tif')
+        seen.kept = await('the result of before') { graded() ? words() : null }
+        seen.unchanged = fx { files() } == before
+
+        def picture = new File(qupath.project.path.parent.parent.toFile(), 'second.tif')
+        Platform.runLater {
+            qupath.project = null
+            qupath.openImage(qupath.viewer, picture.path, false, false)
+        }
+        def asked = await('which type of image it is') { dialog('Apply') }
+        Platform.runLater { press(asked, 'Apply') }
+        await('the image alone') { qupath.project == null && qupath.imageData }
+        fx {
+            def region = PathObjects.createAnnotationObject(ROIs.createRectangleROI(64, 64, 400, 400, null))
+            qupath.imageData.hierarchy.addObject(region)
+            qupath.imageData.hierarchy.selectionModel.selectedObject = region
+        }
+        await('its panel') { words().any { it.contains('second.tif') } }
+        fx { button(panel(), 'Score').fire() }
+        await('a result') { graded() }
+        menu('Explain')
+        seen.alone = await('a heat map') { layers() ? covered() : 0 }
+        return seen
+    }
+
+    boolean graded() { words().any { it.startsWith('P(positive)') } }
+
+    /** Open another image of the project, and keep nothing of this one. */
+    void open(String name) {
+        boolean changed = fx { qupath.imageData.changed }
+        def entry = fx { qupath.project.imageList.find { it.imageName == name } }
+        Platform.runLater { qupath.openImageEntry(entry) }
+        if (changed)
+            refuseToSave()
+        await(name) { words().contains(name) }
+    }
+
+    void refuseToSave() {
+        def asked = await('whether to save') { dialog('No') }
+        Platform.runLater { press(asked, 'No') }
+    }
+
+    void remember(Map changed) {
+        HeroheParameters.remember(HeroheScore.home(), HeroheParameters.remembered(HeroheScore.home()) + changed)
+    }
+
+    /** By the window's own button to close it. */
+    void quit() {
+        boolean changed = fx { qupath.imageData.changed }
+        Platform.runLater { qupath.sendQuitRequest() }
+        if (changed)
+            refuseToSave()
     }
 
     List<String> scoreByDialog() {
@@ -170,13 +260,15 @@ def driver = new Driver()
 def thread = new Thread({ ->
     def seen
     try {
-        seen = driver.look()
+        seen = System.getProperty('herohe.tour') == 'work' ? driver.look() : driver.changeMinds()
     } catch (Throwable problem) {
         seen = [problem: problem.toString()]
         problem.printStackTrace()
     }
     new File(System.getProperty('herohe.seen')).setText(new Gson().toJson(seen), 'UTF-8')
-    Runtime.runtime.halt(0)
+    if (System.getProperty('herohe.tour') == 'work' || seen.problem)
+        Runtime.runtime.halt(0)
+    driver.quit()
 })
 thread.daemon = true
 thread.start()
