@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bridge.batch.run import BatchOptions, Listener, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import Listener, run_batch
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.predictions import read_predictions
 from bridge.results.schema import Outcome, SlideResult

@@ -12,7 +12,7 @@ from bridge.commands.compute_options import compute_options
 from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
 
 
 @click.command("predict")

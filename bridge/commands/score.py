@@ -16,7 +16,8 @@ from bridge.commands.report import report_line
 
 if TYPE_CHECKING:
     from bridge.batch.executor import SlideExecutor
-    from bridge.batch.run import BatchOptions, BatchSummary
+    from bridge.batch.options import BatchOptions
+    from bridge.batch.run import BatchSummary
     from bridge.projects.base import Collection
     from herohe_model.model.compute import Compute
     from herohe_model.model.score import CompositeScorer
@@ -99,7 +100,9 @@ def command(
 
 def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
     """Print what a run would do."""
-    from bridge.batch.run import plan_batch
+    from bridge.annotations.unmatched_classes import ClassTally
+    from bridge.batch.entry import unmatched_classes
+    from bridge.batch.plan import plan_batch
     from herohe_model.model.card import read_card
 
     if model is None:
@@ -111,7 +114,14 @@ def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> 
         click.echo(f"{slide.slide}: {slide.problem or counts}")
     bad = sum(bool(slide.problem) for slide in planned)
     click.echo(f"{len(planned) - bad} of {len(planned)} slides would be scored. Nothing was changed.")
-    return 0
+    tally = ClassTally()
+    for slide in planned:
+        if slide.classes is not None:
+            tally.add(slide.classes)
+    unmatched, left = unmatched_classes(tally, options)
+    for sentence in (*unmatched, *left):
+        click.echo(sentence, err=True)
+    return int(bool(unmatched))
 
 
 def score_collection(
@@ -180,6 +190,8 @@ def score_collection(
         click.echo("Stopped on request. Give the same command again to go on.")
     click.echo(f"Results: {output / 'results.csv'}")
     click.echo(RESEARCH_USE_ONLY)
+    for sentence in (*summary.unmatched_regions, *summary.unmatched_exclusions):
+        click.echo(sentence, err=True)
     return summary
 
 

@@ -141,6 +141,8 @@ def _train(
                 collection.close()
             if labelled.unusable and not data.skip_unusable:
                 raise unusable_error(labelled.unusable, len(labelled.slides) + len(labelled.unusable))
+            for note in labelled.notes:
+                view.say(f"Warning: {note}")
             for slide in labelled.unusable:
                 view.say(f"Left out: {slide.name} ({slide.path}): {slide.reason}")
             return train_folds(

@@ -18,8 +18,8 @@ from helpers.synthetic_cohort import CohortRules, make_cohort
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import Annotation
+from bridge.batch.options import BatchOptions
 from bridge.batch.predict import predict_slides
-from bridge.batch.run import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.projects.open import open_collection
@@ -27,7 +27,7 @@ from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
-from herohe_model.errors import CancelledError, OptionError, SlideError
+from herohe_model.errors import CancelledError, OptionError, RegionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
@@ -67,6 +67,14 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Model:" in result.output and "research use only" in result.output
     assert f"Page: {folder / 'evaluation.html'}" in result.output
     return folder
+
+
+def test_a_class_that_no_slide_has_is_one_sentence_before_anything_is_trained(
+    cohort: Path, tmp_path: Path
+) -> None:
+    options = [*_QUICK, "--region-class", "tumour", "--skip-unusable"]
+    with pytest.raises(RegionError, match=r"class tumour .*did you mean Tumor\?"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path, *options)
 
 
 def test_help_shows_the_defaults_that_training_takes() -> None:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from bridge.annotations.geojson import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.batch.stats import WINDOW_S, BatchProgress
 from bridge.console.batch_view import BatchView, outcome_line, render
 from bridge.projects.open import open_collection
