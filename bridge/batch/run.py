@@ -25,7 +25,7 @@ from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import ResultFileError, write_csv, write_json
-from bridge.results.manifest import Manifest, work_key
+from bridge.results.manifest import MANIFEST_NAME, Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, unmatched_job
 from bridge.scoring.slide import Progress, failed_result
@@ -33,7 +33,6 @@ from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, Un
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
 
-MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
 """How often the result files are brought up to date while a batch runs, at most."""
 _REFRESH_SHARE: Final = 0.05
@@ -297,15 +296,19 @@ class _Batch:
             unmatched = unmatched_job(work, self._executor.model)
             self._finish(_Job(position, entry, content, path, key=""), unmatched)
             return
-        key = self._work_key(entry, content, path, regions, fingerprint)
-        job = _Job(position, entry, content, path, key)
-        known = self._manifest.find(key)
-        if known is not None:
-            self._reused += 1
-            self._close_slides((position, self._write_back(job, known)), reused=True)
-            return
         try:
+            # Either may begin what scores, which takes long.
+            key = self._work_key(entry, content, path, regions, fingerprint)
+            job = _Job(position, entry, content, path, key)
+            known = self._manifest.find(key)
+            if known is not None:
+                self._reused += 1
+                self._close_slides((position, self._write_back(job, known)), reused=True)
+                return
             self._executor.submit(work)
+        except CancelledError as error:
+            self._close_slides((position, _failed(error, entry, path)))
+            return
         except OtherScorerError as error:
             # Before the first slide was scored: what was taken for known so far is looked up again.
             _log.info("%s: all slides are looked up again", error.problem)
