@@ -18,6 +18,7 @@ _LIGHT = (
     *("bridge.install.scripts", "bridge.projects.qupath_project", "bridge.projects.slide_folder"),
     *("bridge.report.page", "bridge.server.server", "bridge.server.worker"),
     *("herohe_model.dataset.labels", "herohe_model.evaluation.evaluate", "herohe_model.evaluation.page"),
+    *("herohe_model.features.find", "herohe_model.features.read"),
     *("herohe_model.sampling.composite_reader", "herohe_model.sampling.patches", "herohe_model.slides.slide"),
 )
 

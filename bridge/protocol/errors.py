@@ -59,6 +59,7 @@ LOCAL_ERRORS: Final = frozenset(
         "remote",
         "cluster",
         "evaluation",
+        "features",
         "install",
         "jar",
         "labels",

@@ -14,6 +14,7 @@ import javafx.scene.control.Labeled
 import javafx.scene.control.ScrollPane
 import javafx.scene.control.TableView
 import javafx.scene.control.TitledPane
+import javafx.stage.Stage
 import javafx.stage.Window
 import qupath.lib.gui.QuPathGUI
 import qupath.lib.regions.ImageRegion
@@ -156,7 +157,8 @@ class Driver {
         Platform.runLater { press(pane, 'Score') }
         def table = await('the table in the end') {
             def root = Window.windows.find {
-                it.showing && it.title == 'HER2-HE: score project' && button(it.scene.root, 'Close')
+                it instanceof Stage && it.showing && it.title == 'HER2-HE: score project' &&
+                    button(it.scene.root, 'Close')
             }?.scene?.root
             root == null ? null : all(root).find { it instanceof TableView }
         }
