@@ -100,7 +100,7 @@ def test_two_trainings_into_one_folder_are_refused_by_name(cohort: Path, tmp_pat
 
 def test_a_folder_that_cannot_be_made_is_refused_with_what_to_do(cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HeroheError, match="cannot be written to .* another --output"):
+    with pytest.raises(HeroheError, match=r"cannot be written to .* another --output"):
         run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "file" / "run", *_QUICK)
 
 
