@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from bridge.annotations.classes import components, composed, is_ignored, matches, user_class
+from bridge.annotations.classes import chooses, composed, user_class
 from herohe_model.errors import RegionError
 from herohe_model.printable import printable_name
 from herohe_model.sampling.coverage import polygons, valid_area
@@ -255,12 +255,7 @@ def _outside(group: Sequence[tuple[Annotation, BaseGeometry]], what: str, box: B
 
 
 def _is_chosen(annotation: Annotation, classes: Iterable[str]) -> bool:
-    own = user_class(annotation.class_name)
-    return any(
-        matches(annotation.class_name, wanted)
-        and (not is_ignored(own) or components(composed(own)) == components(composed(wanted)))
-        for wanted in classes
-    )
+    return any(chooses(wanted, annotation.class_name) for wanted in classes)
 
 
 def area_of(annotation: Annotation, warnings: list[str]) -> BaseGeometry | None:

@@ -9,7 +9,7 @@ import click
 from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
     from bridge.scoring.options import Tiles
 
 
@@ -93,7 +93,7 @@ def _batch(
     no_classify: bool = False,
     **sampling: Any,
 ) -> BatchOptions:
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
     from bridge.scoring.options import ScoreOptions, WriteOptions
 
     return BatchOptions(

@@ -32,7 +32,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
     from bridge.commands.score import score_collection
     from bridge.console.training_view import TrainingView
     from bridge.demo.run import TUMOUR_CLASS, make_slides, train_for_show, write_truth

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("results", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("results", type=click.Path(path_type=Path))
 @click.option(
     "--truth",
     required=True,
@@ -54,18 +54,22 @@ def command(
 ) -> None:
     """Evaluate the predictions in RESULTS against the truth.
 
-    RESULTS is a results.csv or results.json of score, or a submission of the challenge (caseID,
-    soft_prediction, hard_prediction). Slides and cases match by the slide's name without its extension.
-    Writes evaluation.html and evaluation.json. A threshold chosen on the slides that are evaluated makes
-    every figure too good: choose it on out-of-fold predictions, as train does. Research use only.
+    RESULTS is the folder of a run of score or predict, its results.csv or results.json, or a submission of
+    the challenge (caseID, soft_prediction, hard_prediction). Slides and cases match by the slide's name
+    without its extension. Writes evaluation.html and evaluation.json. A threshold chosen on the slides that
+    are evaluated makes every figure too good: choose it on out-of-fold predictions, as train does. Research
+    use only.
     """
     from bridge.results.predictions import read_predictions
+    from bridge.results.run import find_run
     from herohe_model.dataset.predictions import match_truth
     from herohe_model.evaluation.evaluate import evaluate
     from herohe_model.evaluation.page import page
     from herohe_model.evaluation.schema import to_json
     from herohe_model.files import write_atomically
 
+    if not results.is_file():
+        results = find_run(results).results
     predictions, labels = read_predictions(results), _truth(truth, split)
     if threshold is not None:
         predictions = predictions.with_threshold(threshold, "given by hand with --threshold")

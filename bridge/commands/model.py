@@ -28,8 +28,8 @@ def command() -> None:
 @command.command("new")
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--backbone", required=True, metavar="NAME", help="A timm architecture, such as resnet18.")
-@click.option("--head", type=click.Choice(["free", "ordered"]), default="free", show_default=True)
-@click.option("--target", type=click.Choice(["ihc", "ihc+ish"]), default="ihc", show_default=True)
+@click.option("--head", type=click.Choice(["free", "ordered"]), default="ordered", show_default=True)
+@click.option("--target", type=click.Choice(["ihc", "ihc+ish"]), default="ihc+ish", show_default=True)
 @click.option("--patch-px", type=click.IntRange(16, 4096), default=512, show_default=True)
 @click.option(
     "--mpp", type=click.FloatRange(0.01, 100), default=0.2425, show_default=True, help="µm per pixel."

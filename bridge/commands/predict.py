@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from bridge.commands.batch_options import read_only_batch_options
+from bridge.commands.cluster_options import Cluster, cluster_options
 from bridge.commands.compute_options import compute_options
+from bridge.commands.executing import (
+    LOG_JSON,
+    MODEL,
+    RESTART,
+    SERVERS,
+    SLIDES_ROOT,
+    check_source,
+    executing,
+)
 from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
 
 
 @click.command("predict")
 @click.argument("slides", type=click.Path(path_type=Path))
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
+@MODEL
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -27,7 +37,11 @@ if TYPE_CHECKING:
 )
 @read_only_batch_options
 @compute_options
-@click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
+@SERVERS
+@cluster_options
+@SLIDES_ROOT
+@LOG_JSON
+@RESTART
 @click.option(
     "--misspelt-header", is_flag=True, help="Write hard_preditction, as the challenge's own files have it."
 )
@@ -35,11 +49,15 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     slides: Path,
-    model: Path,
+    model: Path | None,
     output: Path,
     options: BatchOptions,
     compute: Compute,
+    servers: tuple[str, ...],
+    cluster: Cluster | None,
     slides_root: Path | None,
+    log_json: IO[str] | None,
+    restart: bool,
     misspelt_header: bool,
 ) -> None:
     """Predict the HER2 status of SLIDES, a folder or a QuPath project, into a submission file.
@@ -57,22 +75,37 @@ def command(
     from bridge.console.interrupt import until_interrupted
     from bridge.console.log import log_shown
     from bridge.projects.open import open_collection
+    from bridge.results.manifest import check_free
     from bridge.results.schema import RESEARCH_USE_ONLY
-    from herohe_model.engines.scorer import Scorer
 
+    check_source(model, servers, cluster)
+    check_free(results_folder(output))
+    collection = open_collection(slides, slides_root=slides_root)
+    for warning in collection.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    view = BatchView(Console(stderr=True), log_json)
     with (
         until_interrupted() as interrupted,
-        log_shown(lambda text: click.echo(text, err=True)),
-        Scorer.load(model, compute) as scorer,
-        BatchView(Console(stderr=True)) as view,
+        log_shown(view.say),
+        executing(
+            model,
+            compute,
+            servers=servers,
+            cluster=cluster,
+            slides_at_once=options.slides_at_once,
+            view=view,
+            interrupted=interrupted,
+        ) as executor,
+        view,
     ):
-        predictions = predict_slides(
-            open_collection(slides, slides_root=slides_root),
-            view.measure(scorer),
+        predictions, summary = predict_slides(
+            collection,
+            executor,
             options,
             submission=output,
             spelling="hard_preditction" if misspelt_header else "hard_prediction",
             listener=view,
+            restart=restart,
             cancelled=interrupted,
         )
     for name, reason in predictions.not_scored:
@@ -81,5 +114,7 @@ def command(
     click.echo(f"{found} of {found + missing} slides predicted: {output}")
     click.echo(f"Results: {results_folder(output) / 'results.json'}")
     click.echo(RESEARCH_USE_ONLY)
+    for sentence in (*summary.unmatched_regions, *summary.unmatched_exclusions):
+        click.echo(sentence, err=True)
     # A slide with too little tissue counts too: the challenge wants a line for each.
-    ctx.exit(int(bool(missing)))
+    ctx.exit(int(bool(missing) or bool(summary.exit_code)))

@@ -101,6 +101,8 @@ def _train(
     device: str,
     resources: Resources,
 ) -> Trained:
+    from contextlib import nullcontext
+
     from rich.console import Console
 
     from bridge.console.interrupt import until_interrupted
@@ -110,14 +112,23 @@ def _train(
     from bridge.projects.training_slides import label_slides
     from herohe_model.dataset.matching import match_slides
     from herohe_model.files import write_atomically
+    from herohe_model.training.affordable import check_affordable
     from herohe_model.training.cross_validation import train_folds
     from herohe_model.training.foreground_cache import unusable_error
     from herohe_model.training.options import check_options
     from herohe_model.training.processes import join_processes
+    from herohe_model.training.run_folder import only_run
 
-    with join_processes(device) as processes, until_interrupted() as interrupted:
+    with (
+        join_processes(device) as processes,
+        only_run(output) if processes.first else nullcontext(),
+        until_interrupted() as interrupted,
+    ):
         options = check_options(options, processes=processes.count)
+        slow = check_affordable(options, processes.device, threads=resources.threads)
         with TrainingView(Console(stderr=True, quiet=not processes.first)) as view, log_shown(view.say):
+            if slow:
+                view.say(f"Warning: {slow}")
             labels = _read_labels(data.label_files, data.split, view)
             collection = open_collection(slides, slides_root=data.slides_root, output=output)
             try:
@@ -141,6 +152,8 @@ def _train(
                 collection.close()
             if labelled.unusable and not data.skip_unusable:
                 raise unusable_error(labelled.unusable, len(labelled.slides) + len(labelled.unusable))
+            for note in labelled.notes:
+                view.say(f"Warning: {note}")
             for slide in labelled.unusable:
                 view.say(f"Left out: {slide.name} ({slide.path}): {slide.reason}")
             return train_folds(

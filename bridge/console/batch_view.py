@@ -179,13 +179,14 @@ def outcome_line(result: SlideResult) -> str:
 
 
 def pace(figures: BatchStatistics) -> str:
-    """Return slides a minute and the time left, in words."""
+    """Return slides a minute, or an hour, and the time left, in words."""
     if figures.left_s is None:
         return "time left unknown"
     minutes, seconds = divmod(round(figures.left_s), 60)
     hours, minutes = divmod(minutes, 60)
-    rate = f"{figures.slides_per_min:.1f} slides/min, " if figures.slides_per_min else ""
-    return f"{rate}{hours}:{minutes:02d}:{seconds:02d} left"
+    rate = figures.slides_per_min
+    text = f"{rate:.1f} slides/min, " if rate >= 1 else f"{60 * rate:.1f} slides/h, "
+    return f"{text if rate else ''}{hours}:{minutes:02d}:{seconds:02d} left"
 
 
 def _flow(figures: BatchStatistics) -> str:

@@ -57,22 +57,8 @@ from herohe_model.errors import (
 )
 from herohe_model.files import sha256_of
 from herohe_model.printable import is_text, printable_name
+from herohe_model.slides.formats import SLIDE_SUFFIXES
 from herohe_model.slides.guarded_slide import GuardedSlide
-
-SLIDE_SUFFIXES: Final = (
-    ".bif",
-    ".czi",
-    ".mrxs",
-    ".ndpi",
-    ".scn",
-    ".svs",
-    ".svslide",
-    ".tif",
-    ".tiff",
-    ".vms",
-    ".vmu",
-)
-"""Suffixes of the slide formats that OpenSlide reads and that are one file to the user."""
 
 _MOMENT_NS: Final = 2_000_000_000
 """As coarse as any file system keeps times."""

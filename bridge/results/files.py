@@ -39,6 +39,8 @@ COLUMNS: Final = (
     "model",
     "model_sha256",
     "seed",
+    "threshold",
+    "threshold_chosen",
     "run",
     "entry",
     "path",
@@ -133,6 +135,8 @@ def _rows(result: SlideResult) -> Iterator[dict[str, Any]]:
             "model": result.provenance.model,
             "model_sha256": result.provenance.model_sha256,
             "seed": result.provenance.seed,
+            "threshold": result.provenance.decision_threshold,
+            "threshold_chosen": result.provenance.threshold_chosen,
             "run": result.provenance.run,
         }
     whole = {"region": "slide", "outcome": result.outcome.value, "message": result.message}

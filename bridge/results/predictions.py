@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bridge.results.files import ResultFileError, read_json
 from bridge.results.schema import Outcome, SlideResult
@@ -85,7 +86,7 @@ def predictions_of(
     scored = []
     not_scored = []
     models = []
-    thresholds = set()
+    thresholds: set[tuple[float | None, str]] = set()
     for result in results:
         if result.provenance is not None:
             models.append((result.provenance.model, result.provenance.model_sha256))
@@ -105,16 +106,11 @@ def predictions_of(
     called = np.array([_STATUSES[prediction.status] for _, prediction, _ in scored], dtype=np.bool_)
     at_least = [[prediction.at_least[g] for g in GRADES[1:]] for _, prediction, _ in scored]
     model, warnings = _models(models, path)
-    decision = decision_of_calls(p, called, f"status in {path.name}, by the model's own threshold")
-    if len(thresholds) == 1:
-        ((threshold, chosen),) = thresholds
-        if threshold is not None:
-            decision = Decision(threshold, threshold, threshold, f"the model's own, {chosen}")
     return Predictions(
         case_ids=tuple(name for name, _, _ in scored),
         p_positive=p,
         called=called,
-        decision=decision,
+        decision=_decision(p, called, thresholds, path),
         grades=np.array([GRADES.index(prediction.grade) for _, prediction, _ in scored], dtype=np.int64),
         at_least=np.array(at_least, dtype=np.float64).reshape(len(scored), len(GRADES) - 1),
         composites=tuple(np.array([c.p_positive for c in composites]) for _, _, composites in scored),
@@ -129,6 +125,7 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
     names, numbers, called, grades = [], [], [], []
     not_scored = []
     models = []
+    thresholds: set[tuple[float | None, str]] = set()
 
     def cell(row: Row, name: str) -> str:
         return row.cells[columns[name]] if name in columns else ""
@@ -149,6 +146,11 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
             said = f"The result of {name or 'a slide without a name'} cannot be understood ({error})"
             problems.append(Problem(table.path, row.number, said, remedy))
             continue
+        given = cell(row, "threshold")
+        try:
+            thresholds.add((float(given) if given else None, cell(row, "threshold_chosen")))
+        except ValueError:
+            thresholds.add((None, ""))
         names.append(name)
         numbers.append(values)
         called.append(status)
@@ -163,15 +165,24 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
         case_ids=tuple(names),
         p_positive=p[:, 0],
         called=calls,
-        decision=decision_of_calls(
-            p[:, 0], calls, f"status in {table.path.name}, by the model's own threshold"
-        ),
+        decision=_decision(p[:, 0], calls, thresholds, table.path),
         grades=np.array(grades, dtype=np.int64),
         at_least=p[:, 1:],
         not_scored=tuple(not_scored),
         model=model,
         warnings=(*explain([p for p in problems if not p.fatal]), *warnings),
     )
+
+
+def _decision(
+    p: NDArray[np.float64], called: NDArray[np.bool_], thresholds: set[tuple[float | None, str]], path: Path
+) -> Decision:
+    """Return the model's own threshold; what the calls tell of it where it is not known, or not one."""
+    if len(thresholds) == 1:
+        ((threshold, chosen),) = thresholds
+        if threshold is not None:
+            return Decision(threshold, threshold, threshold, f"the model's own, {chosen}".removesuffix(", "))
+    return decision_of_calls(p, called, f"status in {path.name}, by the model's own threshold")
 
 
 def _models(models: Iterable[tuple[str, str]], path: Path) -> tuple[str, tuple[str, ...]]:

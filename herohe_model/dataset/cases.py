@@ -16,24 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.grades import GRADES, Status, Target, bits_of_level
-
-SLIDE_SUFFIXES: Final = (
-    ".mrxs",
-    ".svs",
-    ".ndpi",
-    ".scn",
-    ".bif",
-    ".vms",
-    ".vmu",
-    ".svslide",
-    ".czi",
-    ".dcm",
-    ".ome.tiff",
-    ".ome.tif",
-    ".tiff",
-    ".tif",
-)
-"""Of the formats that OpenSlide reads; longer ones before those that they end with."""
+from herohe_model.slides.formats import without_suffix
 
 
 def case_id(name: str) -> str:
@@ -42,11 +25,7 @@ def case_id(name: str) -> str:
     A dot that begins no such extension belongs to the ID. Letters that may be composed of two characters are
     one (Unicode's NFC), as they look the same.
     """
-    name = unicodedata.normalize("NFC", name.strip())
-    for suffix in SLIDE_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
+    return without_suffix(unicodedata.normalize("NFC", name.strip()))
 
 
 Ish = Literal["positive", "negative"]

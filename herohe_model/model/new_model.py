@@ -83,6 +83,7 @@ def new_model(
                 trained_on=trained_on,
                 versions=library_versions(),
                 note=note,
+                knowledge="random",
             )
         )
     except (ModelFileError, ValueError) as error:
@@ -120,7 +121,8 @@ def fetch_pretrained(backbone: str, *, cache_dir: Path | None = None) -> Path:
     if config is None or not config.hf_hub_id:
         raise ModelFileError(
             f"timm {timm.__version__} knows no pretrained weights of {backbone} on the Hugging Face hub",
-            "Choose another backbone, begin with random weights, or name a safetensors file",
+            "Choose another backbone, name a safetensors file (--weights), or begin with random weights "
+            "(--no-pretrained)",
         )
     offline = os.environ.get(OFFLINE_VARIABLE, "").upper() in ("1", "ON", "YES", "TRUE")
     try:
@@ -134,8 +136,8 @@ def fetch_pretrained(backbone: str, *, cache_dir: Path | None = None) -> Path:
         raise ModelFileError(
             f"The pretrained weights of {backbone} ({config.hf_hub_id} on the Hugging Face hub) could not be "
             f"had: {why.rstrip('.')}",
-            "Go online once, or fetch its model.safetensors elsewhere and name that file, or begin with "
-            "random weights",
+            "Go online once, or fetch its model.safetensors elsewhere and name that file (--weights), or "
+            "begin with random weights (--no-pretrained)",
         ) from error
 
 

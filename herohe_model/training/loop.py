@@ -20,6 +20,7 @@ import psutil
 import torch
 from torch import nn
 
+from herohe_model.ending_signals import heard_at_once
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.device import device_label
@@ -140,7 +141,11 @@ def train_network(
         checkpoint, problems = run_folder.latest_checkpoint()
         for problem in problems:
             listener.say(f"A checkpoint is passed over: {problem}")
-        card, network = build_network(options, processes, weights, resumed=checkpoint is not None, name=name)
+        # Weights may come over a slow line, and nobody is asked meanwhile.
+        with heard_at_once():
+            card, network = build_network(
+                options, processes, weights, resumed=checkpoint is not None, name=name
+            )
         run = prepare(data, options, network, processes, resources)
         start = 0
         if checkpoint is not None:

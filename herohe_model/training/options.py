@@ -196,7 +196,7 @@ def check_options(options: TrainOptions, *, processes: int = 1) -> TrainOptions:
     if options.frozen_norm and not options.starts_pretrained:
         raise OptionError(
             "Batch normalisation cannot be frozen before it has learned anything",
-            "Use --batch-norm batch, or begin with pretrained weights",
+            "Use --batch-norm batch, or begin with pretrained weights (without --no-pretrained)",
         )
     if not options.frozen_norm and options.micro_batch == 1:
         _check_single_composite(options)

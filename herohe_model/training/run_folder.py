@@ -3,6 +3,7 @@
 ::
 
     config.json        the options
+    run.lock           held by the process that trains here
     log.jsonl          one JSON object a line: steps, validations, starts
     checkpoints/       the last two, each one safetensors file with its JSON inside
     curves.html        the log, drawn
@@ -13,7 +14,8 @@ Nothing is pickled. Files are written beside their place and then moved there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,13 +23,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 
-from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.errors import HeroheError, ModelFileError, OptionError
 from herohe_model.files import write_atomically
 from herohe_model.model.checkpoint import load_tensors
 from herohe_model.training.options import TrainOptions, differing
 
 MODEL_NAME: Final = "model.safetensors"
+LOCK_NAME: Final = "run.lock"
 LOG_NAME: Final = "log.jsonl"
 CONFIG_NAME: Final = "config.json"
 CURVES_NAME: Final = "curves.html"
@@ -35,6 +39,38 @@ _KEPT: Final = 2
 _STATE_KEY: Final = "herohe_training_state"
 
 _S = TypeVar("_S", bound=msgspec.Struct)
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold a folder of a run, which is made if it is not there; a killed process holds nothing.
+
+    Raises
+    ------
+    HeroheError
+        If another process holds it, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / LOCK_NAME, timeout=0)
+        held.acquire()
+    except Timeout:
+        raise HeroheError(
+            f"Another run trains in {folder}", "Wait until it has ended, or name another --output"
+        ) from None
+    except NotImplementedError:
+        # A file system without locks: there is nobody to ask.
+        yield
+        return
+    except OSError as error:
+        raise HeroheError(
+            f"The folder {folder} cannot be written to ({error.strerror or error})",
+            "Allow writing there, or name another --output",
+        ) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,13 +133,16 @@ class RunFolder:
     def begin(self, config: RunConfig) -> None:
         """Write the options, or find that they are those of the run that is to go on.
 
+        A run that kept nothing, neither a checkpoint nor a model, binds nobody: it may have failed for its
+        options.
+
         Raises
         ------
         OptionError
             If the folder holds a run with other options, other slides or another truth.
         """
         file = self.path / CONFIG_NAME
-        if not file.exists():
+        if not file.exists() or not (self.model.exists() or self._checkpoint_files()):
             write_atomically(file, msgspec.json.format(msgspec.json.encode(config), indent=2))
             return
         found = read_json(file, RunConfig)

@@ -26,7 +26,8 @@ import psutil
 from helpers.damaged_slides import flip_a_bit_of_a_count, make_deadly
 from helpers.small_slides import small_model, small_slide
 
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.scoring.options import ScoreOptions
@@ -35,7 +36,7 @@ from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 from herohe_model.slides.slide import Slide
 
-OPENERS = ("bridge.scoring.job", "bridge.batch.run", "bridge.projects.slide_folder")
+OPENERS = ("bridge.scoring.job", "bridge.batch.entry", "bridge.projects.slide_folder")
 MOST = 1.05
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import pytest
 
-from bridge.batch.run import BatchOptions
+from bridge.batch.options import BatchOptions
 from bridge.cluster.connect import ClusterAddress
 from bridge.commands.batch_options import batch_options, read_only_batch_options
 from bridge.commands.cluster_options import Cluster, cluster_options

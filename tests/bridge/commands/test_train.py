@@ -18,8 +18,9 @@ from helpers.synthetic_cohort import CohortRules, make_cohort
 
 from bridge.annotations.geojson import write_annotations
 from bridge.annotations.regions import Annotation
+from bridge.batch.executor import ThreadExecutor
+from bridge.batch.options import BatchOptions
 from bridge.batch.predict import predict_slides
-from bridge.batch.run import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.projects.open import open_collection
@@ -27,12 +28,13 @@ from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
-from herohe_model.errors import CancelledError, OptionError, SlideError
+from herohe_model.errors import CancelledError, HeroheError, OptionError, RegionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
+from herohe_model.training.run_folder import only_run
 
 _RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
 _QUICK = (
@@ -67,6 +69,39 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Model:" in result.output and "research use only" in result.output
     assert f"Page: {folder / 'evaluation.html'}" in result.output
     return folder
+
+
+def test_a_class_that_no_slide_has_is_one_sentence_before_anything_is_trained(
+    cohort: Path, tmp_path: Path
+) -> None:
+    options = [*_QUICK, "--region-class", "tumour", "--skip-unusable"]
+    with pytest.raises(RegionError, match=r"class tumour .*did you mean Tumor\?"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path, *options)
+
+
+def test_a_training_that_failed_before_its_first_step_binds_nobody(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    options = [option for option in _QUICK if option != "--no-pretrained"]
+    begin = (train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "run", "--folds", 0)
+    with pytest.raises(HeroheError, match="--no-pretrained"):
+        run(*begin, *options)
+    assert run(*begin, *options, "--no-pretrained").exit_code == 0
+    with pytest.raises(OptionError, match="begun differently: lr was"):
+        run(*begin, *options, "--no-pretrained", "--lr", 0.1)
+
+
+def test_two_trainings_into_one_folder_are_refused_by_name(cohort: Path, tmp_path: Path) -> None:
+    with only_run(tmp_path / "run"), pytest.raises(HeroheError, match=r"Another run trains in .*run\. Wait"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "run", *_QUICK)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_what_to_do(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HeroheError, match=r"cannot be written to .* another --output"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "file" / "run", *_QUICK)
 
 
 def test_help_shows_the_defaults_that_training_takes() -> None:
@@ -224,14 +259,15 @@ def test_predicting_that_was_stopped_writes_no_submission_and_goes_on(
     with Scorer.load(trained / "model.safetensors", Compute("cpu", "fp32"), 1) as scorer:
 
         def go(listener: _Listener, stop: Callable[[], bool]) -> None:
-            predict_slides(
-                open_collection(cohort),
-                scorer,
-                options,
-                submission=submission,
-                listener=listener,
-                cancelled=stop,
-            )
+            with ThreadExecutor(scorer, 1) as executor:
+                predict_slides(
+                    open_collection(cohort),
+                    executor,
+                    options,
+                    submission=submission,
+                    listener=listener,
+                    cancelled=stop,
+                )
 
         with pytest.raises(CancelledError, match="same command"):
             go(first, lambda: len(first.slides) >= 3)
