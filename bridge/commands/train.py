@@ -45,6 +45,12 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     type=click.Path(path_type=Path, dir_okay=False),
     help="Begin with the backbone's weights in this safetensors file.",
 )
+@click.option(
+    "--normalisation",
+    metavar="timm|imagenet|half|R,G,B/R,G,B",
+    help="Mean/standard deviation, 0 to 1, that --weights were trained with.  "
+    "[default: what config.json beside them says]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
 @resource_options
 def command(
@@ -56,6 +62,7 @@ def command(
     trained_on: str,
     options: TrainOptions,
     weights: Path | None,
+    normalisation: str | None,
     device: str,
     resources: Resources,
 ) -> None:
@@ -70,9 +77,16 @@ def command(
         import msgspec
 
         from herohe_model.model.checkpoint import load_tensors
+        from herohe_model.training.weights_normalisation import normalisation_of
 
-        digest = load_tensors(weights)[2]
-        options = msgspec.structs.replace(options, pretrained=False, weights_sha256=digest)
+        options = msgspec.structs.replace(
+            options,
+            pretrained=False,
+            weights_sha256=load_tensors(weights)[2],
+            normalisation=normalisation_of(weights, options.backbone, normalisation),
+        )
+    elif normalisation is not None:
+        raise click.UsageError("--normalisation goes with --weights: else timm's weights say theirs.")
     trained = _train(
         slides,
         data,

@@ -2,13 +2,13 @@
 
     python tests/benchmarks/features.py speed [--encoder kaiko-vits16] [--patches 1000]
     python tests/benchmarks/features.py memory
-    python tests/benchmarks/features.py kill --rounds 20
+    python tests/benchmarks/features.py kill --times 20
 
 ``speed`` extracts the patches of JPEG slides drawn here and embeds as many that lie in memory, in turns, by
 the engine that is chosen for this machine; it prints patches a second and the ratio of the best rounds.
 ``memory`` compares the peak memory of two processes, of which one has 16 times as many patches.
-``kill`` kills an extraction (SIGKILL) at random moments, gives the command again, and compares all bytes with
-an undisturbed run's. Weights are random: they cost the same.
+``kill`` kills extractions (SIGKILL) at random moments, so many times, each time gives the command again, and
+compares all bytes with an undisturbed run's. Weights are random: they cost the same.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="kaiko-vits16")
     parser.add_argument("--patches", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
@@ -73,7 +74,7 @@ def main() -> None:
         elif args.which == "memory":
             memory(home)
         else:
-            kill(home, args.rounds)
+            kill(home, args.times)
 
 
 def weights_of(home: Path, encoder: Encoder) -> Path:
@@ -185,7 +186,7 @@ def memory(home: Path) -> None:
     print(f"ratio of peaks {peaks[1] / peaks[0]:.3f}")
 
 
-def kill(home: Path, rounds: int) -> None:
+def kill(home: Path, times: int) -> None:
     """Kill an extraction at random moments; its files must come out byte for byte."""
     whole = home / "whole"
     (whole / "slides").mkdir(parents=True)
@@ -199,12 +200,14 @@ def kill(home: Path, rounds: int) -> None:
     expected = files(whole / "out")
     print(f"undisturbed: {len(expected)} files in {seconds:.1f} s", flush=True)
     rng = random.Random(0)
-    for number in range(rounds):
+    kills = number = 0
+    while kills < times:
+        number += 1
         target = home / f"round{number}"
         target.mkdir()
         for shared in ("slides", f"{small_encoder().name}.safetensors"):
             os.symlink(whole / shared, target / shared)
-        killed, parts = 0, 0
+        parts = 0
         while True:
             process = begin(target)
             try:
@@ -213,10 +216,10 @@ def kill(home: Path, rounds: int) -> None:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                killed += 1
+                kills += 1
                 parts += len(list(target.rglob("*.part")))
-        assert files(target / "out") == expected, f"round {number + 1} differs"
-        print(f"round {number + 1}: killed {killed} times, {parts} half files seen, bytes equal", flush=True)
+        assert files(target / "out") == expected, f"round {number} differs"
+        print(f"round {number}: {kills} kills so far, {parts} half files seen, bytes equal", flush=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
