@@ -68,7 +68,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
 
 def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, Path]:
     """Put the held-out slides into a QuPath project, or their outlines beside them where there is none."""
-    from bridge.annotations.geojson import write_annotations
+    from bridge.annotations.geojson_writing import write_annotations
     from bridge.projects.open import open_collection
     from bridge.projects.qupath_project import NewImage, create_project
     from herohe_model.errors import QuPathNotFoundError

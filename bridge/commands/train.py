@@ -15,6 +15,7 @@ from bridge.commands.training_options import (
     resource_options,
     training_options,
 )
+from herohe_model.printable import printable_name
 
 if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
@@ -78,7 +79,7 @@ def command(
         data,
         output,
         plan,
-        name or f"{options.backbone} {options.target} {output.name}",
+        printable_name(name or f"{options.backbone} {options.target} {output.name}"),
         trained_on,
         options,
         weights,

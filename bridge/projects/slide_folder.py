@@ -31,14 +31,8 @@ from bridge.annotations.classes import (
     user_class,
 )
 from bridge.annotations.files import RESULT_SUFFIX, find_annotation_files, read_texts
-from bridge.annotations.geojson import (
-    DrawnFeature,
-    class_name_of,
-    classification,
-    collection_text,
-    feature,
-    read_features,
-)
+from bridge.annotations.geojson import DrawnFeature, class_name_of, read_features
+from bridge.annotations.geojson_writing import classification, collection_text, feature
 from bridge.annotations.regions import area_of
 from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
@@ -220,6 +214,9 @@ class SlideFolder:
             if again is None or again.written != written or again.count().tiles != plan.tile_count:
                 raise WriteBackError(f"{path} did not read back as it was written", "Check the disk")
 
+        if path.is_symlink() or path.parent.is_symlink():
+            link = path if path.is_symlink() else path.parent
+            raise WriteBackError(f"{link} is a link, which is not followed", "Remove it: a run makes its own")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

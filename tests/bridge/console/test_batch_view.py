@@ -13,7 +13,7 @@ from helpers.small_slides import drawn, small_model, small_slide
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer
 from bridge.batch.options import BatchOptions
 from bridge.batch.run import run_batch
