@@ -139,7 +139,16 @@ def works(home: Path) -> dict[str, Work]:
 
     def train(target: Path) -> list[str]:
         return [
-            *("train", str(home / "slides"), "--labels", str(home / "labels.csv"), "--output", str(target)),
+            *(
+                "train",
+                str(home / "slides"),
+                "--name",
+                "killed",
+                "--labels",
+                str(home / "labels.csv"),
+                "--output",
+                str(target),
+            ),
             *("--folds", "0", "--backbone", "test_resnet", "--no-pretrained", "--patch-px", "32"),
             *(
                 "--mpp",
