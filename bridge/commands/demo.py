@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command("demo")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("herohe-demo"))
-@click.option("--slides", type=click.IntRange(8), default=24, show_default=True, help="Half are held out.")
+@click.option(
+    "--slides",
+    type=click.IntRange(8),
+    default=24,
+    show_default=True,
+    help="Slides to draw; half are held out.",
+)
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Steps of training.")
 @click.option("--device", default="cpu", show_default=True, help="Where the held-out slides are scored.")
 def command(folder: Path, slides: int, steps: int, device: str) -> None:

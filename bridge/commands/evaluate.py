@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the two files.  [default: RESULTS']",
+    help="Folder of the two files.  [default: that of RESULTS]",
 )
-@click.option("--title", help="Of the page.  [default: the files' names]")
+@click.option("--title", help="Heading of the page.  [default: the files' names]")
 @click.option(
     "--resamples",
     type=click.IntRange(100, 100_000),
     default=2000,
     show_default=True,
-    help="Of the bootstrap.",
+    help="Resamples of the bootstrap.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the bootstrap."
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the bootstrap."
 )
 def command(
     results: Path,

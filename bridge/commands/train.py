@@ -38,7 +38,7 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     help="Folder of the run; one that was stopped goes on.",
 )
 @fold_options
-@click.option("--name", help="Of the model, in every result.  [default: backbone, target and folder]")
+@click.option("--name", help="Name of the model in every result.  [default: backbone, target and folder]")
 @click.option("--trained-on", default="HEROHE", show_default=True, help="Name of the data, for the card.")
 @training_options
 @click.option(
@@ -46,7 +46,9 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     type=click.Path(path_type=Path, dir_okay=False),
     help="Begin with the backbone's weights in this safetensors file.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Where it computes: auto, cpu, cuda[:n] or mps."
+)
 @resource_options
 def command(
     slides: Path,

@@ -139,29 +139,11 @@ def works(home: Path) -> dict[str, Work]:
 
     def train(target: Path) -> list[str]:
         return [
-            *(
-                "train",
-                str(home / "slides"),
-                "--name",
-                "killed",
-                "--labels",
-                str(home / "labels.csv"),
-                "--output",
-                str(target),
-            ),
-            *("--folds", "0", "--backbone", "test_resnet", "--no-pretrained", "--patch-px", "32"),
-            *(
-                "--mpp",
-                "0.97",
-                "--target",
-                "ihc",
-                "--epochs",
-                "12",
-                "--batch",
-                "2",
-                "--checkpoint-every",
-                "2",
-            ),
+            *("train", str(home / "slides"), "--labels", str(home / "labels.csv"), "--output", str(target)),
+            # By default the folder names the model, and its name is in the file.
+            *("--name", "killed", "--folds", "0", "--backbone", "test_resnet", "--no-pretrained"),
+            *("--patch-px", "32", "--mpp", "0.97", "--target", "ihc", "--epochs", "12", "--batch", "2"),
+            *("--checkpoint-every", "2"),
             *("--device", "cpu", "--threads", "1", "--workers", "1", "--min-patches", "5"),
         ]
 

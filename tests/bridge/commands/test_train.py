@@ -121,8 +121,8 @@ def test_links_in_the_folder_of_a_run_are_not_followed(tmp_path: Path) -> None:
 def test_a_run_folder_whose_name_is_no_text_names_a_model_all_the_same(cohort: Path, tmp_path: Path) -> None:
     output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcn"))
     labels = ("--labels", cohort / "labels.csv")
-    done = run(train, cohort, *labels, "--output", output, "--folds", 0, *_QUICK)
-    assert done.exit_code == 0
+    arguments = [str(a) for a in (cohort, *labels, "--output", output, "--folds", 0, *_QUICK)]
+    subprocess.run([sys.executable, "-m", "bridge", "train", *arguments], check=True, capture_output=True)
     assert read_card(output / "model.safetensors")[0].name == "test_resnet ihc+ish r\\xfcn"
 
 
