@@ -49,15 +49,13 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def _from_submission(path: Path) -> Predictions:
-    submission = read_submission(path)
+    submission, name = read_submission(path), printable_name(path.name)
     return Predictions(
         case_ids=submission.case_ids,
         p_positive=submission.soft,
         called=submission.hard,
-        decision=decision_of_calls(
-            submission.soft, submission.hard, f"hard_prediction of {printable_name(path.name)}"
-        ),
-        model=f"submission {printable_name(path.name)}",
+        decision=decision_of_calls(submission.soft, submission.hard, f"hard_prediction of {name}"),
+        model=f"submission {name}",
         warnings=submission.warnings,
     )
 
