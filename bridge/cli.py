@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "stop": "Stop running model servers.",
     "keys": "Make CURVE keys for remote servers.",
     "model": "Make, show and verify model files.",
+    "encoder": "Show, fetch and verify the networks that turn patches into features.",
     "train": "Train a model on labelled slides.",
     "predict": "Score a folder of slides into a submission file.",
     "evaluate": "Say how good predictions are, beside the trivial answers.",

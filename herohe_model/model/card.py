@@ -18,8 +18,12 @@ import msgspec
 
 from herohe_model.errors import ModelFileError
 from herohe_model.grades import Target
+from herohe_model.model.calibration import CallRule, Platt
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+
+_OLDEST_VERSION: Final = 1
+"""Its cards lack fields of today, which then say "not recorded"."""
 
 CARD_KEY: Final = "herohe_model_card"
 
@@ -39,6 +43,8 @@ COPY_AGAIN: Final = "Copy the file again from where it came"
 Head = Literal["free", "ordered"]
 
 TargetName = Literal["ihc", "ihc+ish"]
+
+Knowledge = Literal["trained", "demo", "random", "not recorded"]
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
@@ -86,6 +92,20 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Anything that a user of the model must know.
     members
         Networks in the file; more than one is an ensemble whose logits are averaged.
+    knowledge
+        What stands behind the weights: ``trained`` on slides, ``demo`` on synthetic pictures, ``random``.
+    cohort
+        Name of the cohort that it was trained on, as whoever trained it gave it; "" where it was not stated.
+    learned
+        The steps that were learned from both answers; None where that was not recorded. What rests on any
+        other step is not claimed.
+    calibration
+        For each calibrated step, how a slide's mean logit becomes a probability; then `temperature` is 1.
+        Empty: probabilities are not calibrated, but divided by `temperature`.
+    calibrated_for
+        What the calibration was fitted on, in words.
+    call
+        How a slide is called likely positive, uncertain or likely negative; None: no call is claimed.
     """
 
     format_version: int = FORMAT_VERSION
@@ -108,6 +128,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     versions: dict[str, str] = {}
     note: str = ""
     members: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    knowledge: Knowledge = "not recorded"
+    cohort: str = ""
+    learned: tuple[str, ...] | None = None
+    calibration: dict[str, Platt] = {}
+    calibrated_for: str = ""
+    call: CallRule | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""
@@ -115,6 +141,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"metrics is nested more than {_MAX_DEPTH} deep")
         if self.positive_step not in self.steps:
             raise ValueError(f"positive_step {self.positive_step!r} is none of {', '.join(self.steps)}")
+        unknown = {*(self.learned or ()), *self.calibration} - set(self.steps)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no such step among {', '.join(self.steps)}")
+        if self.call is not None and self.positive_step not in self.calibration:
+            raise ValueError(f"a call needs a calibrated {self.positive_step}")
         if not all(-10.0 <= m <= 10.0 for m in self.mean) or not all(1e-3 <= s <= 10.0 for s in self.std):
             raise ValueError(f"mean {self.mean} or std {self.std} is out of range")
 
@@ -127,6 +158,17 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def positive_bit(self) -> int:
         """Index of ``positive_step`` among the bits."""
         return self.steps.index(self.positive_step)
+
+    @property
+    def claimed_steps(self) -> tuple[str, ...]:
+        """Steps that something may be said of: learned from both answers, and calibrated where any is."""
+        steps = self.steps if self.learned is None else self.learned
+        return tuple(s for s in self.steps if s in steps and (not self.calibration or s in self.calibration))
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether what it says of a slide means nothing."""
+        return self.knowledge in ("demo", "random")
 
     @property
     def side_px(self) -> int:
@@ -265,14 +307,17 @@ def _decode_card(data: bytes, what: str) -> ModelCard:
         version = msgspec.json.decode(data, type=_AnyVersion).format_version
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: the model card cannot be read: {error}", MAKE_ANOTHER) from error
-    if version != FORMAT_VERSION:
+    if not _OLDEST_VERSION <= version <= FORMAT_VERSION:
         side = "herohe-bridge" if version > FORMAT_VERSION else "the model file"
         raise ModelFileError(
-            f"{what} has format version {version}; this herohe-bridge reads {FORMAT_VERSION}",
+            f"{what} has format version {version}; this herohe-bridge reads {_OLDEST_VERSION} to "
+            f"{FORMAT_VERSION}",
             f"Update {side}",
         )
     try:
-        return msgspec.json.decode(data, type=ModelCard)
+        card = msgspec.json.decode(data, type=ModelCard)
+        # Saved again, it is a card of today.
+        return msgspec.structs.replace(card, format_version=FORMAT_VERSION)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: the model card is not valid: {error}", MAKE_ANOTHER) from error
 

@@ -83,6 +83,7 @@ def new_model(
                 trained_on=trained_on,
                 versions=library_versions(),
                 note=note,
+                knowledge="random",
             )
         )
     except (ModelFileError, ValueError) as error:
