@@ -108,6 +108,6 @@ def test_every_option_says_what_it_is_in_whole_words() -> None:
     bad = [
         f"{where}: {option.help}"
         for where, option in _options(cli)
-        if not re.fullmatch(r"(?!Of |For |May )[^a-z].*\.(  \[default: .*\])?", option.help or "")
+        if not re.fullmatch(r"(?!Of |For |May )[^a-z].*\.(  \[(default|env): .*\])?", option.help or "")
     ]
     assert bad == []
