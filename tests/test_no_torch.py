@@ -18,7 +18,8 @@ _LIGHT = (
     *("bridge.install.scripts", "bridge.projects.qupath_project", "bridge.projects.slide_folder"),
     *("bridge.report.page", "bridge.server.server", "bridge.server.worker"),
     *("herohe_model.dataset.labels", "herohe_model.evaluation.evaluate", "herohe_model.evaluation.page"),
-    *("herohe_model.features.find", "herohe_model.features.read"),
+    *("herohe_model.features.find", "herohe_model.features.read", "herohe_model.features.write"),
+    *("herohe_model.encoders.table", "herohe_model.encoders.weights", "herohe_model.encoders.fetch"),
     *("herohe_model.sampling.composite_reader", "herohe_model.sampling.patches", "herohe_model.slides.slide"),
 )
 
