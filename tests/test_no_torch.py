@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.small_slides import drawn, small_slide
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 
 _LIGHT = (
     *("bridge.cli", "bridge.doctor", "bridge.batch.run", "bridge.client.client", "bridge.cluster.executor"),

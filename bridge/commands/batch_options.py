@@ -84,7 +84,13 @@ _WRITING = (
     ),
     click.option("--no-classify", is_flag=True, help="Leave the annotations' classes alone."),
 )
-_SLIDES_AT_ONCE = click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
+_SLIDES_AT_ONCE = click.option(
+    "--slides-at-once",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Slides that are read and scored at a time.",
+)
 
 
 def _batch(

@@ -15,6 +15,7 @@ from bridge.commands.training_options import (
     resource_options,
     training_options,
 )
+from herohe_model.printable import printable_name
 
 if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
@@ -37,7 +38,7 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     help="Folder of the run; one that was stopped goes on.",
 )
 @fold_options
-@click.option("--name", help="Of the model, in every result.  [default: backbone, target and folder]")
+@click.option("--name", help="Name of the model in every result.  [default: backbone, target and folder]")
 @click.option("--trained-on", default="HEROHE", show_default=True, help="Name of the data, for the card.")
 @training_options
 @click.option(
@@ -51,7 +52,9 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     help="Mean/standard deviation, 0 to 1, that --weights were trained with.  "
     "[default: what config.json beside them says]",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Where it computes: auto, cpu, cuda[:n] or mps."
+)
 @resource_options
 def command(
     slides: Path,
@@ -92,7 +95,7 @@ def command(
         data,
         output,
         plan,
-        name or f"{options.backbone} {options.target} {output.name}",
+        printable_name(name or f"{options.backbone} {options.target} {output.name}"),
         trained_on,
         options,
         weights,
