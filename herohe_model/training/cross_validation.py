@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 import torch
 
+from herohe_model.bag.model import with_golden
 from herohe_model.dataset.cases import TEST_SPLIT, Case, target_bits
 from herohe_model.dataset.folds import Fold, leave_one_laboratory_out, stratified_folds
 from herohe_model.dataset.predictions import Matched
@@ -67,7 +68,8 @@ EVALUATION_PAGE_NAME: Final = "evaluation.html"
 SCORING_SEED: Final = 0
 """Seed of scoring's sampler; out-of-fold composites are those that scoring would draw."""
 
-_ALL: Final = "all slides"
+ALL_SLIDES: Final = "all slides"
+"""Name of the fold that holds out nothing."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class FoldPlan:
             return stratified_folds(cases, self.count, seed=seed)
         if self.split == "laboratories":
             return leave_one_laboratory_out(cases)
-        return (Fold(_ALL, np.arange(len(cases)), np.empty(0, dtype=np.int64)),)
+        return (Fold(ALL_SLIDES, np.arange(len(cases)), np.empty(0, dtype=np.int64)),)
 
 
 @dataclass(frozen=True)
@@ -171,13 +173,13 @@ def train_folds(
     )
     cases = [slide.case for slide in slides]
     folds = plan.of(cases, options.seed)
-    _check_cases(cases, plan)
+    check_cases(cases, plan)
     digest = _digest(slides, foreground)
-    described = f"{trained_on}: {_counts(cases)}"
+    described = f"{trained_on}: {counts_in_words(cases)}"
     networks: list[Path] = []
     predicted: list[list[CaseLogits]] = []
     for number, fold in enumerate(folds, start=1):
-        home = folder if fold.name == _ALL else folder / f"fold-{number}"
+        home = folder if fold.name == ALL_SLIDES else folder / f"fold-{number}"
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
         network = train_network(
             data,
@@ -187,7 +189,7 @@ def train_folds(
             processes=processes,
             resources=resources,
             weights=weights,
-            name=name if fold.name == _ALL else f"{name}, {fold.name}",
+            name=name if fold.name == ALL_SLIDES else f"{name}, {fold.name}",
             trained_on=f"{described}; {len(fold.train)} of them",
             listener=listener,
             stop=stop,
@@ -206,7 +208,7 @@ def train_folds(
         write_atomically(
             folder / "out-of-fold.json", msgspec.json.encode([x for lines in predicted for x in lines])
         )
-    evaluation = _finish(oof, folds, networks, folder, name, described, processes)
+    evaluation = finish(oof, folds, networks, folder, name, described, processes)
     return Trained(folder / MODEL_NAME, evaluation, left_out)
 
 
@@ -254,7 +256,7 @@ def _usable(
     return [slide for slide, _ in kept], [patches for _, patches in kept], tuple(problems)
 
 
-def _check_cases(cases: Sequence[Case], plan: FoldPlan) -> None:
+def check_cases(cases: Sequence[Case], plan: FoldPlan) -> None:
     """Refuse at once what would only fail after the training."""
     if len({case.key for case in cases}) != len(cases):
         raise OptionError("A case comes with two slides", "Keep one slide a case")
@@ -280,7 +282,8 @@ def _digest(slides: Sequence[TrainingSlide], foreground: Sequence[PatchSet]) -> 
     return digest.hexdigest()
 
 
-def _counts(cases: Sequence[Case]) -> str:
+def counts_in_words(cases: Sequence[Case]) -> str:
+    """Return how many cases there are, and of what."""
     positive = sum(case.positive is True for case in cases)
     laboratories = len({case.laboratory for case in cases if case.laboratory})
     text = f"{len(cases)} cases, {positive} HER2-positive"
@@ -351,7 +354,7 @@ def _predict(
     return lines
 
 
-def _finish(
+def finish(
     oof: OutOfFold,
     folds: Sequence[Fold],
     networks: Sequence[Path],
@@ -382,7 +385,9 @@ def _finish(
         write_submission(folder / "out-of-fold.csv", calls)
         write_atomically(folder / "evaluation.json", to_json(evaluation))
         write_atomically(folder / EVALUATION_PAGE_NAME, page(evaluation).encode())
-        save_model(folder / MODEL_NAME, card, join_members([state for _, state, _ in loaded]))
+        weights = join_members([state for _, state, _ in loaded])
+        card = card if card.bag is None else with_golden(card, weights)
+        save_model(folder / MODEL_NAME, card, weights)
     processes.wait()
     return evaluation
 
