@@ -38,8 +38,7 @@ RESTART: Final = click.option(
 )
 
 
-def check_sees_slides(model: Path) -> None:
-    """Refuse a model that scores features of patches where slides are given."""
+def _check_sees_slides(model: Path) -> None:
     from herohe_model.errors import ModelFileError
     from herohe_model.model.card import FEATURES_ONLY, FROM_FEATURES, read_card
 
@@ -53,8 +52,8 @@ def check_source(model: Path | None, servers: Sequence[str], cluster: Cluster | 
         raise click.UsageError("Name a model file with --model, or a running server with --server.")
     if cluster is not None and (servers or model is None):
         raise click.UsageError("--dask needs --model, and goes without --server.")
-    if model is not None:
-        check_sees_slides(model)
+    if model is not None and model.is_file():
+        _check_sees_slides(model)
 
 
 @contextmanager
