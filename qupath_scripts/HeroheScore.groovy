@@ -84,9 +84,12 @@ class HeroheScore {
             def prediction = (Map) part.prediction
             def name = HeroheShown.nameOf(part)
             prediction == null ? "$name: ${part.message}".toString() :
-                "$name: $prediction.grade, $prediction.status (P = ".toString() +
+                "$name: ${[prediction.call, prediction.grade, prediction.status].findAll().join(', ')} (P = ".toString() +
                 String.format(Locale.ROOT, '%.3f)', prediction.p_positive)
         }
+        // What a demo or random model says means nothing, and its first warning says so.
+        if (((Map) result.provenance).knowledge in ['demo', 'random'])
+            lines.add(0, String.valueOf(((List) result.warnings).first()))
         lines.add(String.valueOf(((Map) result.provenance).note))
         return lines.join('\n')
     }

@@ -10,6 +10,7 @@ import click
 
 from bridge.commands.training_options import (
     DataOptions,
+    call_options,
     data_options,
     fold_options,
     resource_options,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
-    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
 
 _SHOWN: Final = 10
@@ -38,7 +39,8 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
 )
 @fold_options
 @click.option("--name", help="Of the model, in every result.  [default: backbone, target and folder]")
-@click.option("--trained-on", default="HEROHE", show_default=True, help="Name of the data, for the card.")
+@click.option("--cohort", default="", help="Name of the slides' cohort, for the card.  [default: not stated]")
+@call_options
 @training_options
 @click.option(
     "--weights",
@@ -53,7 +55,8 @@ def command(
     output: Path,
     plan: FoldPlan,
     name: str | None,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
     device: str,
@@ -62,8 +65,8 @@ def command(
     """Train a model on SLIDES and save it as OUTPUT/model.safetensors.
 
     SLIDES is a QuPath project or a folder of slides, as for score; a slide's name without its extension is
-    its case in the labels. A network is trained for each fold; decision threshold and temperature are chosen
-    on the slides that each was trained without. A run that was stopped or killed goes on when the same
+    its case in the labels. A network is trained for each fold; calibration, threshold and call are chosen on
+    slides that the networks were trained without. A run that was stopped or killed goes on when the same
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
     """
     if weights is not None:
@@ -79,7 +82,8 @@ def command(
         output,
         plan,
         name or f"{options.backbone} {options.target} {output.name}",
-        trained_on,
+        cohort,
+        call,
         options,
         weights,
         device,
@@ -95,7 +99,8 @@ def _train(
     output: Path,
     plan: FoldPlan,
     name: str,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
     device: str,
@@ -162,7 +167,8 @@ def _train(
                 options,
                 output,
                 name=name,
-                trained_on=trained_on,
+                trained_on=cohort,
+                call=call,
                 processes=processes,
                 resources=resources,
                 weights=weights,
