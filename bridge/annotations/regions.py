@@ -297,7 +297,9 @@ def _digest(chosen: Iterable[Annotation], excluded: Iterable[Annotation]) -> str
     sha = hashlib.sha256()
     for kind, group in (("region", chosen), ("excluded", excluded)):
         for drawn in sorted((a.id, a.name, user_class(a.class_name), _wkb(a.geometry)) for a in group):
-            for field in (kind.encode(), *(text.encode() for text in drawn[:3]), drawn[3]):
+            # Java's texts may hold halves of pairs of code units.
+            texts = (text.encode("utf-8", "surrogatepass") for text in drawn[:3])
+            for field in (kind.encode(), *texts, drawn[3]):
                 sha.update(len(field).to_bytes(8, "little") + field)
     return sha.hexdigest()
 

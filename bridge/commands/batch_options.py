@@ -42,7 +42,7 @@ REGION_CLASSES: Final = (
 _PER_ANNOTATION = click.option(
     "--per-annotation", is_flag=True, help="Also sample and score each annotation for itself."
 )
-_SAMPLING = (
+_DRAWING = (
     click.option(
         "--composites",
         callback=_composite_count,
@@ -59,6 +59,8 @@ _SAMPLING = (
         show_default=True,
         help="Fewest foreground patches that a region is scored from.",
     ),
+)
+_PATCHES = (
     click.option(
         "--min-coverage",
         type=click.FloatRange(0, 1, min_open=True),
@@ -87,7 +89,13 @@ _WRITING = (
     ),
     click.option("--no-classify", is_flag=True, help="Leave the annotations' classes alone."),
 )
-_SLIDES_AT_ONCE = click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
+_SLIDES_AT_ONCE = click.option(
+    "--slides-at-once",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Slides that are read and scored at a time.",
+)
 
 
 def _batch(
@@ -111,9 +119,14 @@ def _batch(
 
 
 batch_options = option_group(
-    "options", _batch, *REGION_CLASSES, _PER_ANNOTATION, *_SAMPLING, *_WRITING, _SLIDES_AT_ONCE
+    "options", _batch, *REGION_CLASSES, _PER_ANNOTATION, *_DRAWING, *_PATCHES, *_WRITING, _SLIDES_AT_ONCE
 )
 """Gives a command ``options``, a :class:`~bridge.batch.run.BatchOptions`."""
 
-read_only_batch_options = option_group("options", _batch, *REGION_CLASSES, *_SAMPLING, _SLIDES_AT_ONCE)
+read_only_batch_options = option_group(
+    "options", _batch, *REGION_CLASSES, *_DRAWING, *_PATCHES, _SLIDES_AT_ONCE
+)
 """The same for a command that writes nothing into the slides' collection and scores slides as wholes."""
+
+patch_options = option_group("options", _batch, *REGION_CLASSES, *_PATCHES, _SLIDES_AT_ONCE)
+"""The same for a command that takes every foreground patch, and draws none."""

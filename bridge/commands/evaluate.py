@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the two files.  [default: RESULTS']",
+    help="Folder of the two files.  [default: that of RESULTS]",
 )
-@click.option("--title", help="Of the page.  [default: the files' names]")
+@click.option("--title", help="Heading of the page.  [default: the files' names]")
 @click.option(
     "--resamples",
     type=click.IntRange(100, 100_000),
     default=2000,
     show_default=True,
-    help="Of the bootstrap.",
+    help="Resamples of the bootstrap.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the bootstrap."
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the bootstrap."
 )
 def command(
     results: Path,
@@ -67,6 +67,7 @@ def command(
     from herohe_model.evaluation.page import page
     from herohe_model.evaluation.schema import to_json
     from herohe_model.files import write_atomically
+    from herohe_model.printable import printable_name
 
     if not results.is_file():
         results = find_run(results).results
@@ -74,9 +75,8 @@ def command(
     if threshold is not None:
         predictions = predictions.with_threshold(threshold, "given by hand with --threshold")
     matched = match_truth(predictions, labels.cases if split is None else labels.of_split(split), labels.rows)
-    evaluation = evaluate(
-        matched, title=title or f"{results.name} against {truth.name}", resamples=resamples, seed=seed
-    )
+    named = printable_name(title or f"{results.name} against {truth.name}")
+    evaluation = evaluate(matched, title=named, resamples=resamples, seed=seed)
     html = page(evaluation)
     folder = output or results.parent
     write_atomically(folder / "evaluation.json", to_json(evaluation))

@@ -28,13 +28,29 @@ def command() -> None:
 @command.command("new")
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--backbone", required=True, metavar="NAME", help="A timm architecture, such as resnet18.")
-@click.option("--head", type=click.Choice(["free", "ordered"]), default="ordered", show_default=True)
-@click.option("--target", type=click.Choice(["ihc", "ihc+ish"]), default="ihc+ish", show_default=True)
-@click.option("--patch-px", type=click.IntRange(16, 4096), default=512, show_default=True)
+@click.option(
+    "--head",
+    type=click.Choice(["free", "ordered"]),
+    default="ordered",
+    show_default=True,
+    help="Whether a higher step can never be likelier than a lower one, or each step is free.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["ihc", "ihc+ish"]),
+    default="ihc+ish",
+    show_default=True,
+    help="Its steps: those of IHC, or these and whether a 2+ is amplified.",
+)
+@click.option(
+    "--patch-px", type=click.IntRange(16, 4096), default=512, show_default=True, help="Side of a patch, px."
+)
 @click.option(
     "--mpp", type=click.FloatRange(0.01, 100), default=0.2425, show_default=True, help="µm per pixel."
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Decides the weights."
+)
 @click.option("--name", help="Stands in every result.  [default: made of backbone, target and seed]")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def new(

@@ -16,6 +16,7 @@ from bridge.commands.training_options import (
     resource_options,
     training_options,
 )
+from herohe_model.printable import printable_name
 
 if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
@@ -38,7 +39,7 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     help="Folder of the run; one that was stopped goes on.",
 )
 @fold_options
-@click.option("--name", help="Of the model, in every result.  [default: backbone, target and folder]")
+@click.option("--name", help="Name of the model in every result.  [default: backbone, target and folder]")
 @click.option("--cohort", default="", help="Name of the slides' cohort, for the card.  [default: not stated]")
 @call_options
 @training_options
@@ -47,7 +48,15 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     type=click.Path(path_type=Path, dir_okay=False),
     help="Begin with the backbone's weights in this safetensors file.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option(
+    "--normalisation",
+    metavar="timm|imagenet|half|R,G,B/R,G,B",
+    help="Mean/standard deviation, 0 to 1, that --weights were trained with.  "
+    "[default: what config.json beside them says]",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="Where it computes: auto, cpu, cuda[:n] or mps."
+)
 @resource_options
 def command(
     slides: Path,
@@ -59,6 +68,7 @@ def command(
     call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
+    normalisation: str | None,
     device: str,
     resources: Resources,
 ) -> None:
@@ -73,16 +83,23 @@ def command(
         import msgspec
 
         from herohe_model.model.checkpoint import load_tensors
+        from herohe_model.training.weights_normalisation import normalisation_of
 
-        digest = load_tensors(weights)[2]
-        options = msgspec.structs.replace(options, pretrained=False, weights_sha256=digest)
+        options = msgspec.structs.replace(
+            options,
+            pretrained=False,
+            weights_sha256=load_tensors(weights)[2],
+            normalisation=normalisation_of(weights, options.backbone, normalisation),
+        )
+    elif normalisation is not None:
+        raise click.UsageError("--normalisation goes with --weights: else timm's weights say theirs.")
     trained = _train(
         slides,
         data,
         output,
         plan,
-        name or f"{options.backbone} {options.target} {output.name}",
-        cohort,
+        printable_name(name or f"{options.backbone} {options.target} {output.name}"),
+        printable_name(cohort),
         call,
         options,
         weights,

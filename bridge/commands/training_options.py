@@ -165,8 +165,18 @@ training_options = option_group(
     "options",
     _training,
     _decides("--backbone", default="resnet18", help="Any architecture of timm."),
-    _decides("--head", default="ordered", type=click.Choice(["free", "ordered"])),
-    _decides("--target", default="ihc+ish", type=click.Choice(["ihc", "ihc+ish"])),
+    _decides(
+        "--head",
+        default="ordered",
+        type=click.Choice(["free", "ordered"]),
+        help="Whether a higher step can never be likelier than a lower one, or each step is free.",
+    ),
+    _decides(
+        "--target",
+        default="ihc+ish",
+        type=click.Choice(["ihc", "ihc+ish"]),
+        help="Steps to learn: those of IHC, or these and whether a 2+ is amplified.",
+    ),
     _decides("--patch-px", default="512", type=int, help="Side of a patch, px."),
     _decides("--mpp", default="0.2425", type=float, help="µm per px that the network sees."),
     _decides("--foreground-threshold", default="0.07", type=float, help="Least mean saturation of a patch."),
@@ -179,21 +189,37 @@ training_options = option_group(
         help="Begin with timm's published weights, from the Hugging Face hub or (HF_HUB_OFFLINE=1) its "
         "cache.",
     ),
-    _decides("--epochs", default="40", type=int),
+    _decides("--epochs", default="40", type=int, help="Times that all slides are drawn from."),
     _decides("--composites-per-slide", default="1", type=int, help="New composites of each slide an epoch."),
     _decides("--batch", default="8", type=int, help="Composites an optimiser step, over all processes."),
     _decides("--micro-batch", default="1", type=int, help="Composites a forward pass."),
     _decides("--lr", default="0.0002", type=float, help="Peak learning rate."),
-    _decides("--weight-decay", default="0.05", type=float),
-    _decides("--balance", default="none", type=click.Choice(["none", "levels", "bits"])),
-    _decides("--batch-norm", default="auto", type=click.Choice(["auto", "batch", "sync", "frozen"])),
-    _decides("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16"])),
+    _decides("--weight-decay", default="0.05", type=float, help="AdamW's decay of matrices and kernels."),
+    _decides(
+        "--balance",
+        default="none",
+        type=click.Choice(["none", "levels", "bits"]),
+        help="Draw all levels equally often, or weigh both answers of each bit alike.",
+    ),
+    _decides(
+        "--batch-norm",
+        default="auto",
+        type=click.Choice(["auto", "batch", "sync", "frozen"]),
+        help="Statistics of a pass, of all processes, or those of the pretrained weights; auto: the last "
+        "with pretrained weights, the first without.",
+    ),
+    _decides(
+        "--precision",
+        default="auto",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        help="Numbers that it computes with; auto: bf16 where the hardware has it.",
+    ),
     _decides(
         "--checkpoint-gradients",
         default="False",
         is_flag=True,
         flag_value=True,
-        help="Less memory, about a third more time.",
+        help="Use less memory, and about a third more time.",
     ),
     _decides("--stain", default="0.2", type=float, help="Augmentation: how much stains vary, 0 to 1."),
     _decides("--colour", default="0.1", type=float, help="Augmentation: how much cameras vary, 0 to 1."),
@@ -205,7 +231,7 @@ training_options = option_group(
         "--final-composites", default="8", type=int, help="Composites of each held-out slide at the end."
     ),
     _decides("--checkpoint-every", default="50", type=int, help="Steps between checkpoints."),
-    _decides("--seed", default="0", type=int),
+    _decides("--seed", default="0", type=int, help="Decides all that is drawn at random."),
 )
 """Gives a command ``options``, a :class:`~herohe_model.training.options.TrainOptions`, not checked yet."""
 

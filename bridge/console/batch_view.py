@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import IO, Final
 
@@ -59,7 +60,8 @@ class BatchView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
         self._write("ended", self._progress.figures())
 
     def measure(self, scorer: CompositeScorer) -> CompositeScorer:
@@ -74,8 +76,9 @@ class BatchView:
         self._device = ", ".join((scored_by.device, scored_by.precision, scored_by.engine))
 
     def say(self, message: str) -> None:
-        """Print a line above the live view."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the live view; a terminal that was closed meanwhile ends nothing."""
+        with suppress(OSError):
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, total: int) -> None:
         """Show how many slides there are."""

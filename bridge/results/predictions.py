@@ -17,6 +17,7 @@ from herohe_model.dataset.submission import read_submission
 from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.grades import GRADES
 from herohe_model.notice import TOY_NOTICES
+from herohe_model.printable import printable_name
 
 _NEEDED: Final = ("slide", "region", "outcome", "status", "grade", "p_positive", "p_ge_1", "p_ge_2", "p_3")
 _STATUSES: Final = {"HER2-positive": True, "HER2-negative": False}
@@ -49,13 +50,13 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def _from_submission(path: Path) -> Predictions:
-    submission = read_submission(path)
+    submission, name = read_submission(path), printable_name(path.name)
     return Predictions(
         case_ids=submission.case_ids,
         p_positive=submission.soft,
         called=submission.hard,
-        decision=decision_of_calls(submission.soft, submission.hard, f"hard_prediction of {path.name}"),
-        model=f"submission {path.name}",
+        decision=decision_of_calls(submission.soft, submission.hard, f"hard_prediction of {name}"),
+        model=f"submission {name}",
         warnings=submission.warnings,
     )
 
@@ -194,7 +195,9 @@ def _decision(
         ((threshold, chosen),) = thresholds
         if threshold is not None:
             return Decision(threshold, threshold, threshold, f"the model's own, {chosen}".removesuffix(", "))
-    return decision_of_calls(p, called, f"status in {path.name}, by the model's own threshold")
+    return decision_of_calls(
+        p, called, f"status in {printable_name(path.name)}, by the model's own threshold"
+    )
 
 
 def _models(models: Sequence[tuple[str, str]], path: Path) -> tuple[str, tuple[str, ...]]:
@@ -206,7 +209,10 @@ def _models(models: Sequence[tuple[str, str]], path: Path) -> tuple[str, tuple[s
         if any(name.startswith(_named("", kind)) for name, _ in models)
     )
     if len(distinct) > 1:
-        warnings = (*warnings, f"{path.name} holds results of {len(distinct)} models, evaluated as one.")
+        warnings = (
+            *warnings,
+            f"{printable_name(path.name)} holds results of {len(distinct)} models, evaluated as one.",
+        )
     return ", ".join(distinct), warnings
 
 

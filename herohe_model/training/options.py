@@ -12,6 +12,7 @@ from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
 from herohe_model.model.card import Head, ModelCard, Side, TargetName, check_card
 from herohe_model.model.network import create_backbone, plan_backbone
+from herohe_model.model.new_model import Normalisation
 
 Balance = Literal["none", "levels", "bits"]
 BatchNorm = Literal["auto", "batch", "sync", "frozen"]
@@ -114,6 +115,8 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Begin with timm's published weights of the backbone.
     weights_sha256
         SHA-256 of the safetensors file that the backbone's weights come from instead, or "".
+    normalisation
+        Mean and standard deviation that those weights were trained with; None for timm's of the backbone.
     min_coverage, min_patches
         As scoring takes them: share of a patch that a region must cover, and fewest foreground patches of a
         slide that is trained on.
@@ -157,6 +160,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     foreground_threshold: Share = 0.07
     pretrained: bool = True
     weights_sha256: str = ""
+    normalisation: Normalisation | None = None
     min_coverage: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.5
     min_patches: PositiveInt = 10
     epochs: PositiveInt = 40

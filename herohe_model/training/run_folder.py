@@ -14,6 +14,7 @@ Nothing is pickled. Files are written beside their place and then moved there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,9 +51,12 @@ def only_run(folder: Path) -> Iterator[None]:
     HeroheError
         If another process holds it, or it cannot be written to.
     """
+    path = folder / LOCK_NAME
+    if path.is_symlink():
+        raise HeroheError(f"{path} is a link, which is not followed", "Remove it: a run makes its own")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / LOCK_NAME, timeout=0)
+        held = FileLock(path, timeout=0)
         held.acquire()
     except Timeout:
         raise HeroheError(
@@ -193,7 +197,9 @@ class RunFolder:
 
     def append_log(self, record: Mapping[str, Any]) -> None:
         """Add a line to the log."""
-        with self.log.open("ab") as file:
+        # A link that somebody put into a shared folder is not followed, where the system can refuse it.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(self.log, flags, 0o666), "ab") as file:
             file.write(msgspec.json.encode(record) + b"\n")
 
     def read_log(self) -> list[dict[str, Any]]:

@@ -142,6 +142,7 @@ def build_network(
         name=name or None,
         pretrained=fills and options.pretrained and weights is None,
         weights=weights if fills else None,
+        normalisation=options.normalisation,
         note="For research use only; it has no regulatory approval.",
     )
     network = OrdinalNetwork(card)

@@ -10,7 +10,7 @@ import pytest
 from helpers.small_slides import drawn, small_model, small_slide
 from numpy.typing import NDArray
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.deferred_executor import DeferredExecutor
 from bridge.batch.executor import ThreadExecutor
 from bridge.batch.last_scorer import last_scorer, remember_scorer

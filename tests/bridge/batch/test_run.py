@@ -14,7 +14,7 @@ import pytest
 from helpers.damaged_slides import flip_a_bit_of_a_count, make_deadly
 from helpers.small_slides import drawn, immunostained_picture, small_model, small_slide
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.options import BatchOptions
 from bridge.batch.plan import plan_batch
 from bridge.batch.run import BatchSummary, run_batch

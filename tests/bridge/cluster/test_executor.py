@@ -16,7 +16,7 @@ from helpers.servers import wait_until
 from helpers.small_slides import MPP, drawn, immunostained_picture, small_model, small_slide
 from msgspec.structs import replace
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import build_regions
 from bridge.batch.options import BatchOptions
 from bridge.batch.run import BatchSummary, run_batch, run_batch_on

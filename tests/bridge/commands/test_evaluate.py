@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import msgspec
@@ -130,6 +132,14 @@ def test_a_runs_folder_is_evaluated_by_the_models_own_threshold(tmp_path: Path) 
         assert made.threshold == 0.4321 and made.threshold_source == "the model's own, out of fold"
     with pytest.raises(ResultFileError, match=r"no results\.json"):
         run(tmp_path / "nothing", "--truth", tmp_path / "truth.csv")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_files_whose_names_are_no_text_are_evaluated(folder: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/r\xe9sultats.csv"))
+    (folder / "results.csv").rename(odd)
+    assert run(odd, "--truth", folder / "truth.csv").exit_code == 0
+    assert evaluated(folder).title == r"r\xe9sultats.csv against truth.csv"
 
 
 def test_a_threshold_can_be_given(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bridge.batch.options import BatchOptions
 from bridge.cluster.connect import ClusterAddress
-from bridge.commands.batch_options import batch_options, read_only_batch_options
+from bridge.commands.batch_options import batch_options, patch_options, read_only_batch_options
 from bridge.commands.cluster_options import Cluster, cluster_options
 from bridge.commands.option_groups import Decorator
 from bridge.commands.predict import command as predict
@@ -53,6 +53,7 @@ def value_of(group: Decorator, *arguments: str) -> object:
     [
         (batch_options, BatchOptions()),
         (read_only_batch_options, BatchOptions()),
+        (patch_options, BatchOptions()),
         (cluster_options, None),
         (fold_options, FoldPlan()),
         (training_options, TrainOptions()),

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers.synthetic_cohort import CohortRules, make_cohort
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import Annotation
 from bridge.batch.executor import ThreadExecutor
 from bridge.batch.options import BatchOptions
@@ -34,7 +34,7 @@ from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
-from herohe_model.training.run_folder import only_run
+from herohe_model.training.run_folder import RunFolder, only_run
 
 _RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
 _QUICK = (
@@ -102,6 +102,28 @@ def test_a_folder_that_cannot_be_made_is_refused_with_what_to_do(cohort: Path, t
     (tmp_path / "file").touch()
     with pytest.raises(HeroheError, match=r"cannot be written to .* another --output"):
         run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "file" / "run", *_QUICK)
+
+
+def test_links_in_the_folder_of_a_run_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(HeroheError, match="is a link"), only_run(tmp_path / "run"):
+        pass
+    if hasattr(os, "O_NOFOLLOW"):
+        (tmp_path / "run" / "log.jsonl").symlink_to(tmp_path / "precious")
+        with pytest.raises(OSError, match="symbolic link"):
+            RunFolder(tmp_path / "run").append_log({"event": "start"})
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_run_folder_whose_name_is_no_text_names_a_model_all_the_same(cohort: Path, tmp_path: Path) -> None:
+    output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcn"))
+    labels = ("--labels", cohort / "labels.csv")
+    arguments = [str(a) for a in (cohort, *labels, "--output", output, "--folds", 0, *_QUICK)]
+    subprocess.run([sys.executable, "-m", "bridge", "train", *arguments], check=True, capture_output=True)
+    assert read_card(output / "model.safetensors")[0].name == "test_resnet ihc+ish r\\xfcn"
 
 
 def test_help_shows_the_defaults_that_training_takes() -> None:

@@ -13,12 +13,13 @@ from helpers.small_slides import drawn, small_model, small_slide
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer
 from bridge.batch.options import BatchOptions
 from bridge.batch.run import run_batch
 from bridge.batch.stats import WINDOW_S, BatchProgress
 from bridge.console.batch_view import BatchView, outcome_line, pace, render
+from bridge.console.training_view import TrainingView
 from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
@@ -280,3 +281,19 @@ def test_a_real_batch_is_counted_and_scored_alike_with_and_without_measuring(
     run_batch(open_collection(tmp_path), scorer, options, output=tmp_path / "plain", listener=plain)
     assert lines_of(log)[-1]["composites_scored"] == 6 and lines_of(log)[-1]["composites_queued"] == 0
     assert (tmp_path / "measured/results.json").read_bytes() == (tmp_path / "plain/results.json").read_bytes()
+
+
+class _Closed(io.StringIO):
+    """A terminal that is there no more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_is_closed_ends_neither_a_batch_nor_a_training() -> None:
+    with BatchView(Console(file=_Closed()), io.StringIO(), Clock()) as view:
+        view.started(1)
+        view.finished(made_result("1"), reused=False)
+    with TrainingView(Console(file=_Closed())) as training:
+        training.begin("training", 2, "steps")
+        training.advance(2)

@@ -10,7 +10,7 @@ import pytest
 from helpers.small_slides import drawn, small_model, small_slide
 from rich.console import Console
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.options import BatchOptions
 from bridge.batch.run import run_batch
 from bridge.console.batch_view import BatchView
