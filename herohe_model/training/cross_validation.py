@@ -40,7 +40,7 @@ from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluation.evaluate import evaluate
 from herohe_model.evaluation.out_of_fold import pool_folds
 from herohe_model.evaluation.page import page
-from herohe_model.evaluation.schema import Evaluation, Measure, to_json
+from herohe_model.evaluation.schema import Evaluation, Measure, rounded, to_json
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
 from herohe_model.model.card import Knowledge
@@ -448,6 +448,7 @@ def _finish(
     evaluation = evaluate(
         Matched(chosen.predictions, chosen.cases, (), ()), title=f"{facts.name}, out of fold"
     )
+    evaluation = rounded(msgspec.structs.replace(evaluation, calibration=chosen.lines, call=chosen.call))
     if processes.first:
         loaded = [load_model(network) for network in networks]
         card = msgspec.structs.replace(

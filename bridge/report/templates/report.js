@@ -195,7 +195,9 @@ function outlineList(slide) {
       map.highlight(i);
     });
     return element("li", {}, button, own && element("span", { className: "small" },
-      own.prediction ? `${own.prediction.grade && `${own.prediction.grade}, `}P(positive) ${probability(own.prediction.p_positive)}` : own.outcome));
+      own.prediction
+        ? [own.prediction.grade, `P(positive) ${probability(own.prediction.p_positive)}`].filter(Boolean).join(", ")
+        : own.outcome));
   });
   return element("nav", { className: "outlines" }, element("h3", {}, "Annotations"), element("ol", {}, ...items));
 }
