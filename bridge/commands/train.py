@@ -222,5 +222,11 @@ def _report(trained: Trained) -> None:
                 )
         click.echo(f"Page: {trained.model.with_name(EVALUATION_PAGE_NAME)}")
     click.echo(f"Threshold: {card.decision_threshold:.4f}, {card.threshold_chosen}")
+    if card.call is None:
+        click.echo("Call: none is claimed; it takes nested folds, and enough cases of both statuses.")
+    else:
+        click.echo(f"Call: {card.call.negative_chosen}; {card.call.positive_chosen}")
+    if set(card.claimed_steps) != set(card.steps):
+        click.echo(f"Says nothing of {', '.join(s for s in card.steps if s not in card.claimed_steps)}.")
     click.echo(f"Model: {trained.model}")
     click.echo(card.note)

@@ -131,7 +131,9 @@ call_options = option_group(
     ),
     click.option("--call-npv", type=_SHARE, help="Predictive value of likely negative to reach, instead."),
     click.option("--call-ppv", type=_SHARE, help="Predictive value of likely positive to reach, instead."),
-    click.option("--prevalence", type=_SHARE, help="Of HER2-positive where the model will be used."),
+    click.option(
+        "--prevalence", type=_SHARE, help="Share of HER2-positive slides where the model will be used."
+    ),
     click.option(
         "--call-margin",
         type=click.FloatRange(0, 10),

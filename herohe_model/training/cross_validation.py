@@ -89,7 +89,7 @@ class FoldPlan:
 
     split: Split = "folds"
     count: int = 5
-    nested: bool = False
+    nested: bool = True
 
     def of(self, cases: Sequence[Case], seed: int) -> tuple[Fold, ...]:
         """Return the folds of some cases."""
