@@ -12,6 +12,7 @@ from bridge.commands.training_options import (
     BagChoice,
     DataOptions,
     bag_options,
+    call_options,
     data_options,
     fold_options,
     resource_options,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
-    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
 
 _SHOWN: Final = 10
@@ -42,7 +43,8 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
 )
 @fold_options
 @click.option("--name", help="Name of the model in every result.  [default: backbone, target and folder]")
-@click.option("--trained-on", default="HEROHE", show_default=True, help="Name of the data, for the card.")
+@click.option("--cohort", default="", help="Name of the slides' cohort, for the card.  [default: not stated]")
+@call_options
 @training_options
 @click.option(
     "--weights",
@@ -66,7 +68,8 @@ def command(
     output: Path,
     plan: FoldPlan,
     name: str | None,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
     normalisation: str | None,
@@ -76,8 +79,8 @@ def command(
     """Train a model on SLIDES and save it as OUTPUT/model.safetensors.
 
     SLIDES is a QuPath project or a folder of slides, as for score; a slide's name without its extension is
-    its case in the labels. A network is trained for each fold; decision threshold and temperature are chosen
-    on the slides that each was trained without. A run that was stopped or killed goes on when the same
+    its case in the labels. A network is trained for each fold; calibration, threshold and call are chosen on
+    slides that the networks were trained without. A run that was stopped or killed goes on when the same
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
 
     With --features DIR and without SLIDES, a bag model is trained on features of patches, as TRIDENT, STAMP,
@@ -86,7 +89,7 @@ def command(
     if (slides is None) == (bag.features is None):
         raise click.UsageError("Name either SLIDES or --features DIR.")
     if bag.features is not None:
-        _report(_train_bag(bag, data, output, plan, name, trained_on, options))
+        _report(_train_bag(bag, data, output, plan, name, cohort, call, options))
         return
     assert slides is not None
     if weights is not None:
@@ -109,7 +112,8 @@ def command(
         output,
         plan,
         printable_name(name or f"{options.backbone} {options.target} {output.name}"),
-        trained_on,
+        printable_name(cohort),
+        call,
         options,
         weights,
         device,
@@ -125,7 +129,8 @@ def _train(
     output: Path,
     plan: FoldPlan,
     name: str,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
     device: str,
@@ -192,7 +197,8 @@ def _train(
                 options,
                 output,
                 name=name,
-                trained_on=trained_on,
+                trained_on=cohort,
+                call=call,
                 processes=processes,
                 resources=resources,
                 weights=weights,
@@ -208,7 +214,8 @@ def _train_bag(
     output: Path,
     plan: FoldPlan,
     name: str | None,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
 ) -> Trained:
     from rich.console import Console
@@ -242,8 +249,9 @@ def _train_bag(
             plan,
             bag.options(options),
             output,
-            name=name or f"{bag.pooling} {options.target} {output.name}",
-            trained_on=trained_on,
+            name=printable_name(name or f"{bag.pooling} {options.target} {output.name}"),
+            trained_on=printable_name(cohort),
+            call=call,
             skip_unusable=data.skip_unusable,
             listener=view,
             stop=interrupted,
@@ -277,5 +285,11 @@ def _report(trained: Trained) -> None:
                 )
         click.echo(f"Page: {trained.model.with_name(EVALUATION_PAGE_NAME)}")
     click.echo(f"Threshold: {card.decision_threshold:.4f}, {card.threshold_chosen}")
+    if card.call is None:
+        click.echo("Call: none is claimed; it takes nested folds, and enough cases of both statuses.")
+    else:
+        click.echo(f"Call: {card.call.negative_chosen}; {card.call.positive_chosen}")
+    if set(card.claimed_steps) != set(card.steps):
+        click.echo(f"Says nothing of {', '.join(s for s in card.steps if s not in card.claimed_steps)}.")
     click.echo(f"Model: {trained.model}")
     click.echo(card.note)

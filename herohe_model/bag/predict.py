@@ -10,9 +10,7 @@ from herohe_model.bag.model import BagModel
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.features.read import read_features
 from herohe_model.features.schema import FeatureFileError
-from herohe_model.grades import bit_probabilities
-from herohe_model.model.calibration import sigmoid
-from herohe_model.model.card import ModelCard
+from herohe_model.model.probabilities import slide_probabilities
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,10 @@ def predict_features(
             model.check(found)
             if not found.count:
                 raise FeatureFileError(f"{path} holds no patches", "Extract its features again")
-            logits = model.score(found.features).logits.mean(axis=0)
-            predictions.append(FeaturePrediction(name, _p_positive(model.card, logits.tolist()), found.count))
+            said = slide_probabilities(model.score(found.features).logits[None], model.card)
+            p_positive = float(said.slide[said.steps.index(model.card.positive_step)])
+            predictions.append(FeaturePrediction(name, p_positive, found.count))
         except HeroheError as error:
             not_predicted.append((name, str(error)))
         progress(done)
     return predictions, not_predicted
-
-
-def _p_positive(card: ModelCard, logits: list[float]) -> float:
-    """Return P(HER2-positive) from a slide's logits, by the card's calibration."""
-    line = card.calibration.get(card.positive_step)
-    if line is not None:
-        return float(sigmoid(line.slope * logits[card.positive_bit] + line.intercept))
-    return float(bit_probabilities(logits, temperature=card.temperature)[card.positive_bit])

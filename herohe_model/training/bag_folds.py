@@ -26,7 +26,6 @@ from herohe_model.bag.model import check_features, load_bag_model, new_bag_card
 from herohe_model.dataset.cases import Case, target_arrays, target_bits
 from herohe_model.dataset.folds import Fold
 from herohe_model.errors import CancelledError, HeroheError, OptionError
-from herohe_model.evaluation.out_of_fold import pool_folds
 from herohe_model.features.read import read_facts, read_features
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
@@ -34,17 +33,19 @@ from herohe_model.model.card import ModelCard, check_card
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import library_versions
 from herohe_model.training.bag_loop import BagOptions, steps_of, train_bag
+from herohe_model.training.calibrate import learned_steps
 from herohe_model.training.cross_validation import (
-    ALL_SLIDES,
+    CardFacts,
     CaseLogits,
     FoldPlan,
     Trained,
     check_cases,
     counts_in_words,
-    finish,
+    run_folds,
 )
 from herohe_model.training.foreground_cache import Unusable, unusable_error
 from herohe_model.training.loop import NullListener, TrainListener
+from herohe_model.training.options import CallOptions
 from herohe_model.training.processes import Processes
 from herohe_model.training.run_folder import CONFIG_NAME, MODEL_NAME
 
@@ -85,7 +86,8 @@ def train_bag_folds(
     folder: Path,
     *,
     name: str,
-    trained_on: str,
+    trained_on: str = "",
+    call: CallOptions | None = None,
     skip_unusable: bool = False,
     listener: TrainListener | None = None,
     stop: Callable[[], bool] | None = None,
@@ -99,7 +101,9 @@ def train_bag_folds(
     slides
         One a case; the first says of which encoder and at what scale all features must be.
     name, trained_on
-        For the model card; `trained_on` names the data set, to which the counts are added.
+        For the model card; `trained_on` names the cohort, "" where nobody said which it is.
+    call
+        What the call's thresholds are chosen for.
     skip_unusable
         Leave out slides whose features cannot be used, instead of raising.
     stop
@@ -117,33 +121,29 @@ def train_bag_folds(
     listener, stop = listener or NullListener(), stop or (lambda: False)
     card, bags, left_out = _usable(slides, options, name, skip_unusable, listener, stop)
     cases = [bag.slide.case for bag in bags]
-    check_cases(cases, plan)
+    target = Target(options.target)
+    check_cases(cases, plan, target)
     folds = plan.of(cases, options.seed)
     _begin(folder, options, bags)
-    described = f"{trained_on}: {counts_in_words(cases)}"
-    networks: list[Path] = []
-    predicted: list[list[CaseLogits]] = []
-    for number, fold in enumerate(folds, start=1):
-        home = folder if fold.name == ALL_SLIDES else folder / f"fold-{number}"
+    described = f"{trained_on or 'cohort not stated'}: {counts_in_words(cases)}"
+    learned = learned_steps(cases, target)
+
+    def train(fold: Fold, home: Path) -> Path:
         network = home / MODEL_NAME
         if not network.exists():
-            _train(card, bags, fold, options, network, described, listener, stop)
-        networks.append(network)
-        if len(fold.held_out):
-            predicted.append(_predict(network, bags, fold, listener, stop))
-    if not predicted:
-        return Trained(networks[0], None, left_out)
-    logits = [
-        {index: np.array(line.logits) for index, line in zip(fold.held_out.tolist(), lines, strict=True)}
-        for fold, lines in zip(folds, predicted, strict=True)
-    ]
-    oof = pool_folds(cases, folds, logits, Target(options.target))
-    write_atomically(
-        folder / "out-of-fold.json", msgspec.json.encode([x for lines in predicted for x in lines])
-    )
+            of_fold = msgspec.structs.replace(card, trained_on=f"{described}; {len(fold.train)} of them")
+            _train(of_fold, bags, fold, options, network, listener, stop)
+        return network
+
+    def predict(fold: Fold, network: Path) -> list[CaseLogits]:
+        return _predict(network, bags, fold, listener, stop)
+
+    facts = CardFacts(name, described, "trained", trained_on, learned)
     alone = Processes(0, 1, torch.device("cpu"))
-    evaluation = finish(oof, folds, networks, folder, name, described, alone)
-    return Trained(folder / MODEL_NAME, evaluation, left_out)
+    model, evaluation = run_folds(
+        cases, folds, plan, target, folder, facts, call, train, predict, alone, listener
+    )
+    return Trained(model, evaluation, left_out)
 
 
 def _usable(
@@ -234,7 +234,6 @@ def _train(
     fold: Fold,
     options: BagOptions,
     file: Path,
-    described: str,
     listener: TrainListener,
     stop: Callable[[], bool],
 ) -> None:
@@ -242,12 +241,7 @@ def _train(
     bits, known = target_arrays([bag.slide.case for bag in chosen], Target(options.target))
     listener.begin(f"training {fold.name}", steps_of(len(chosen), options), "steps")
     card, state = train_bag(
-        msgspec.structs.replace(
-            card,
-            trained_on=f"{described}; {len(chosen)} of them",
-            versions=library_versions(),
-            knowledge="trained",
-        ),
+        msgspec.structs.replace(card, versions=library_versions(), knowledge="trained"),
         [bag.features for bag in chosen],
         bits,
         known,
