@@ -129,7 +129,7 @@ def test_a_run_folder_whose_name_is_no_text_names_a_model_all_the_same(cohort: P
 
 def test_help_shows_the_defaults_that_training_takes() -> None:
     defaults = msgspec.to_builtins(TrainOptions())
-    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour")}
+    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour", "blur", "jpeg", "scale")}
     shown = {p.name: p.show_default for p in train.params if isinstance(p, click.Option) and p.name}
     given = {name: text for name, text in shown.items() if name in defaults and name != "pretrained"}
     assert len(given) > 20
@@ -141,7 +141,9 @@ def test_training_by_folds_gives_one_file_of_all_members_with_a_full_card(traine
     card, _ = read_card(trained / "model.safetensors")
     assert card.members == 2
     assert "out-of-fold cases of 2 models" in card.threshold_chosen
-    assert card.trained_on.startswith("HEROHE: 10 cases")
+    assert card.trained_on.startswith("cohort not stated: 10 cases")
+    assert (card.knowledge, card.cohort, card.call) == ("trained", "", None)
+    assert card.learned == card.steps
     assert card.metrics["out_of_fold"]["status"]["f1"].keys() == {"value", "low", "high"}
     for fold in ("fold-1", "fold-2"):
         assert {p.name for p in (trained / fold).iterdir()} == {
