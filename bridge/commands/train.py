@@ -226,8 +226,8 @@ def _train_bag(
     from herohe_model.dataset.matching import match_slides
     from herohe_model.features.find import find_features
     from herohe_model.files import write_atomically
+    from herohe_model.run_lock import only_run
     from herohe_model.training.bag_folds import FeatureSlide, train_bag_folds
-    from herohe_model.training.run_folder import only_run
 
     assert bag.features is not None
     found = find_features(bag.features)
