@@ -7,6 +7,7 @@ missing grade hides only the bits that nothing else tells.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ CaseKey = tuple[str, str]
 TEST_SPLIT: Final = "test"
 """The split that chooses nothing."""
 
+# Project, site and participant; what follows names samples and slides of the same participant.
+_TCGA: Final = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
 _LEVELS: Final = Target.IHC_ISH.levels
 _BY_STATUS: Final[dict[Status, tuple[str, ...]]] = {
     "HER2-negative": _LEVELS[:3],
@@ -59,6 +62,13 @@ class Case:
         The HER2 status that the label file gives; None when it gives none. See `positive`.
     laboratory
         Where it was stained and scanned; None when it is not known.
+    patient
+        Whose slide it is; None when that is not known. See `owner`.
+    ultralow
+        Whether the grade 0 was written as 0+, faint staining in up to 10% of the tumour. No target learns the
+        difference; an evaluation counts these cases for themselves.
+    columns
+        What else the labels say that may tell the status by itself, such as ``("er", "positive")``.
     """
 
     split: str
@@ -67,6 +77,17 @@ class Case:
     ish: Ish | None = None
     status: Status | None = None
     laboratory: str | None = None
+    patient: str | None = None
+    ultralow: bool = False
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def owner(self) -> str:
+        """What no two folds may share: the patient, a TCGA barcode's participant, else the case itself."""
+        if self.patient is not None:
+            return f"patient {self.patient}"
+        barcode = _TCGA.match(self.id)
+        return f"patient {barcode[0].upper()}" if barcode else f"{self.split} {self.id}"
 
     @property
     def key(self) -> CaseKey:

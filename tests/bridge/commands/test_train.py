@@ -32,9 +32,10 @@ from herohe_model.errors import CancelledError, HeroheError, OptionError, Region
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
+from herohe_model.run_lock import only_run
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
-from herohe_model.training.run_folder import RunFolder, only_run
+from herohe_model.training.run_folder import RunFolder
 
 _RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
 _QUICK = (
@@ -94,7 +95,7 @@ def test_a_training_that_failed_before_its_first_step_binds_nobody(
 
 
 def test_two_trainings_into_one_folder_are_refused_by_name(cohort: Path, tmp_path: Path) -> None:
-    with only_run(tmp_path / "run"), pytest.raises(HeroheError, match=r"Another run trains in .*run\. Wait"):
+    with only_run(tmp_path / "run"), pytest.raises(HeroheError, match=r"Another run uses .*run\. Wait"):
         run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "run", *_QUICK)
 
 
