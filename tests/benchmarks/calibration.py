@@ -12,7 +12,7 @@ makes probabilities and calls of logits. Prints, over the seeds,
 With --train, also once through real training: nested folds of a small network on synthetic slides, scored as
 ``score`` does on others.
 
-    python tests/benchmarks/calibration.py [--seeds 50] [--cases 360] [--train] [--folder DIR]
+    python tests/benchmarks/calibration.py [--seeds 50] [--cases 360] [--train [--slides 90]] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--cases", type=int, default=360)
     parser.add_argument("--train", action="store_true")
+    parser.add_argument("--slides", type=int, default=90, help="to train on, and as many to score")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     found = [simulate(seed, options.cases) for seed in range(options.seeds)]
@@ -104,7 +105,7 @@ def main() -> int:
     holds = 0.8 <= np.median(slopes) <= 1.25 and missed <= 0.055 and alarms <= 0.055 and optimism < 0.005
     if options.train:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            holds = train(Path(folder)) and holds
+            holds = train(Path(folder), options.slides) and holds
     return 0 if holds else 1
 
 
@@ -192,12 +193,12 @@ def slope_of(truth: NDArray[np.bool_], p: NDArray[np.float64]) -> float:
     return np.nan if found is None else found[0]
 
 
-def train(folder: Path) -> bool:
+def train(folder: Path, slides: int) -> bool:
     """Train nested folds on synthetic slides, and score others with what is shipped."""
     (folder / "training").mkdir()
     (folder / "new").mkdir()
-    training = [m.slide for m in make_cohort(folder / "training", 90, seed=1)]
-    new = [m.slide for m in make_cohort(folder / "new", 90, seed=2)]
+    training = [m.slide for m in make_cohort(folder / "training", slides, seed=1)]
+    new = [m.slide for m in make_cohort(folder / "new", slides, seed=2)]
     options = TrainOptions(
         backbone="test_resnet",
         patch_px=32,

@@ -228,7 +228,7 @@ def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path
     assert kept[1] == 'matched,002.tif,"labels.csv, row 3",'
     assert kept[-1] == "slide without label,unlabelled.tif,,no label of that name in the split train"
     card, _ = read_card(tmp_path / "run" / "model.safetensors")
-    assert card.trained_on.startswith("HEROHE: 8 cases")
+    assert card.trained_on.startswith("cohort not stated: 8 cases")
 
 
 def test_the_test_split_is_not_split_into_folds(cohort: Path, tmp_path: Path) -> None:
