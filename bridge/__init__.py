@@ -27,7 +27,8 @@ __all__ = [
 if TYPE_CHECKING:
     from bridge.annotations.geojson import annotations_from_geojson
     from bridge.annotations.regions import Annotation, build_regions
-    from bridge.batch.run import BatchOptions, run_batch
+    from bridge.batch.options import BatchOptions
+    from bridge.batch.run import run_batch
     from bridge.client.client import connect_or_start
     from bridge.projects.open import open_collection
     from bridge.results.run import find_run
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 else:  # Type checkers must not see it: it would make every name an attribute.
     _HOME = {
         "Annotation": "annotations.regions",
-        "BatchOptions": "batch.run",
+        "BatchOptions": "batch.options",
         "ScoreOptions": "scoring.options",
         "annotations_from_geojson": "annotations.geojson",
         "build_regions": "annotations.regions",

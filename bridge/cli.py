@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Final, cast
 
 import click
@@ -29,6 +32,8 @@ _COMMANDS: Final = {
     "stop": "Stop running model servers.",
     "keys": "Make CURVE keys for remote servers.",
     "model": "Make, show and verify model files.",
+    "encoder": "Show, fetch and verify the networks that turn patches into features.",
+    "features": "Extract features of patches, and check those that other tools made.",
     "train": "Train a model on labelled slides.",
     "predict": "Score a folder of slides into a submission file.",
     "evaluate": "Say how good predictions are, beside the trivial answers.",
@@ -66,6 +71,7 @@ def main() -> None:
     """Run the command line; exit codes: 0 all well, 1 something failed, 2 wrong usage."""
     # Some commands compute, others start processes that do.
     wait_passively()
+    interrupted = _note_interrupts()
     debug = "--debug" in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         # A name that the console's code page has no letters for is shown by their numbers.
@@ -92,7 +98,24 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if interrupted.is_set():
+            click.echo("Stopped.", err=True)
+            sys.exit(1)
         click.echo(f"Unexpected {type(error).__name__}: {printable(str(error))}", err=True)
         click.echo("Run it again as 'herohe-bridge --debug ...' for a traceback to report.", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _note_interrupts() -> threading.Event:
+    """Return what is set by Ctrl-C: libraries that it stops while they load raise errors of their own."""
+    seen = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        seen.set()
+        signal.default_int_handler(number, frame)
+
+    # One that is ignored stays so: a shell without job control starts commands in the background like that.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, handle)
+    return seen

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Final, Literal
 
@@ -59,8 +59,15 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> Iterable[Finding]:
-    """Yield what was found, one finding after the other, the quick ones first."""
+def examine(*, qupath: bool = False) -> Iterable[Finding]:
+    """Yield what was found, one finding after the other, the quick ones first.
+
+    Parameters
+    ----------
+    qupath
+        Whether QuPath projects are to be scored: a folder of slides needs no QuPath, and without this what is
+        wrong with it is no more than a note.
+    """
     checks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
         ("Python", _python),
         ("packages", _packages),
@@ -68,7 +75,7 @@ def examine() -> Iterable[Finding]:
         ("devices", _devices),
         ("engines", _engines),
         ("model server", _servers),
-        (QUPATH, _qupath),
+        (QUPATH, _qupath if qupath else _qupath_if_any),
     )
     for name, check in checks:
         try:
@@ -204,6 +211,12 @@ def _servers() -> Iterable[Finding]:
         yield Finding(
             "model server", "note", f"none running (looked in {runtime_directory()}); none is needed"
         )
+
+
+def _qupath_if_any() -> Iterable[Finding]:
+    for finding in _qupath():
+        lacking = finding.state == "problem"
+        yield replace(finding, state="note") if lacking else finding
 
 
 def _qupath() -> Iterable[Finding]:

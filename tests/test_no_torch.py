@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.small_slides import drawn, small_slide
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 
 _LIGHT = (
     *("bridge.cli", "bridge.doctor", "bridge.batch.run", "bridge.client.client", "bridge.cluster.executor"),
@@ -18,7 +18,8 @@ _LIGHT = (
     *("bridge.install.scripts", "bridge.projects.qupath_project", "bridge.projects.slide_folder"),
     *("bridge.report.page", "bridge.server.server", "bridge.server.worker"),
     *("herohe_model.dataset.labels", "herohe_model.evaluation.evaluate", "herohe_model.evaluation.page"),
-    *("herohe_model.features.find", "herohe_model.features.read"),
+    *("herohe_model.features.find", "herohe_model.features.read", "herohe_model.features.write"),
+    *("herohe_model.encoders.table", "herohe_model.encoders.weights", "herohe_model.encoders.fetch"),
     *("herohe_model.sampling.composite_reader", "herohe_model.sampling.patches", "herohe_model.slides.slide"),
 )
 

@@ -106,6 +106,16 @@ def matches(class_name: str, wanted: str) -> bool:
     )
 
 
+def chooses(wanted: str, class_name: str) -> bool:
+    """Whether who asks for a class gets that of an annotation: it matches, and is not to be ignored.
+
+    A class that is to be ignored is chosen by its exact name alone.
+    """
+    own = user_class(class_name)
+    exact = components(composed(own)) == components(composed(wanted))
+    return matches(class_name, wanted) and (exact or not is_ignored(own))
+
+
 def composed(class_name: str) -> str:
     """Return a class with each of its letters as one character (Unicode's NFC), as most keyboards type it."""
     return unicodedata.normalize("NFC", class_name)

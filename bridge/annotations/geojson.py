@@ -1,4 +1,4 @@
-"""Annotations as QuPath's GeoJSON: read from a file or a message, written as QuPath would export them.
+"""Annotations of QuPath's GeoJSON, read from a file or a message.
 
 QuPath writes a FeatureCollection, a list of Features or a single Feature; child objects are nested in their
 parent's properties. Versions differ in how they write classes and object types; all since 0.2 are read. A
@@ -13,27 +13,23 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.classes import (
     MARK,
     WHOLE_IMAGE_NAME,
-    Colour,
     components,
     is_own_class,
-    own_colour,
     user_class,
 )
+from bridge.annotations.geojson_geometry import EXPORT_AGAIN, Geometry, build_geometry
 from bridge.annotations.regions import Annotation, distinct_ids
 from herohe_model.errors import RegionError
-from herohe_model.files import write_atomically
 
 MAX_BYTES: Final = 1 << 30
 """Larger texts are refused: a slide's annotations take a few MB, a million exported cells less than this."""
@@ -42,8 +38,6 @@ _MAX_GEOMETRY_BYTES: Final = 1 << 26
 """Text of one annotation's geometry; three million corners."""
 _MAX_DEPTH: Final = 100
 """Objects within objects; QuPath's own nest a handful."""
-_MAX_COORDINATE: Final = 2**31
-_UNCLASSIFIED: Final[Colour] = (128, 128, 128)
 _NAMESPACE: Final = uuid.UUID("d6a8b1f0-6d52-5b0e-9c53-5f3a1f7c2b11")
 _OTHER_TYPES: Final = frozenset(
     [
@@ -52,14 +46,10 @@ _OTHER_TYPES: Final = frozenset(
     ]
 )
 """Types of objects that are no annotations; QuPath makes annotations of any type that it does not know."""
-_EXPORT_AGAIN: Final = "Export it again from QuPath (File > Export objects as GeoJSON)"
-_ELLIPSE_CORNERS: Final = 100
-"""As QuPath draws an ellipse; one with clearly fewer was written by its bounds."""
 _NOT_FINITE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 
 _T = TypeVar("_T")
 _NULL: Final = msgspec.Raw(b"null")
-_Place = Annotated[list[float], msgspec.Meta(max_length=4)]
 
 
 class _Class(msgspec.Struct, frozen=True):
@@ -91,42 +81,9 @@ class _Collection(msgspec.Struct, frozen=True, tag_field="type", tag="FeatureCol
     features: list[msgspec.Raw]
 
 
-class _Point(msgspec.Struct, frozen=True, tag_field="type", tag="Point"):
-    coordinates: _Place
-
-
-class _MultiPoint(msgspec.Struct, frozen=True, tag_field="type", tag="MultiPoint"):
-    coordinates: list[_Place]
-
-
-class _LineString(msgspec.Struct, frozen=True, tag_field="type", tag="LineString"):
-    coordinates: list[_Place]
-
-
-class _MultiLineString(msgspec.Struct, frozen=True, tag_field="type", tag="MultiLineString"):
-    coordinates: list[list[_Place]]
-
-
-class _Polygon(msgspec.Struct, frozen=True, tag_field="type", tag="Polygon"):
-    coordinates: list[list[_Place]]
-    isEllipse: Any = False
-
-
-class _MultiPolygon(msgspec.Struct, frozen=True, tag_field="type", tag="MultiPolygon"):
-    coordinates: list[list[list[_Place]]]
-
-
-class _GeometryCollection(msgspec.Struct, frozen=True, tag_field="type", tag="GeometryCollection"):
-    geometries: list[_Geometry]
-
-
-_Geometry = (
-    _Point | _MultiPoint | _LineString | _MultiLineString | _Polygon | _MultiPolygon | _GeometryCollection
-)
-
 _DOCUMENT: Final = msgspec.json.Decoder(list[msgspec.Raw] | _Collection | _Feature)
 _FEATURE: Final = msgspec.json.Decoder(_Feature)
-_GEOMETRY: Final = msgspec.json.Decoder(_Geometry)
+_GEOMETRY: Final = msgspec.json.Decoder(Geometry)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -203,83 +160,6 @@ def read_features(
     ]
 
 
-def write_annotations(
-    slide_path: Path, annotations: Sequence[Annotation], origin: tuple[int, int] | None = None
-) -> Path:
-    """Write annotations into ``<slide>.geojson`` beside a slide, as QuPath would export them.
-
-    Parameters
-    ----------
-    annotations
-        Geometry in level-0 px of the slide.
-    origin
-        Where QuPath's (0, 0) lies; by default the upper left of the slide's bounds.
-    """
-    if origin is None:
-        from herohe_model.slides.guarded_slide import GuardedSlide
-
-        with GuardedSlide(slide_path) as slide:
-            origin = (slide.bounds.x, slide.bounds.y)
-    features = [
-        feature(
-            id=annotation.id,
-            object_type="annotation",
-            geometry=shapely.transform(annotation.geometry, lambda points: points - np.array(origin)),
-            name=annotation.name,
-            class_name=annotation.class_name,
-        )
-        for annotation in annotations
-    ]
-    path = slide_path.with_name(slide_path.name + ".geojson")
-    write_atomically(path, collection_text(features))
-    return path
-
-
-def feature(
-    *,
-    id: str,
-    object_type: str,
-    geometry: BaseGeometry,
-    name: str = "",
-    class_name: str = "",
-    colour: Colour | None = None,
-    locked: bool = False,
-    measurements: Mapping[str, float] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return one object as QuPath writes it; geometry in QuPath's px."""
-    properties: dict[str, Any] = {"objectType": object_type}
-    if name:
-        properties["name"] = name
-    if class_name:
-        properties["classification"] = classification(class_name, colour)
-    if locked:
-        properties["isLocked"] = True
-    if measurements:
-        properties["measurements"] = dict(measurements)
-    if metadata:
-        properties["metadata"] = dict(metadata)
-    return {
-        "type": "Feature",
-        "id": id,
-        "geometry": shapely.geometry.mapping(geometry),
-        "properties": properties,
-    }
-
-
-def classification(class_name: str, colour: Colour | None = None) -> dict[str, Any]:
-    """Return a class as QuPath reads it: without a colour it refuses the whole file."""
-    names = components(class_name)
-    rgb = list(colour or own_colour(class_name) or _UNCLASSIFIED)
-    return {"name": names[0], "color": rgb} if len(names) == 1 else {"names": list(names), "color": rgb}
-
-
-def collection_text(features: Sequence[Mapping[str, Any]], **foreign: Any) -> bytes:
-    """Return a FeatureCollection as UTF-8; `foreign` members are passed over by QuPath."""
-    document = {"type": "FeatureCollection", **foreign, "features": list(features)}
-    return msgspec.json.encode(document)
-
-
 def class_name_of(properties: Mapping[str, Any]) -> str:
     """Return the class of a feature's properties as QuPath writes it, "" for none."""
     given = msgspec.convert(properties.get("classification"), _Class | str | None)
@@ -304,7 +184,7 @@ def _features(text: bytes, source: str) -> Iterator[tuple[str, _Feature, msgspec
         place, raw, depth = waiting.pop()
         where = f"{source}, {place}"
         if depth > _MAX_DEPTH:
-            raise RegionError(f"{source} is nested too deeply", _EXPORT_AGAIN)
+            raise RegionError(f"{source} is nested too deeply", EXPORT_AGAIN)
         feature = _decoded(_FEATURE, raw, f"{where}, is not a GeoJSON feature")
         yield place, feature, raw
         if feature.properties is not None:
@@ -326,14 +206,14 @@ def _top_level(text: bytes, source: str) -> list[msgspec.Raw]:
     except msgspec.ValidationError as error:
         raise RegionError(
             f"{source} is JSON, but no GeoJSON of features",
-            f"{_EXPORT_AGAIN}, or move it away if it is something else",
+            f"{EXPORT_AGAIN}, or move it away if it is something else",
         ) from error
     except msgspec.DecodeError as error:
-        raise RegionError(f"{source} is not JSON: {_with_place(error, text)}", _EXPORT_AGAIN) from error
+        raise RegionError(f"{source} is not JSON: {_with_place(error, text)}", EXPORT_AGAIN) from error
     except UnicodeDecodeError as error:
-        raise RegionError(f"{source} is not UTF-8 text", _EXPORT_AGAIN) from error
+        raise RegionError(f"{source} is not UTF-8 text", EXPORT_AGAIN) from error
     except RecursionError as error:
-        raise RegionError(f"{source} is nested too deeply", _EXPORT_AGAIN) from error
+        raise RegionError(f"{source} is nested too deeply", EXPORT_AGAIN) from error
     if isinstance(document, _Feature):
         return [msgspec.Raw(text)]
     return document.features if isinstance(document, _Collection) else document
@@ -357,9 +237,9 @@ def _decoded(decoder: msgspec.json.Decoder[_T], raw: msgspec.Raw, problem: str) 
     try:
         return decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RegionError(f"{problem} ({error})", _EXPORT_AGAIN) from error
+        raise RegionError(f"{problem} ({error})", EXPORT_AGAIN) from error
     except RecursionError as error:
-        raise RegionError(f"{problem}: it is nested too deeply", _EXPORT_AGAIN) from error
+        raise RegionError(f"{problem}: it is nested too deeply", EXPORT_AGAIN) from error
 
 
 def _object_type(feature: _Feature) -> str:
@@ -392,7 +272,7 @@ def _annotation(feature: _Feature, origin: tuple[float, float], number: int, whe
     geometry: BaseGeometry = shapely.Polygon()
     if bytes(feature.geometry).strip() not in (b"null", b"{}"):
         read = _decoded(_GEOMETRY, feature.geometry, f"{where}, has a geometry that cannot be used")
-        geometry = _geometry(read, np.array(origin, dtype=np.float64), where)
+        geometry = build_geometry(read, np.array(origin, dtype=np.float64), where)
     return Annotation(
         id=_identifier(feature.id, number, geometry),
         name="" if given.name is None else str(given.name),
@@ -416,62 +296,3 @@ def _class_components(given: _Class | str | None) -> tuple[str, ...]:
     if given.names is not None:
         return given.names
     return (*_class_components(given.parentClass), *components(given.name or ""))
-
-
-def _geometry(given: _Geometry, origin: NDArray[np.float64], where: str) -> BaseGeometry:
-    """Build a geometry, moved by `origin`; rings and lines too short to be one are left out."""
-
-    def points(places: list[list[float]]) -> NDArray[np.float64]:
-        return _points(places, origin, where)
-
-    match given:
-        case _Point():
-            return shapely.Point(points([given.coordinates])[0]) if given.coordinates else shapely.Point()
-        case _MultiPoint():
-            return shapely.MultiPoint(points(given.coordinates))
-        case _LineString():
-            return _line(points(given.coordinates))
-        case _MultiLineString():
-            lines = [_line(points(line)) for line in given.coordinates]
-            return shapely.MultiLineString([line for line in lines if not line.is_empty])
-        case _Polygon():
-            polygon = _polygon([points(ring) for ring in given.coordinates])
-            return _ellipse(polygon) if given.isEllipse is True else polygon
-        case _MultiPolygon():
-            parts = [_polygon([points(ring) for ring in rings]) for rings in given.coordinates]
-            return shapely.MultiPolygon([part for part in parts if not part.is_empty])
-        case _GeometryCollection():
-            return shapely.GeometryCollection([_geometry(part, origin, where) for part in given.geometries])
-
-
-def _polygon(rings: list[NDArray[np.float64]]) -> BaseGeometry:
-    if not rings or len(rings[0]) < 3:
-        return shapely.Polygon()
-    return shapely.Polygon(rings[0], [ring for ring in rings[1:] if len(ring) >= 3])
-
-
-def _ellipse(drawn: BaseGeometry) -> BaseGeometry:
-    """Return the ellipse that a polygon stands for, as QuPath takes it: the one that fills its bounds."""
-    if drawn.is_empty or shapely.get_num_coordinates(drawn) > _ELLIPSE_CORNERS / 2:
-        return drawn
-    x0, y0, x1, y1 = drawn.bounds
-    angles = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
-    half = np.array([(x1 - x0) / 2, (y1 - y0) / 2])
-    corners = np.array([x0, y0]) + half + np.stack([np.cos(angles), np.sin(angles)], axis=1) * half
-    return shapely.Polygon(corners)
-
-
-def _line(points: NDArray[np.float64]) -> BaseGeometry:
-    return shapely.LineString(points) if len(points) >= 2 else shapely.LineString()
-
-
-def _points(places: list[list[float]], origin: NDArray[np.float64], where: str) -> NDArray[np.float64]:
-    """Return coordinates as an array of shape (n, 2), moved by `origin`."""
-    if any(len(place) < 2 for place in places):
-        raise RegionError(f"{where}, has coordinates that are no pairs of numbers", _EXPORT_AGAIN)
-    points = np.array([place[:2] for place in places], dtype=np.float64).reshape(-1, 2)
-    far = np.flatnonzero((np.abs(points) >= _MAX_COORDINATE).any(axis=1))
-    if len(far):
-        x, y = points[far[0]].tolist()
-        raise RegionError(f"{where}, has the coordinates ({x}, {y}), which no slide holds", _EXPORT_AGAIN)
-    return points + origin

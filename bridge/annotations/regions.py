@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from bridge.annotations.classes import components, composed, is_ignored, matches, user_class
+from bridge.annotations.classes import chooses, composed, user_class
 from herohe_model.errors import RegionError
 from herohe_model.printable import printable_name
 from herohe_model.sampling.coverage import polygons, valid_area
@@ -255,12 +255,7 @@ def _outside(group: Sequence[tuple[Annotation, BaseGeometry]], what: str, box: B
 
 
 def _is_chosen(annotation: Annotation, classes: Iterable[str]) -> bool:
-    own = user_class(annotation.class_name)
-    return any(
-        matches(annotation.class_name, wanted)
-        and (not is_ignored(own) or components(composed(own)) == components(composed(wanted)))
-        for wanted in classes
-    )
+    return any(chooses(wanted, annotation.class_name) for wanted in classes)
 
 
 def area_of(annotation: Annotation, warnings: list[str]) -> BaseGeometry | None:
@@ -302,7 +297,9 @@ def _digest(chosen: Iterable[Annotation], excluded: Iterable[Annotation]) -> str
     sha = hashlib.sha256()
     for kind, group in (("region", chosen), ("excluded", excluded)):
         for drawn in sorted((a.id, a.name, user_class(a.class_name), _wkb(a.geometry)) for a in group):
-            for field in (kind.encode(), *(text.encode() for text in drawn[:3]), drawn[3]):
+            # Java's texts may hold halves of pairs of code units.
+            texts = (text.encode("utf-8", "surrogatepass") for text in drawn[:3])
+            for field in (kind.encode(), *texts, drawn[3]):
                 sha.update(len(field).to_bytes(8, "little") + field)
     return sha.hexdigest()
 

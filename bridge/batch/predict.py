@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bridge.batch.run import BatchOptions, Listener, run_batch
+from bridge.batch.executor import SlideExecutor
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import BatchSummary, Listener, run_batch_on
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.predictions import read_predictions
 from bridge.results.schema import Outcome, SlideResult
@@ -16,19 +18,19 @@ from herohe_model.dataset.cases import case_id
 from herohe_model.dataset.predictions import Predictions, some
 from herohe_model.dataset.submission import HardSpelling, Submission, write_submission
 from herohe_model.errors import CancelledError, OptionError
-from herohe_model.model.score import CompositeScorer
 
 
 def predict_slides(
     collection: Collection,
-    scorer: CompositeScorer,
+    executor: SlideExecutor,
     options: BatchOptions,
     *,
     submission: Path,
     spelling: HardSpelling = "hard_prediction",
     listener: Listener,
+    restart: bool = False,
     cancelled: Callable[[], bool],
-) -> Predictions:
+) -> tuple[Predictions, BatchSummary]:
     """Score all slides and write a submission; a run that was stopped goes on from where it was.
 
     Parameters
@@ -39,8 +41,8 @@ def predict_slides(
 
     Returns
     -------
-    Predictions
-        What was written; slides without a prediction are in ``not_scored``.
+    predictions, summary
+        What was written, with slides without a prediction in ``not_scored``; and how the batch ended.
 
     Raises
     ------
@@ -56,8 +58,14 @@ def predict_slides(
             f"Several slides of {collection.root} are of the case {some(twice)}", "Keep one a case"
         )
     folder = results_folder(submission)
-    summary = run_batch(
-        _ReadOnly(collection), scorer, options, output=folder, listener=listener, cancelled=cancelled
+    summary = run_batch_on(
+        executor,
+        _ReadOnly(collection),
+        options,
+        output=folder,
+        listener=listener,
+        restart=restart,
+        cancelled=cancelled,
     )
     if Outcome.CANCELLED in summary.outcomes:
         raise CancelledError(
@@ -69,7 +77,7 @@ def predict_slides(
         Submission(predictions.case_ids, predictions.p_positive, predictions.called),
         spelling=spelling,
     )
-    return predictions
+    return predictions, summary
 
 
 def results_folder(submission: Path) -> Path:

@@ -10,32 +10,29 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
-from bridge.annotations.regions import SlideRegions, build_regions
+from bridge.annotations.regions import SlideRegions
+from bridge.annotations.unmatched_classes import ClassTally
 from bridge.batch.deferred_executor import OtherScorerError
+from bridge.batch.entry import read_entry, unmatched_classes
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
+from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.results.files import ResultFileError, write_csv, write_json
-from bridge.results.manifest import Manifest, work_key
+from bridge.results.manifest import MANIFEST_NAME, Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, unmatched_job
-from bridge.scoring.options import ScoreOptions, WriteOptions
-from bridge.scoring.slide import Progress, as_herohe, failed_result
-from bridge.scoring.suitability import check_image_type, stain_refusal
+from bridge.scoring.slide import Progress, failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, UnsuitableSlideError
-from herohe_model.model.card import ModelCard
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
-from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.guarded_slide import GuardedSlide
 
-MANIFEST_NAME: Final = "manifest.sqlite"
 _REFRESH_S: Final = 15.0
 """How often the result files are brought up to date while a batch runs, at most."""
 _REFRESH_SHARE: Final = 0.05
@@ -49,39 +46,31 @@ _WRITTEN: Final = (*_KEPT, Outcome.NO_MATCHING_ANNOTATION)
 
 
 @dataclass(frozen=True)
-class BatchOptions:
-    """What a batch does with each slide, apart from the model.
+class BatchSummary:
+    """How a batch ended.
 
     Attributes
     ----------
-    region_classes, exclude_classes
-        Classes of annotations to sample in, and to cut out; see
-        :func:`bridge.annotations.regions.build_regions`.
-    slides_at_once
-        How many slides are read and scored at a time by threads here.
+    unmatched_regions, unmatched_exclusions
+        A sentence for each class to sample in, or to cut out, that no slide has.
     """
-
-    region_classes: tuple[str, ...] = ()
-    exclude_classes: tuple[str, ...] = ()
-    score: ScoreOptions = field(default_factory=ScoreOptions)
-    write: WriteOptions = field(default_factory=WriteOptions)
-    slides_at_once: int = 2
-
-
-@dataclass(frozen=True)
-class BatchSummary:
-    """How a batch ended."""
 
     outcomes: dict[Outcome, int]
     reused: int
     written: int
+    unmatched_regions: tuple[str, ...] = ()
+    unmatched_exclusions: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 when every slide was scored or rightly skipped, 1 otherwise, or when all are unsuitable."""
+        """0 when every slide was scored or rightly skipped.
+
+        1 otherwise, when all are unsuitable, or when a class to sample in is on none of them.
+        """
         return int(
             any(outcome.is_failure for outcome in self.outcomes)
             or self.outcomes.keys() == {Outcome.UNSUITABLE}
+            or bool(self.unmatched_regions)
         )
 
 
@@ -209,6 +198,7 @@ class _Batch:
         self._queue: deque[tuple[int, Entry]] = deque()
         self._running: dict[str, _Job] = {}
         self._outcomes: Counter[Outcome] = Counter()
+        self._classes = ClassTally()
         self._reused = 0
         self._written = 0
         self._next_refresh = time.monotonic() + _REFRESH_S
@@ -240,13 +230,19 @@ class _Batch:
                 self._collection.close()
             finally:
                 self._write_files()
-        return BatchSummary(dict(self._outcomes), self._reused, self._written)
+        return BatchSummary(
+            dict(self._outcomes),
+            self._reused,
+            self._written,
+            *unmatched_classes(self._classes, self._options),
+        )
 
     def _begin(self) -> None:
         """Put all slides into the queue, with no outcome yet."""
         self._queue.clear()
         self._queue.extend(enumerate(self._collection.entries()))
         self._outcomes.clear()
+        self._classes = ClassTally()
         self._reused = self._written = 0
         self._listener.started(len(self._queue))
 
@@ -273,7 +269,8 @@ class _Batch:
             self._close_slides((position, fatal), reused=True)
             return
         try:
-            content, regions, fingerprint = _read(self._collection, entry, self._options)
+            content, regions, fingerprint = read_entry(self._collection, entry, self._options)
+            self._classes.add(regions.classes_present)
             path = _portable(content.slide_path, self._collection.root)
         except UnsuitableSlideError as error:
             self._refuse(position, entry, error)
@@ -299,15 +296,19 @@ class _Batch:
             unmatched = unmatched_job(work, self._executor.model)
             self._finish(_Job(position, entry, content, path, key=""), unmatched)
             return
-        key = self._work_key(entry, content, path, regions, fingerprint)
-        job = _Job(position, entry, content, path, key)
-        known = self._manifest.find(key)
-        if known is not None:
-            self._reused += 1
-            self._close_slides((position, self._write_back(job, known)), reused=True)
-            return
         try:
+            # Either may begin what scores, which takes long.
+            key = self._work_key(entry, content, path, regions, fingerprint)
+            job = _Job(position, entry, content, path, key)
+            known = self._manifest.find(key)
+            if known is not None:
+                self._reused += 1
+                self._close_slides((position, self._write_back(job, known)), reused=True)
+                return
             self._executor.submit(work)
+        except CancelledError as error:
+            self._close_slides((position, _failed(error, entry, path)))
+            return
         except OtherScorerError as error:
             # Before the first slide was scored: what was taken for known so far is looked up again.
             _log.info("%s: all slides are looked up again", error.problem)
@@ -390,71 +391,6 @@ class _Batch:
         write_json(self._output / "results.json", self._manifest.reported(), collection=self._collection.root)
         ended = time.monotonic()
         self._next_refresh = ended + max(_REFRESH_S, (ended - began) / _REFRESH_SHARE)
-
-
-@dataclass(frozen=True)
-class PlannedSlide:
-    """What a run would do with one slide.
-
-    ``patches_covered`` and ``patches_foreground`` count the patches of its regions; ``problem`` is empty for
-    a slide that can be scored.
-    """
-
-    slide: str
-    regions: int
-    patches_covered: int
-    patches_foreground: int
-    problem: str
-
-
-def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -> Iterator[PlannedSlide]:
-    """Look at every slide as a run would, without scoring and without changing a byte."""
-    for entry in collection.entries():
-        try:
-            content, regions, _ = _read(collection, entry, options)
-            if regions.union is None:
-                yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message())
-                continue
-            with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
-                patches = find_patches(
-                    content.view.of(slide),
-                    regions.union.geometry,
-                    patch_px=card.patch_px,
-                    mpp=card.mpp,
-                    threshold=card.foreground_threshold,
-                    min_coverage=options.score.min_coverage,
-                    exact=options.score.exact_foreground,
-                )
-        except Exception as error:
-            yield PlannedSlide(entry.name, 0, 0, 0, str(as_herohe(error, entry.name)))
-            continue
-        refusal = "" if options.score.any_stain else stain_refusal(patches.stain, entry.name)
-        if not refusal and len(patches) < options.score.min_patches:
-            refusal = f"insufficient tissue: fewer than {options.score.min_patches} foreground patches"
-        yield PlannedSlide(
-            entry.name,
-            len(regions.annotations),
-            patches.covered,
-            len(patches),
-            refusal,
-        )
-
-
-def _read(
-    collection: Collection, entry: Entry, options: BatchOptions
-) -> tuple[EntryContent, SlideRegions, str]:
-    """Read an entry's annotations and its slide's bounds and fingerprint."""
-    content = collection.read(entry)
-    if not options.score.any_stain:
-        check_image_type(content.image_type, entry.name)
-    with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
-        regions = build_regions(
-            content.annotations,
-            region_classes=options.region_classes,
-            exclude_classes=options.exclude_classes,
-            slide_box=content.view.of(slide).bounds,
-        )
-        return content, regions, slide.fingerprint
 
 
 def _failed(error: Exception, entry: Entry, path: str = "") -> SlideResult:

@@ -11,9 +11,11 @@ from typing import Final
 import msgspec
 
 from bridge.batch.measured_scorer import Counts
-from bridge.results.schema import SlideResult
+from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.slide import Progress
 
+_LEAST_S: Final = 1.0
+"""Of shorter runs no rate is given."""
 WINDOW_S: Final = 30.0
 """Rates are those of so many last seconds."""
 
@@ -32,8 +34,8 @@ class BatchStatistics(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    slides_done, slides_reused, slides_waiting
-        With an outcome; of these, known from an earlier run; not begun.
+    slides_done, slides_reused, slides_scored, slides_waiting
+        With an outcome; of these, known from an earlier run, and scored by this one; not begun.
     composites_scored
         By this run, of finished and running slides.
     composites_per_s, read_per_s
@@ -51,6 +53,7 @@ class BatchStatistics(msgspec.Struct, frozen=True):
     slides_total: int
     slides_done: int
     slides_reused: int
+    slides_scored: int
     slides_waiting: int
     running: tuple[RunningSlide, ...]
     outcomes: dict[str, int]
@@ -63,9 +66,11 @@ class BatchStatistics(msgspec.Struct, frozen=True):
 
     @property
     def slides_per_min(self) -> float:
-        """Slides scored a minute by this run so far."""
-        fresh = self.slides_done - self.slides_reused
-        return 60 * fresh / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        """Slides scored a minute by this run so far; 0 before there is anything to measure.
+
+        Slides that end without being scored take no time to speak of, and count for none.
+        """
+        return 60 * self.slides_scored / self.elapsed_s if self.elapsed_s >= _LEAST_S else 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class BatchProgress:
         self._total = 0
         self._done = 0
         self._reused = 0
+        self._scored = 0
         self._outcomes: Counter[str] = Counter()
         self._running: tuple[RunningSlide, ...] = ()
         self._finished_composites = 0
@@ -120,6 +126,7 @@ class BatchProgress:
         self._reused += reused
         self._outcomes[result.outcome.value] += 1
         if not reused:
+            self._scored += result.outcome is Outcome.SCORED
             regions = [result.union, *result.annotations] if result.union else []
             self._finished_composites += sum(len(region.composites) for region in regions)
         # Its composites must not count twice until the next report of what runs.
@@ -141,6 +148,7 @@ class BatchProgress:
             slides_total=self._total,
             slides_done=self._done,
             slides_reused=self._reused,
+            slides_scored=self._scored,
             slides_waiting=max(0, self._total - self._done - len(self._running)),
             running=self._running,
             outcomes=dict(sorted(self._outcomes.items())),
@@ -154,7 +162,7 @@ class BatchProgress:
 
     def _left(self, elapsed: float) -> float | None:
         under_way = sum(s.done / s.total for s in self._running if s.stage == "composites" and s.total)
-        fresh = self._done - self._reused + under_way
+        fresh = self._scored + under_way
         if self._total and self._done == self._total:
             return 0.0
         if fresh <= 0 or elapsed <= 0:

@@ -7,6 +7,7 @@ import queue
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from bridge.client.address import ServerAddress
 from bridge.protocol.errors import error_from
 from bridge.transport.discovery import ServerRecord
 from herohe_model.child_process import end_child, start_child
-from herohe_model.errors import HeroheError, ServerUnavailableError
+from herohe_model.errors import CancelledError, HeroheError, ServerUnavailableError
 from herohe_model.model.compute import Compute
 
 _NOTICE_S: Final = 10.0
@@ -54,20 +55,27 @@ class StartReport(msgspec.Struct, frozen=True):
 class ChildServer:
     """A server process of this process. Implements :class:`bridge.client.locate.ServerLocator`.
 
+    Parameters
+    ----------
+    cancelled
+        Asked several times a second until it is ready.
+
     Raises
     ------
     HeroheError
         If it cannot load the model, or ends before it is ready.
+    CancelledError
+        When `cancelled` said so.
     """
 
-    def __init__(self, model: Path, compute: Compute) -> None:
+    def __init__(self, model: Path, compute: Compute, cancelled: Callable[[], bool] = lambda: False) -> None:
         _log.info("Starting a model server for %s", model.name)
         asked = ("--device", compute.device, "--precision", compute.precision, "--engine", compute.engine)
         self._child = start_child(
             ["-m", "bridge", "serve", "--owned", "--model", str(model), *asked], stdout=subprocess.PIPE
         )
         try:
-            self.record = self._wait(model)
+            self.record = self._wait(model, cancelled)
         except BaseException:
             end_child(self._child)
             raise
@@ -86,7 +94,7 @@ class ChildServer:
         """End the process, and its workers with it; may be called twice."""
         end_child(self._child)
 
-    def _wait(self, model: Path) -> ServerRecord:
+    def _wait(self, model: Path, cancelled: Callable[[], bool]) -> ServerRecord:
         """Wait for the server's report."""
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         stdout = self._child.stdout
@@ -99,6 +107,8 @@ class ChildServer:
         listen()
         began = noticed = time.monotonic()
         while True:
+            if cancelled():
+                raise CancelledError("Starting a model server was stopped", "Give the same command again")
             try:
                 line = lines.get(timeout=_POLL_S)
             except queue.Empty:

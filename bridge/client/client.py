@@ -271,7 +271,7 @@ class Client:
 def _composite_score(reply: Reply, frames: Sequence[zmq.Frame]) -> CompositeScore:
     if not isinstance(reply, Result) or reply.scores is None:
         raise ValueError(f"a {type(reply).__name__} instead of scores")
-    return score_from(frames[0].bytes, frames[1].bytes, reply.scores.cells, reply.scores.bits)
+    return score_from([frame.bytes for frame in frames], reply.scores.cells, reply.scores.bits)
 
 
 def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:
@@ -307,6 +307,7 @@ def connect_or_start(
     compute: Compute = AUTO,
     *,
     server: str | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Client]:
     """Connect to a server: the named one, a running one that fits, or one that is started for this and ended.
 
@@ -318,6 +319,8 @@ def connect_or_start(
         What a server must have, or is started with.
     server
         Endpoint of a running server.
+    cancelled
+        Asked while a server is starting; a true answer ends it.
 
     Raises
     ------
@@ -325,6 +328,8 @@ def connect_or_start(
         If there is no server, and none can be started.
     OptionError
         If the named server has another model.
+    CancelledError
+        When `cancelled` said so.
     """
     sha256 = read_card(model)[1] if model is not None else ""
     with ExitStack() as stack:
@@ -344,5 +349,5 @@ def connect_or_start(
                 _log.info("Using the model server of process %d: %s", found.pid, found.computes_on)
                 yield client
                 return
-        own = stack.enter_context(closing(ChildServer(model, compute)))
+        own = stack.enter_context(closing(ChildServer(model, compute, cancelled)))
         yield stack.enter_context(Client(own))

@@ -9,7 +9,7 @@ import click
 from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
     from bridge.scoring.options import Tiles
 
 
@@ -42,7 +42,7 @@ REGION_CLASSES: Final = (
 _PER_ANNOTATION = click.option(
     "--per-annotation", is_flag=True, help="Also sample and score each annotation for itself."
 )
-_SAMPLING = (
+_DRAWING = (
     click.option(
         "--composites",
         callback=_composite_count,
@@ -59,6 +59,8 @@ _SAMPLING = (
         show_default=True,
         help="Fewest foreground patches that a region is scored from.",
     ),
+)
+_PATCHES = (
     click.option(
         "--min-coverage",
         type=click.FloatRange(0, 1, min_open=True),
@@ -67,6 +69,11 @@ _SAMPLING = (
         help="Share of a patch that a region must cover.",
     ),
     click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own."),
+    click.option(
+        "--symmetries",
+        is_flag=True,
+        help="Score each composite in all eight positions of the square: eight times the work.",
+    ),
     click.option("--any-stain", is_flag=True, help="Score slides that do not seem to be H&E, too."),
     click.option(
         "--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking)."
@@ -82,7 +89,13 @@ _WRITING = (
     ),
     click.option("--no-classify", is_flag=True, help="Leave the annotations' classes alone."),
 )
-_SLIDES_AT_ONCE = click.option("--slides-at-once", type=click.IntRange(1, 64), default=2, show_default=True)
+_SLIDES_AT_ONCE = click.option(
+    "--slides-at-once",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Slides that are read and scored at a time.",
+)
 
 
 def _batch(
@@ -93,7 +106,7 @@ def _batch(
     no_classify: bool = False,
     **sampling: Any,
 ) -> BatchOptions:
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
     from bridge.scoring.options import ScoreOptions, WriteOptions
 
     return BatchOptions(
@@ -106,9 +119,14 @@ def _batch(
 
 
 batch_options = option_group(
-    "options", _batch, *REGION_CLASSES, _PER_ANNOTATION, *_SAMPLING, *_WRITING, _SLIDES_AT_ONCE
+    "options", _batch, *REGION_CLASSES, _PER_ANNOTATION, *_DRAWING, *_PATCHES, *_WRITING, _SLIDES_AT_ONCE
 )
 """Gives a command ``options``, a :class:`~bridge.batch.run.BatchOptions`."""
 
-read_only_batch_options = option_group("options", _batch, *REGION_CLASSES, *_SAMPLING, _SLIDES_AT_ONCE)
+read_only_batch_options = option_group(
+    "options", _batch, *REGION_CLASSES, *_DRAWING, *_PATCHES, _SLIDES_AT_ONCE
+)
 """The same for a command that writes nothing into the slides' collection and scores slides as wholes."""
+
+patch_options = option_group("options", _batch, *REGION_CLASSES, *_PATCHES, _SLIDES_AT_ONCE)
+"""The same for a command that takes every foreground patch, and draws none."""

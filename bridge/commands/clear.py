@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
 @click.command("clear")
 @click.argument("project", type=click.Path(path_type=Path))
+@click.option("--results", is_flag=True, help="Remove the run's result files and its manifest, too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; change no byte.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="Where the results of a folder of slides are.  [default: PROJECT/herohe-bridge]",
+    help="Folder of the run's results.  [default: PROJECT/herohe-bridge]",
 )
 @click.pass_context
-def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | None) -> None:
+def command(ctx: click.Context, project: Path, results: bool, dry_run: bool, output: Path | None) -> None:
     """Remove from PROJECT all that score wrote, and restore the classes of annotations.
 
     PROJECT is a QuPath project, which must not be open in QuPath, or a folder of slides. Nothing of yours is
-    touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups.
+    touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups. Result files such
+    as results.csv stay where they are, unless --results is given.
     """
     from bridge.projects.open import open_collection
     from bridge.scoring.slide import as_herohe
@@ -50,9 +52,23 @@ def command(ctx: click.Context, project: Path, dry_run: bool, output: Path | Non
         collection.close()
     done = "would be cleared. Nothing was changed" if dry_run else "cleared"
     click.echo(f"{cleared} of {len(collection.entries())} images {done}.")
+    _clear_results(output or collection.root / "herohe-bridge", results, dry_run)
     if failed:
         click.echo(f"{failed} could not be looked at; see above.", err=True)
         ctx.exit(1)
+
+
+def _clear_results(folder: Path, wanted: bool, dry_run: bool) -> None:
+    """Remove the files of the run, or say that they stay."""
+    from bridge.results.removal import remove_results, result_files
+
+    found = remove_results(folder) if wanted and not dry_run else result_files(folder)
+    if found:
+        names = ", ".join(path.name for path in found)
+        done = (
+            ("would be removed" if dry_run else "were removed") if wanted else "stay; --results removes them"
+        )
+        click.echo(f"The result files in {folder} ({names}) {done}.")
 
 
 def _describe(found: WrittenObjects) -> str:

@@ -8,7 +8,13 @@ from bridge.commands.option_groups import option_group
 from herohe_model.model.compute import ENGINES, PRECISIONS, Compute
 
 _DEVICES = "auto, cpu, cuda[:n] or mps"
-_PRECISION = click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="Numbers that it computes with; auto: bf16 where the hardware has it and agrees with fp32.",
+)
 _ENGINE = click.option(
     "--engine",
     type=click.Choice(ENGINES),
@@ -29,7 +35,7 @@ def _workers(devices: tuple[str, ...], precision: str, engine: str) -> tuple[Com
 compute_options = option_group(
     "compute",
     _compute,
-    click.option("--device", default="auto", show_default=True, help=f"{_DEVICES}."),
+    click.option("--device", default="auto", show_default=True, help=f"Where it computes: {_DEVICES}."),
     _PRECISION,
     _ENGINE,
 )
@@ -44,7 +50,7 @@ worker_options = option_group(
         multiple=True,
         default=("auto",),
         show_default="auto",
-        help=f"{_DEVICES}; may be repeated, for a worker on each.",
+        help=f"Where it computes: {_DEVICES}; may be repeated, for a worker on each.",
     ),
     _PRECISION,
     _ENGINE,

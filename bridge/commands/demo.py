@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command("demo")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("herohe-demo"))
-@click.option("--slides", type=click.IntRange(8), default=24, show_default=True, help="Half are held out.")
+@click.option(
+    "--slides",
+    type=click.IntRange(8),
+    default=24,
+    show_default=True,
+    help="Slides to draw; half are held out.",
+)
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Steps of training.")
 @click.option("--device", default="cpu", show_default=True, help="Where the held-out slides are scored.")
 def command(folder: Path, slides: int, steps: int, device: str) -> None:
@@ -32,7 +38,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from bridge.batch.run import BatchOptions
+    from bridge.batch.options import BatchOptions
     from bridge.commands.score import score_collection
     from bridge.console.training_view import TrainingView
     from bridge.demo.run import TUMOUR_CLASS, make_slides, train_for_show, write_truth
@@ -68,7 +74,7 @@ def command(folder: Path, slides: int, steps: int, device: str) -> None:
 
 def _collection(folder: Path, slides: Sequence[DemoSlide]) -> tuple[Collection, Path]:
     """Put the held-out slides into a QuPath project, or their outlines beside them where there is none."""
-    from bridge.annotations.geojson import write_annotations
+    from bridge.annotations.geojson_writing import write_annotations
     from bridge.projects.open import open_collection
     from bridge.projects.qupath_project import NewImage, create_project
     from herohe_model.errors import QuPathNotFoundError

@@ -8,26 +8,30 @@ _MARKS = {"ok": "ok     ", "problem": "PROBLEM", "note": "note   "}
 
 
 @click.command("doctor")
+@click.option("--qupath", is_flag=True, help="Ask for all that QuPath projects need, too.")
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, qupath: bool) -> None:
     """Say what is installed, and what to do about what is not.
 
-    Exit code 1 if something that scoring a QuPath project needs is missing.
+    Exit code 1 if something is missing that scoring a folder of slides needs or, with --qupath, a QuPath
+    project.
     """
     from bridge.doctor import QUPATH, examine
 
-    problems = []
-    for finding in examine():
+    problems = 0
+    without_qupath = False
+    for finding in examine(qupath=qupath):
         click.echo(f"{_MARKS[finding.state]}  {finding.what}: {finding.found}")
         if finding.remedy:
             click.echo(f"         -> {finding.remedy}")
-        if finding.state == "problem":
-            problems.append(finding)
+        problems += finding.state == "problem"
+        without_qupath |= finding.what == QUPATH and finding.state == "note"
     click.echo("")
-    if not problems:
-        click.echo("Nothing is missing.")
+    if problems:
+        click.echo(f"{problems} problem{'s' if problems > 1 else ''}, marked above.")
+    elif without_qupath:
+        click.echo("Nothing is missing to score folders of slides. For QuPath projects, see the note above.")
     else:
-        click.echo(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}, marked above.")
-        if all(finding.what.startswith(QUPATH) for finding in problems):
-            click.echo("Without QuPath, a folder of slides with GeoJSON can be scored.")
+        what = "folders of slides and QuPath projects"
+        click.echo(f"Nothing is missing to score {what}.")
     ctx.exit(1 if problems else 0)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("results", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("results", type=click.Path(path_type=Path))
 @click.option(
     "--truth",
     required=True,
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the two files.  [default: RESULTS']",
+    help="Folder of the two files.  [default: that of RESULTS]",
 )
-@click.option("--title", help="Of the page.  [default: the files' names]")
+@click.option("--title", help="Heading of the page.  [default: the files' names]")
 @click.option(
     "--resamples",
     type=click.IntRange(100, 100_000),
     default=2000,
     show_default=True,
-    help="Of the bootstrap.",
+    help="Resamples of the bootstrap.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the bootstrap."
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the bootstrap."
 )
 def command(
     results: Path,
@@ -54,25 +54,29 @@ def command(
 ) -> None:
     """Evaluate the predictions in RESULTS against the truth.
 
-    RESULTS is a results.csv or results.json of score, or a submission of the challenge (caseID,
-    soft_prediction, hard_prediction). Slides and cases match by the slide's name without its extension.
-    Writes evaluation.html and evaluation.json. A threshold chosen on the slides that are evaluated makes
-    every figure too good: choose it on out-of-fold predictions, as train does. Research use only.
+    RESULTS is the folder of a run of score or predict, its results.csv or results.json, or a submission of
+    the challenge (caseID, soft_prediction, hard_prediction). Slides and cases match by the slide's name
+    without its extension. Writes evaluation.html and evaluation.json. A threshold chosen on the slides that
+    are evaluated makes every figure too good: choose it on out-of-fold predictions, as train does. Research
+    use only.
     """
     from bridge.results.predictions import read_predictions
+    from bridge.results.run import find_run
     from herohe_model.dataset.predictions import match_truth
     from herohe_model.evaluation.evaluate import evaluate
     from herohe_model.evaluation.page import page
     from herohe_model.evaluation.schema import to_json
     from herohe_model.files import write_atomically
+    from herohe_model.printable import printable_name
 
+    if not results.is_file():
+        results = find_run(results).results
     predictions, labels = read_predictions(results), _truth(truth, split)
     if threshold is not None:
         predictions = predictions.with_threshold(threshold, "given by hand with --threshold")
     matched = match_truth(predictions, labels.cases if split is None else labels.of_split(split), labels.rows)
-    evaluation = evaluate(
-        matched, title=title or f"{results.name} against {truth.name}", resamples=resamples, seed=seed
-    )
+    named = printable_name(title or f"{results.name} against {truth.name}")
+    evaluation = evaluate(matched, title=named, resamples=resamples, seed=seed)
     html = page(evaluation)
     folder = output or results.parent
     write_atomically(folder / "evaluation.json", to_json(evaluation))

@@ -15,26 +15,38 @@ _FORMATS = ("csv", "parquet", "geojson")
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the files.",
+)
 @click.option(
     "--format",
     "formats",
     type=click.Choice(_FORMATS),
     multiple=True,
-    help="May be repeated.  [default: csv]",
+    help="Kind of file; may be repeated.  [default: csv]",
 )
 @click.option(
     "--coordinates",
     type=click.Choice(["qupath", "level0"]),
     default="qupath",
     show_default=True,
-    help="Of GeoJSON: as QuPath shows the slide, cropped to its bounds, or as OpenSlide counts.",
+    help="Where GeoJSON counts from: the corner of what QuPath shows, or OpenSlide's.",
 )
 @click.option(
     "--features", is_flag=True, help="Also compute each sampled patch's features, as .npz; needs --model."
 )
 @click.option("--model", type=click.Path(path_type=Path), help="The model file that scored the run.")
-@click.option("--device", default="auto", show_default=True, help="For --features: auto, cpu, cuda[:n], mps.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where --features computes: auto, cpu, cuda[:n] or mps.",
+)
 @click.option(
     "--slides-root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),

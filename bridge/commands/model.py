@@ -28,13 +28,29 @@ def command() -> None:
 @command.command("new")
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--backbone", required=True, metavar="NAME", help="A timm architecture, such as resnet18.")
-@click.option("--head", type=click.Choice(["free", "ordered"]), default="free", show_default=True)
-@click.option("--target", type=click.Choice(["ihc", "ihc+ish"]), default="ihc", show_default=True)
-@click.option("--patch-px", type=click.IntRange(16, 4096), default=512, show_default=True)
+@click.option(
+    "--head",
+    type=click.Choice(["free", "ordered"]),
+    default="ordered",
+    show_default=True,
+    help="Whether a higher step can never be likelier than a lower one, or each step is free.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["ihc", "ihc+ish"]),
+    default="ihc+ish",
+    show_default=True,
+    help="Its steps: those of IHC, or these and whether a 2+ is amplified.",
+)
+@click.option(
+    "--patch-px", type=click.IntRange(16, 4096), default=512, show_default=True, help="Side of a patch, px."
+)
 @click.option(
     "--mpp", type=click.FloatRange(0.01, 100), default=0.2425, show_default=True, help="µm per pixel."
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Decides the weights."
+)
 @click.option("--name", help="Stands in every result.  [default: made of backbone, target and seed]")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def new(
@@ -96,7 +112,7 @@ def verify(file: Path, compute: Compute) -> None:
 
     A composite of noise is scored twice. The answers must be equal to the last bit, contributions add up to
     the logits, probabilities be in order and sum to 1; in bf16, or by another engine than PyTorch, they must
-    be within 0.01 of PyTorch's in fp32.
+    be within 0.01 of PyTorch's in fp32. A bag model has to give its golden logits.
     """
     import numpy as np
 
@@ -107,6 +123,12 @@ def verify(file: Path, compute: Compute) -> None:
     from herohe_model.model.checkpoint import load_model
 
     card, state, sha256 = load_model(file)
+    if card.bag is not None:
+        from herohe_model.bag.model import load_bag_model
+
+        load_bag_model(file)
+        click.echo(f"OK: {file} ({card.name}, SHA-256 {sha256}) gives its golden logits here.")
+        return
     pixels = noise_composite(card.side_px)
     with (
         log_shown(lambda text: click.echo(text, err=True)),
@@ -119,7 +141,7 @@ def verify(file: Path, compute: Compute) -> None:
     if not plain:
         with Scorer(card, state, Compute(compute.device, "fp32", "torch"), what=str(file)) as scorer:
             exact = scorer.score([pixels])[0]
-        q, q_exact = (bit_probabilities(s.logits, temperature=card.temperature) for s in (first, exact))
+        q, q_exact = (bit_probabilities(s.logits, temperature=card.logit_unit) for s in (first, exact))
         apart = float(np.abs(q - q_exact).max())
         if apart > 0.01:
             problems.append(
@@ -152,7 +174,7 @@ def _problems(card: ModelCard, first: CompositeScore, second: CompositeScore) ->
     gap = float(np.abs(first.contributions.sum(axis=0, dtype=np.float64) - first.logits).max())
     if not gap <= 1e-4:
         problems.append(f"contributions miss the logits by {gap:.2g}")
-    q = bit_probabilities(first.logits, temperature=card.temperature)
+    q = bit_probabilities(first.logits, temperature=card.logit_unit)
     if not (np.diff(q) >= 0).all():
         problems.append("a higher step is likelier than a lower one")
     if not abs(float(level_probabilities(q).sum()) - 1.0) <= 1e-9:

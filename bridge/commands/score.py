@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -12,37 +11,35 @@ import click
 from bridge.commands.batch_options import batch_options
 from bridge.commands.cluster_options import Cluster, cluster_options
 from bridge.commands.compute_options import compute_options
+from bridge.commands.executing import (
+    LOG_JSON,
+    MODEL,
+    RESTART,
+    SERVERS,
+    SLIDES_ROOT,
+    check_source,
+    executing,
+)
 from bridge.commands.report import report_line
 
 if TYPE_CHECKING:
-    from bridge.batch.executor import SlideExecutor
-    from bridge.batch.run import BatchOptions, BatchSummary
+    from bridge.batch.options import BatchOptions
+    from bridge.batch.run import BatchSummary
     from bridge.projects.base import Collection
     from herohe_model.model.compute import Compute
-    from herohe_model.model.score import CompositeScorer
 
 
 @click.command("score")
 @click.argument("project", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="Model file (.safetensors).")
+@MODEL
 @batch_options
 @compute_options
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    metavar="ENDPOINT",
-    help="Use this running server instead of starting one; given more than once, composites are spread.",
-)
+@SERVERS
 @cluster_options
-@click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
-@click.option(
-    "--log-json",
-    type=click.File("a", encoding="utf-8", lazy=False),
-    help="Append the figures of the live view to this file as JSON lines.",
-)
+@SLIDES_ROOT
+@LOG_JSON
 @click.option("--dry-run", is_flag=True, help="Say what would be scored; change no byte.")
-@click.option("--restart", is_flag=True, help="Score everything again, even what an earlier run finished.")
+@RESTART
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -71,10 +68,7 @@ def command(
     """
     from bridge.projects.open import open_collection
 
-    if model is None and not servers:
-        raise click.UsageError("Name a model file with --model, or a running server with --server.")
-    if cluster is not None and (servers or model is None):
-        raise click.UsageError("--dask needs --model, and goes without --server.")
+    check_source(model, servers, cluster)
     collection = open_collection(project, slides_root=slides_root, output=output)
     for warning in collection.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -99,7 +93,9 @@ def command(
 
 def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
     """Print what a run would do."""
-    from bridge.batch.run import plan_batch
+    from bridge.annotations.unmatched_classes import ClassTally
+    from bridge.batch.entry import unmatched_classes
+    from bridge.batch.plan import plan_batch
     from herohe_model.model.card import read_card
 
     if model is None:
@@ -111,7 +107,14 @@ def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> 
         click.echo(f"{slide.slide}: {slide.problem or counts}")
     bad = sum(bool(slide.problem) for slide in planned)
     click.echo(f"{len(planned) - bad} of {len(planned)} slides would be scored. Nothing was changed.")
-    return 0
+    tally = ClassTally()
+    for slide in planned:
+        if slide.classes is not None:
+            tally.add(slide.classes)
+    unmatched, left = unmatched_classes(tally, options)
+    for sentence in (*unmatched, *left):
+        click.echo(sentence, err=True)
+    return int(bool(unmatched))
 
 
 def score_collection(
@@ -133,38 +136,25 @@ def score_collection(
     from bridge.console.batch_view import BatchView
     from bridge.console.interrupt import until_interrupted
     from bridge.console.log import log_shown
+    from bridge.results.manifest import check_free
     from bridge.results.schema import RESEARCH_USE_ONLY
 
+    check_free(output)
     view = BatchView(Console(stderr=True), log)
-    with until_interrupted() as interrupted, ExitStack() as stack:
-        stack.enter_context(log_shown(view.say))
-        executor: SlideExecutor
-        if cluster is not None and model is not None:
-            from bridge.cluster.executor import DaskExecutor
-
-            executor = stack.enter_context(
-                DaskExecutor(cluster.address, model, compute, slides=cluster.slides, cancelled=interrupted)
-            )
-            view.name_device(executor.info)
-        else:
-            from bridge.batch.deferred_executor import DeferredExecutor
-            from bridge.batch.executor import ThreadExecutor
-            from bridge.batch.last_scorer import last_scorer, remember_scorer
-            from herohe_model.model.card import read_card
-            from herohe_model.model.score import ScoringModel
-
-            def begin() -> ThreadExecutor:
-                scorer = stack.enter_context(_scorer(model, compute, servers))
-                if not servers:
-                    remember_scorer(scorer.info, compute)
-                return stack.enter_context(ThreadExecutor(view.measure(scorer), options.slides_at_once))
-
-            if model is None or servers:
-                executor = begin()
-            else:
-                known = ScoringModel(*read_card(model))
-                executor = DeferredExecutor(begin, last_scorer(known, compute), known)
-        stack.enter_context(view)
+    with (
+        until_interrupted() as interrupted,
+        log_shown(view.say),
+        executing(
+            model,
+            compute,
+            servers=servers,
+            cluster=cluster,
+            slides_at_once=options.slides_at_once,
+            view=view,
+            interrupted=interrupted,
+        ) as executor,
+        view,
+    ):
         summary = run_batch_on(
             executor,
             collection,
@@ -180,20 +170,6 @@ def score_collection(
         click.echo("Stopped on request. Give the same command again to go on.")
     click.echo(f"Results: {output / 'results.csv'}")
     click.echo(RESEARCH_USE_ONLY)
+    for sentence in (*summary.unmatched_regions, *summary.unmatched_exclusions):
+        click.echo(sentence, err=True)
     return summary
-
-
-def _scorer(
-    model: Path | None,
-    compute: Compute,
-    servers: Sequence[str],
-) -> AbstractContextManager[CompositeScorer]:
-    """Return the server or servers to score with, as a context."""
-    if len(servers) > 1:
-        from bridge.client.load_balancer import connect_servers
-
-        return connect_servers(servers, model)
-    from bridge.client.client import connect_or_start
-
-    server = servers[0] if servers else None
-    return connect_or_start(model, compute, server=server)

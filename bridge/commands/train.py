@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from bridge.commands.training_options import (
+    BagChoice,
     DataOptions,
+    bag_options,
+    call_options,
     data_options,
     fold_options,
     resource_options,
     training_options,
 )
+from herohe_model.printable import printable_name
 
 if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
-    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
 
 _SHOWN: Final = 10
@@ -28,8 +32,9 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
 
 
 @click.command("train")
-@click.argument("slides", type=click.Path(path_type=Path))
+@click.argument("slides", required=False, type=click.Path(path_type=Path))
 @data_options
+@bag_options
 @click.option(
     "--output",
     required=True,
@@ -37,49 +42,78 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
     help="Folder of the run; one that was stopped goes on.",
 )
 @fold_options
-@click.option("--name", help="Of the model, in every result.  [default: backbone, target and folder]")
-@click.option("--trained-on", default="HEROHE", show_default=True, help="Name of the data, for the card.")
+@click.option("--name", help="Name of the model in every result.  [default: backbone, target and folder]")
+@click.option("--cohort", default="", help="Name of the slides' cohort, for the card.  [default: not stated]")
+@call_options
 @training_options
 @click.option(
     "--weights",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Begin with the backbone's weights in this safetensors file.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:n] or mps.")
+@click.option(
+    "--normalisation",
+    metavar="timm|imagenet|half|R,G,B/R,G,B",
+    help="Mean/standard deviation, 0 to 1, that --weights were trained with.  "
+    "[default: what config.json beside them says]",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="Where it computes: auto, cpu, cuda[:n] or mps."
+)
 @resource_options
 def command(
-    slides: Path,
+    slides: Path | None,
     data: DataOptions,
+    bag: BagChoice,
     output: Path,
     plan: FoldPlan,
     name: str | None,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
+    normalisation: str | None,
     device: str,
     resources: Resources,
 ) -> None:
     """Train a model on SLIDES and save it as OUTPUT/model.safetensors.
 
     SLIDES is a QuPath project or a folder of slides, as for score; a slide's name without its extension is
-    its case in the labels. A network is trained for each fold; decision threshold and temperature are chosen
-    on the slides that each was trained without. A run that was stopped or killed goes on when the same
+    its case in the labels. A network is trained for each fold; calibration, threshold and call are chosen on
+    slides that the networks were trained without. A run that was stopped or killed goes on when the same
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
+
+    With --features DIR and without SLIDES, a bag model is trained on features of patches, as TRIDENT, STAMP,
+    CLAM or herohe-bridge features extract wrote them: in seconds to minutes, on the CPU.
     """
+    if (slides is None) == (bag.features is None):
+        raise click.UsageError("Name either SLIDES or --features DIR.")
+    if bag.features is not None:
+        _report(_train_bag(bag, data, output, plan, name, cohort, call, options))
+        return
+    assert slides is not None
     if weights is not None:
         import msgspec
 
         from herohe_model.model.checkpoint import load_tensors
+        from herohe_model.training.weights_normalisation import normalisation_of
 
-        digest = load_tensors(weights)[2]
-        options = msgspec.structs.replace(options, pretrained=False, weights_sha256=digest)
+        options = msgspec.structs.replace(
+            options,
+            pretrained=False,
+            weights_sha256=load_tensors(weights)[2],
+            normalisation=normalisation_of(weights, options.backbone, normalisation),
+        )
+    elif normalisation is not None:
+        raise click.UsageError("--normalisation goes with --weights: else timm's weights say theirs.")
     trained = _train(
         slides,
         data,
         output,
         plan,
-        name or f"{options.backbone} {options.target} {output.name}",
-        trained_on,
+        printable_name(name or f"{options.backbone} {options.target} {output.name}"),
+        printable_name(cohort),
+        call,
         options,
         weights,
         device,
@@ -95,12 +129,15 @@ def _train(
     output: Path,
     plan: FoldPlan,
     name: str,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
     device: str,
     resources: Resources,
 ) -> Trained:
+    from contextlib import nullcontext
+
     from rich.console import Console
 
     from bridge.console.interrupt import until_interrupted
@@ -110,14 +147,23 @@ def _train(
     from bridge.projects.training_slides import label_slides
     from herohe_model.dataset.matching import match_slides
     from herohe_model.files import write_atomically
+    from herohe_model.run_lock import only_run
+    from herohe_model.training.affordable import check_affordable
     from herohe_model.training.cross_validation import train_folds
     from herohe_model.training.foreground_cache import unusable_error
     from herohe_model.training.options import check_options
     from herohe_model.training.processes import join_processes
 
-    with join_processes(device) as processes, until_interrupted() as interrupted:
+    with (
+        join_processes(device) as processes,
+        only_run(output) if processes.first else nullcontext(),
+        until_interrupted() as interrupted,
+    ):
         options = check_options(options, processes=processes.count)
+        slow = check_affordable(options, processes.device, threads=resources.threads)
         with TrainingView(Console(stderr=True, quiet=not processes.first)) as view, log_shown(view.say):
+            if slow:
+                view.say(f"Warning: {slow}")
             labels = _read_labels(data.label_files, data.split, view)
             collection = open_collection(slides, slides_root=data.slides_root, output=output)
             try:
@@ -141,6 +187,8 @@ def _train(
                 collection.close()
             if labelled.unusable and not data.skip_unusable:
                 raise unusable_error(labelled.unusable, len(labelled.slides) + len(labelled.unusable))
+            for note in labelled.notes:
+                view.say(f"Warning: {note}")
             for slide in labelled.unusable:
                 view.say(f"Left out: {slide.name} ({slide.path}): {slide.reason}")
             return train_folds(
@@ -149,7 +197,8 @@ def _train(
                 options,
                 output,
                 name=name,
-                trained_on=trained_on,
+                trained_on=cohort,
+                call=call,
                 processes=processes,
                 resources=resources,
                 weights=weights,
@@ -157,6 +206,56 @@ def _train(
                 listener=view,
                 stop=interrupted,
             )
+
+
+def _train_bag(
+    bag: BagChoice,
+    data: DataOptions,
+    output: Path,
+    plan: FoldPlan,
+    name: str | None,
+    cohort: str,
+    call: CallOptions,
+    options: TrainOptions,
+) -> Trained:
+    from rich.console import Console
+
+    from bridge.console.interrupt import until_interrupted
+    from bridge.console.log import log_shown
+    from bridge.console.training_view import TrainingView
+    from herohe_model.dataset.matching import match_slides
+    from herohe_model.features.find import find_features
+    from herohe_model.files import write_atomically
+    from herohe_model.run_lock import only_run
+    from herohe_model.training.bag_folds import FeatureSlide, train_bag_folds
+
+    assert bag.features is not None
+    found = find_features(bag.features)
+    names = list(found)
+    with (
+        only_run(output),
+        until_interrupted() as interrupted,
+        TrainingView(Console(stderr=True)) as view,
+        log_shown(view.say),
+    ):
+        labels = _read_labels(data.label_files, data.split, view)
+        matching = match_slides(labels.cases, names, split=data.split, labels=labels.rows)
+        if matching.unmatched:
+            for line in matching.lines(_SHOWN):
+                view.say(line)
+        write_atomically(output / _MATCHING_NAME, matching.table(names, labels.rows))
+        return train_bag_folds(
+            [FeatureSlide(case, found[names[index]]) for case, index in matching.matched],
+            plan,
+            bag.options(options),
+            output,
+            name=printable_name(name or f"{bag.pooling} {options.target} {output.name}"),
+            trained_on=printable_name(cohort),
+            call=call,
+            skip_unusable=data.skip_unusable,
+            listener=view,
+            stop=interrupted,
+        )
 
 
 def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Labels:
@@ -186,5 +285,11 @@ def _report(trained: Trained) -> None:
                 )
         click.echo(f"Page: {trained.model.with_name(EVALUATION_PAGE_NAME)}")
     click.echo(f"Threshold: {card.decision_threshold:.4f}, {card.threshold_chosen}")
+    if card.call is None:
+        click.echo("Call: none is claimed; it takes nested folds, and enough cases of both statuses.")
+    else:
+        click.echo(f"Call: {card.call.negative_chosen}; {card.call.positive_chosen}")
+    if set(card.claimed_steps) != set(card.steps):
+        click.echo(f"Says nothing of {', '.join(s for s in card.steps if s not in card.claimed_steps)}.")
     click.echo(f"Model: {trained.model}")
     click.echo(card.note)

@@ -13,8 +13,10 @@ from bridge.commands.batch_options import REGION_CLASSES
 from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
+    from herohe_model.model.card import Pooling
+    from herohe_model.training.bag_loop import BagOptions
     from herohe_model.training.cross_validation import FoldPlan
-    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
 
 
@@ -62,16 +64,85 @@ data_options = option_group(
 """Gives a command ``data``, a :class:`DataOptions`."""
 
 
-def _plan(folds: int, leave_one_laboratory_out: bool) -> FoldPlan:
+@dataclass(frozen=True)
+class BagChoice:
+    """What is asked of a bag model, beside the options that it shares with the composite's training.
+
+    Attributes
+    ----------
+    features
+        Folder of files of features; None to train on slides.
+    pooling, width, patches
+        As in :class:`~herohe_model.training.bag_loop.BagOptions`.
+    """
+
+    features: Path | None
+    pooling: Pooling
+    width: int
+    patches: int
+
+    def options(self, shared: TrainOptions) -> BagOptions:
+        """Return all options of the training."""
+        from herohe_model.training.bag_loop import BagOptions
+
+        return BagOptions(
+            pooling=self.pooling,
+            width=self.width,
+            patches=self.patches,
+            head=shared.head,
+            target=shared.target,
+            min_patches=shared.min_patches,
+            epochs=shared.epochs,
+            batch=shared.batch,
+            lr=shared.lr,
+            weight_decay=shared.weight_decay,
+            seed=shared.seed,
+        )
+
+
+bag_options = option_group(
+    "bag",
+    BagChoice,
+    click.option(
+        "--features",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Train a bag model on the features in this folder instead of on slides.",
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(["attention", "mean"]),
+        default="attention",
+        show_default=True,
+        help="How a bag model pools patches.",
+    ),
+    click.option(
+        "--width",
+        type=click.IntRange(1, 4096),
+        default=128,
+        show_default=True,
+        help="Numbers of a patch after a bag model's own layer.",
+    ),
+    click.option(
+        "--patches",
+        type=click.IntRange(1),
+        default=512,
+        show_default=True,
+        help="Most patches of a slide that a step of a bag model's training sees; predictions see all.",
+    ),
+)
+"""Gives a command ``bag``, a :class:`BagChoice`."""
+
+
+def _plan(folds: int, leave_one_laboratory_out: bool, nested: bool) -> FoldPlan:
     from herohe_model.training.cross_validation import FoldPlan
 
     if leave_one_laboratory_out:
-        return FoldPlan("laboratories")
+        return FoldPlan("laboratories", nested=nested)
     if folds == 0:
         return FoldPlan("none")
     if folds == 1:
         raise click.UsageError("One fold holds out everything: ask for 2 or more, or 0 to train on all.")
-    return FoldPlan("folds", folds)
+    return FoldPlan("folds", folds, nested=nested)
 
 
 fold_options = option_group(
@@ -85,8 +156,63 @@ fold_options = option_group(
         help="Stratified folds, a network each; 0 trains once on all slides and chooses no threshold.",
     ),
     click.option("--leave-one-laboratory-out", is_flag=True, help="Hold out one laboratory a fold instead."),
+    click.option(
+        "--nested/--no-nested",
+        default=True,
+        show_default=True,
+        help="Also train without each two of three folds or more, to calibrate what is shipped: with five "
+        "folds two and a half times the work. Without it, neither a calibration nor a call is claimed.",
+    ),
 )
 """Gives a command ``plan``, a :class:`~herohe_model.training.cross_validation.FoldPlan`."""
+
+
+def _call(**goals: float | None) -> CallOptions:
+    import msgspec
+
+    from herohe_model.errors import OptionError
+    from herohe_model.training.options import CallOptions
+
+    names = {f"call_{name}": name for name in ("sensitivity", "specificity", "npv", "ppv", "margin")}
+    given = {names.get(key, key): value for key, value in goals.items() if value is not None}
+    try:
+        return msgspec.convert(given, CallOptions)
+    except msgspec.ValidationError as error:
+        raise OptionError(
+            f"The call's options are not valid: {error}", "See herohe-bridge train --help"
+        ) from error
+
+
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+call_options = option_group(
+    "call",
+    _call,
+    click.option(
+        "--call-sensitivity",
+        type=_SHARE,
+        show_default="0.95",
+        help="Share of positive slides that may not be called likely negative.",
+    ),
+    click.option(
+        "--call-specificity",
+        type=_SHARE,
+        show_default="0.95",
+        help="Share of negative slides that may not be called likely positive.",
+    ),
+    click.option("--call-npv", type=_SHARE, help="Predictive value of likely negative to reach, instead."),
+    click.option("--call-ppv", type=_SHARE, help="Predictive value of likely positive to reach, instead."),
+    click.option(
+        "--prevalence", type=_SHARE, help="Share of HER2-positive slides where the model will be used."
+    ),
+    click.option(
+        "--call-margin",
+        type=click.FloatRange(0, 10),
+        show_default="1",
+        help="Standard errors of members and composites that a call must withstand.",
+    ),
+)
+"""Gives a command ``call``, a :class:`~herohe_model.training.options.CallOptions`."""
 
 
 def _decides(*names: str, default: str, **settings: Any) -> Callable[[Any], Any]:
@@ -103,7 +229,7 @@ def _training(**decided: Any) -> TrainOptions:
     from herohe_model.training.options import AugmentOptions, TrainOptions
 
     given = {key: value for key, value in decided.items() if value is not None}
-    augment = {key: given.pop(key) for key in ("stain", "colour") if key in given}
+    augment = {key: given.pop(key) for key in ("stain", "colour", "blur", "jpeg", "scale") if key in given}
     changed = msgspec.structs.replace(AugmentOptions(), **augment)
     return msgspec.structs.replace(TrainOptions(augment=changed), **given)
 
@@ -112,8 +238,18 @@ training_options = option_group(
     "options",
     _training,
     _decides("--backbone", default="resnet18", help="Any architecture of timm."),
-    _decides("--head", default="ordered", type=click.Choice(["free", "ordered"])),
-    _decides("--target", default="ihc+ish", type=click.Choice(["ihc", "ihc+ish"])),
+    _decides(
+        "--head",
+        default="ordered",
+        type=click.Choice(["free", "ordered"]),
+        help="Whether a higher step can never be likelier than a lower one, or each step is free.",
+    ),
+    _decides(
+        "--target",
+        default="ihc+ish",
+        type=click.Choice(["ihc", "ihc+ish"]),
+        help="Steps to learn: those of IHC, or these and whether a 2+ is amplified.",
+    ),
     _decides("--patch-px", default="512", type=int, help="Side of a patch, px."),
     _decides("--mpp", default="0.2425", type=float, help="µm per px that the network sees."),
     _decides("--foreground-threshold", default="0.07", type=float, help="Least mean saturation of a patch."),
@@ -126,30 +262,49 @@ training_options = option_group(
         help="Begin with timm's published weights, from the Hugging Face hub or (HF_HUB_OFFLINE=1) its "
         "cache.",
     ),
-    _decides("--epochs", default="40", type=int),
+    _decides("--epochs", default="40", type=int, help="Times that all slides are drawn from."),
     _decides("--composites-per-slide", default="1", type=int, help="New composites of each slide an epoch."),
     _decides("--batch", default="8", type=int, help="Composites an optimiser step, over all processes."),
     _decides("--micro-batch", default="1", type=int, help="Composites a forward pass."),
     _decides("--lr", default="0.0002", type=float, help="Peak learning rate."),
-    _decides("--weight-decay", default="0.05", type=float),
-    _decides("--balance", default="none", type=click.Choice(["none", "levels", "bits"])),
-    _decides("--batch-norm", default="auto", type=click.Choice(["auto", "batch", "sync", "frozen"])),
-    _decides("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16"])),
+    _decides("--weight-decay", default="0.05", type=float, help="AdamW's decay of matrices and kernels."),
+    _decides(
+        "--balance",
+        default="none",
+        type=click.Choice(["none", "levels", "bits"]),
+        help="Draw all levels equally often, or weigh both answers of each bit alike.",
+    ),
+    _decides(
+        "--batch-norm",
+        default="auto",
+        type=click.Choice(["auto", "batch", "sync", "frozen"]),
+        help="Statistics of a pass, of all processes, or those of the pretrained weights; auto: the last "
+        "with pretrained weights, the first without.",
+    ),
+    _decides(
+        "--precision",
+        default="auto",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        help="Numbers that it computes with; auto: bf16 where the hardware has it.",
+    ),
     _decides(
         "--checkpoint-gradients",
         default="False",
         is_flag=True,
         flag_value=True,
-        help="Less memory, about a third more time.",
+        help="Use less memory, and about a third more time.",
     ),
-    _decides("--stain", default="0.1", type=float, help="Augmentation: how much stains vary, 0 to 1."),
-    _decides("--colour", default="0.05", type=float, help="Augmentation: how much cameras vary, 0 to 1."),
+    _decides("--stain", default="0.2", type=float, help="Augmentation: how much stains vary, 0 to 1."),
+    _decides("--colour", default="0.1", type=float, help="Augmentation: how much cameras vary, 0 to 1."),
+    _decides("--blur", default="0.2", type=float, help="Augmentation: share of composites out of focus."),
+    _decides("--jpeg", default="0.2", type=float, help="Augmentation: share compressed as JPEG once more."),
+    _decides("--scale", default="0.1", type=float, help="Augmentation: how much the scale varies, 0 to 0.5."),
     _decides("--validate-every", default="2", type=int, help="Epochs between looks at held-out slides."),
     _decides(
         "--final-composites", default="8", type=int, help="Composites of each held-out slide at the end."
     ),
     _decides("--checkpoint-every", default="50", type=int, help="Steps between checkpoints."),
-    _decides("--seed", default="0", type=int),
+    _decides("--seed", default="0", type=int, help="Decides all that is drawn at random."),
 )
 """Gives a command ``options``, a :class:`~herohe_model.training.options.TrainOptions`, not checked yet."""
 

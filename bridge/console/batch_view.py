@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import IO, Final
 
@@ -59,7 +60,8 @@ class BatchView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
         self._write("ended", self._progress.figures())
 
     def measure(self, scorer: CompositeScorer) -> CompositeScorer:
@@ -74,8 +76,9 @@ class BatchView:
         self._device = ", ".join((scored_by.device, scored_by.precision, scored_by.engine))
 
     def say(self, message: str) -> None:
-        """Print a line above the live view."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the live view; a terminal that was closed meanwhile ends nothing."""
+        with suppress(OSError):
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, total: int) -> None:
         """Show how many slides there are."""
@@ -114,6 +117,7 @@ class BatchView:
             outcome=result.outcome.value,
             message=result.message,
             reused=reused,
+            call=prediction.call if prediction else None,
             grade=prediction.grade if prediction else None,
             status=prediction.status if prediction else None,
             p_positive=prediction.p_positive if prediction else None,
@@ -173,19 +177,21 @@ def outcome_line(result: SlideResult) -> str:
     line = f"{result.slide}: {result.outcome.value}"
     prediction = result.union.prediction if result.union else None
     if result.outcome is Outcome.SCORED and prediction is not None:
-        line += f", grade {prediction.grade}, {prediction.status}"
-        line += f", P(positive) {prediction.p_positive:.3f}"
+        grade = f"grade {prediction.grade}" if prediction.grade else ""
+        p = f"P(positive) {prediction.p_positive:.3f}"
+        line = ", ".join(filter(None, (line, prediction.call, grade, prediction.status, p)))
     return f"{line}. {result.message}" if result.message else line
 
 
 def pace(figures: BatchStatistics) -> str:
-    """Return slides a minute and the time left, in words."""
+    """Return slides a minute, or an hour, and the time left, in words."""
     if figures.left_s is None:
         return "time left unknown"
     minutes, seconds = divmod(round(figures.left_s), 60)
     hours, minutes = divmod(minutes, 60)
-    rate = f"{figures.slides_per_min:.1f} slides/min, " if figures.slides_per_min else ""
-    return f"{rate}{hours}:{minutes:02d}:{seconds:02d} left"
+    rate = figures.slides_per_min
+    text = f"{rate:.1f} slides/min, " if rate >= 1 else f"{60 * rate:.1f} slides/h, "
+    return f"{text if rate else ''}{hours}:{minutes:02d}:{seconds:02d} left"
 
 
 def _flow(figures: BatchStatistics) -> str:

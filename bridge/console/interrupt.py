@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from bridge.transport.ending_signals import ending_signals
+from herohe_model.ending_signals import ending_signals
 
 _HANGUP: Final = getattr(signal, "SIGHUP", None)
 

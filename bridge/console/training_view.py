@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 from rich.console import Console
@@ -41,11 +42,13 @@ class TrainingView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
     def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the bar; a terminal that was closed meanwhile ends nothing."""
+        with suppress(OSError):
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, unit: str, done: int = 0) -> None:
         """Show a new stage."""

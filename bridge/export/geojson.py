@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import shapely
 
 from bridge.annotations.classes import MARK, TILE_CLASS, TILE_COLOUR, WHOLE_IMAGE_NAME
-from bridge.annotations.geojson import collection_text, feature
+from bridge.annotations.geojson_writing import collection_text, feature
 from bridge.results.run import ScoredRun
 from bridge.results.schema import (
     RESEARCH_USE_ONLY,

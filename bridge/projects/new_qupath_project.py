@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.annotations.geojson import collection_text, feature
+from bridge.annotations.geojson_writing import collection_text, feature
 from bridge.annotations.regions import Annotation
 from bridge.annotations.transform import SlideTransform
 from bridge.qupath.jvm import start_qupath

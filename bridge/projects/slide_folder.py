@@ -11,42 +11,28 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import shapely
 
 from bridge.annotations.classes import (
     MARK,
-    MEASUREMENT_PREFIX,
-    TILE_CLASS,
-    WHOLE_IMAGE_NAME,
-    derived_class,
-    grade_component,
-    own_colour,
-    user_class,
 )
 from bridge.annotations.files import RESULT_SUFFIX, find_annotation_files, read_texts
-from bridge.annotations.geojson import (
-    DrawnFeature,
-    class_name_of,
-    classification,
-    collection_text,
-    feature,
-    read_features,
-)
+from bridge.annotations.geojson import DrawnFeature, read_features
+from bridge.annotations.geojson_writing import collection_text
 from bridge.annotations.regions import area_of
 from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
+from bridge.projects.result_features import annotated_feature, whole_image_feature
 from bridge.projects.surroundings import passed_over
 from bridge.qupath.safe_replace import changed_error, replace_file, write_new
-from bridge.results.schema import PREFIX, SlideResult, image_metadata, tile_measurements
+from bridge.results.schema import PREFIX, SlideResult, image_metadata
 from bridge.scoring.options import WriteOptions
-from bridge.writing.plan import AnnotationPlan, WrittenObjects, plan_writing
+from bridge.writing.plan import WrittenObjects, plan_writing
 from herohe_model.errors import (
     ProjectError,
     ProjectNotFoundError,
@@ -57,22 +43,8 @@ from herohe_model.errors import (
 )
 from herohe_model.files import sha256_of
 from herohe_model.printable import is_text, printable_name
+from herohe_model.slides.formats import SLIDE_SUFFIXES
 from herohe_model.slides.guarded_slide import GuardedSlide
-
-SLIDE_SUFFIXES: Final = (
-    ".bif",
-    ".czi",
-    ".mrxs",
-    ".ndpi",
-    ".scn",
-    ".svs",
-    ".svslide",
-    ".tif",
-    ".tiff",
-    ".vms",
-    ".vmu",
-)
-"""Suffixes of the slide formats that OpenSlide reads and that are one file to the user."""
 
 _MOMENT_NS: Final = 2_000_000_000
 """As coarse as any file system keeps times."""
@@ -220,11 +192,11 @@ class SlideFolder:
         plan = plan_writing(result, options, areas)
         run = result.provenance.run if result.provenance else ""
         features = [
-            _annotated(drawn[annotation.id].members(), annotation, plan.steps, transform, run)
+            annotated_feature(drawn[annotation.id].members(), annotation, plan.steps, transform, run)
             for annotation in plan.annotations
         ]
         if plan.whole_image is not None:
-            features.append(_whole_image(plan.whole_image, plan.steps, transform, run))
+            features.append(whole_image_feature(plan.whole_image, plan.steps, transform, run))
         written = _Written(run, options, image_metadata(result))
         text = collection_text(features, **{_MEMBER: msgspec.to_builtins(written)})
         path = self._result_file(entry)
@@ -234,6 +206,9 @@ class SlideFolder:
             if again is None or again.written != written or again.count().tiles != plan.tile_count:
                 raise WriteBackError(f"{path} did not read back as it was written", "Check the disk")
 
+        if path.is_symlink() or path.parent.is_symlink():
+            link = path if path.is_symlink() else path.parent
+            raise WriteBackError(f"{link} is a link, which is not followed", "Remove it: a run makes its own")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -354,81 +329,3 @@ def _features(texts: Sequence[tuple[str, bytes]], transform: SlideTransform) -> 
 def _transform(slide_path: Path) -> SlideTransform:
     with GuardedSlide(slide_path) as slide:
         return SlideTransform.at(slide.bounds.x, slide.bounds.y, slide.bounds.width, slide.bounds.height)
-
-
-def _annotated(
-    item: Mapping[str, Any],
-    annotation: AnnotationPlan,
-    steps: Sequence[str],
-    transform: SlideTransform,
-    run: str,
-) -> dict[str, Any]:
-    """Return a user's feature with our measurements, class and tiles; its other children are left out."""
-    properties = dict(item.get("properties") or {})
-    properties.pop("children", None)
-    theirs = user_class(class_name_of(properties))
-    if annotation.grade is not None:
-        properties["classification"] = classification(derived_class(theirs, annotation.grade))
-    elif theirs != class_name_of(properties):
-        properties["classification"] = classification(theirs) if theirs else None
-    properties["measurements"] = {**_measurements(properties), **annotation.measurements}
-    properties["childObjects"] = _tiles(annotation, steps, transform, run)
-    return {**item, "id": annotation.id, "properties": properties}
-
-
-def _measurements(properties: Mapping[str, Any]) -> dict[str, float]:
-    """Return the user's measurements; QuPath before 0.4 wrote them as a list."""
-    given = properties.get("measurements") or {}
-    if isinstance(given, list):
-        given = {
-            row["name"]: row["value"]
-            for row in given
-            if isinstance(row, dict) and {"name", "value"} <= row.keys()
-        }
-    if not isinstance(given, dict):
-        return {}
-    return {
-        name: value
-        for name, value in given.items()
-        if value is not None and not name.startswith(MEASUREMENT_PREFIX)
-    }
-
-
-def _whole_image(
-    annotation: AnnotationPlan, steps: Sequence[str], transform: SlideTransform, run: str
-) -> dict[str, Any]:
-    """Return the annotation over the whole image; locked, because it lies over everything."""
-    made = feature(
-        id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{MARK} {run}")),
-        object_type="annotation",
-        geometry=shapely.box(0, 0, transform.width, transform.height),
-        name=WHOLE_IMAGE_NAME,
-        class_name=grade_component(annotation.grade) if annotation.grade is not None else "",
-        locked=True,
-        measurements=annotation.measurements,
-        metadata={MARK: run},
-    )
-    made["properties"]["childObjects"] = _tiles(
-        AnnotationPlan(made["id"], {}, None, annotation.tiles), steps, transform, run
-    )
-    return made
-
-
-def _tiles(
-    annotation: AnnotationPlan, steps: Sequence[str], transform: SlideTransform, run: str
-) -> list[dict[str, Any]]:
-    namespace = uuid.UUID(annotation.id)
-    made = []
-    for tile in annotation.tiles:
-        x, y = transform.square_from_slide(tile.x, tile.y, tile.size)
-        made.append(
-            feature(
-                id=str(uuid.uuid5(namespace, f"{run} {tile.x} {tile.y}")),
-                object_type="tile",
-                geometry=shapely.box(x, y, x + tile.size, y + tile.size),
-                class_name=TILE_CLASS,
-                colour=own_colour(TILE_CLASS),
-                measurements=tile_measurements(tile, steps),
-            )
-        )
-    return made

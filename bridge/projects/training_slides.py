@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.annotations.regions import build_regions
+from bridge.annotations.unmatched_classes import ClassTally
 from bridge.projects.base import Collection, Entry
 from bridge.scoring.slide import as_herohe
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.matching import MEANT, SEVERAL_SLIDES, Matching
-from herohe_model.errors import CancelledError, OptionError
+from herohe_model.errors import CancelledError, OptionError, RegionError
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.foreground_cache import Unusable
@@ -24,10 +25,13 @@ class LabelledSlides:
     ----------
     unusable
         Slides that cannot be read or have no such region, and cases with several slides.
+    notes
+        A sentence for each class to cut out that no slide has.
     """
 
     slides: tuple[TrainingSlide, ...]
     unusable: tuple[Unusable, ...]
+    notes: tuple[str, ...] = ()
 
 
 def label_slides(
@@ -54,6 +58,8 @@ def label_slides(
     ------
     OptionError
         If no slide has a label.
+    RegionError
+        If a class of `region_classes` is on none of the slides.
     CancelledError
         When `stop` said so.
     """
@@ -64,6 +70,7 @@ def label_slides(
         )
     entries = collection.entries()
     slides: list[TrainingSlide] = []
+    tally = ClassTally()
     unusable = [
         Unusable(f"{matching.split}/{u.name}", collection.root, f"Several slides: {u.reason}")
         for u in matching.unmatched
@@ -72,13 +79,16 @@ def label_slides(
     for number, (case, index) in enumerate(matching.matched, start=1):
         if stop():
             raise CancelledError("Reading the slides' regions was stopped", "Give the same command again")
-        slide = _read(collection, entries[index], case, region_classes, exclude_classes)
+        slide = _read(collection, entries[index], case, region_classes, exclude_classes, tally)
         if isinstance(slide, Unusable):
             unusable.append(slide)
         else:
             slides.append(slide)
         progress(number)
-    return LabelledSlides(tuple(slides), tuple(unusable))
+    missed = tally.unmatched(region_classes, "--region-class")
+    if missed:
+        raise RegionError(" ".join(missed), "Name a class that the annotations have, or leave it out")
+    return LabelledSlides(tuple(slides), tuple(unusable), tally.unmatched(exclude_classes, "--exclude-class"))
 
 
 def _hint(matching: Matching) -> str:
@@ -93,6 +103,7 @@ def _read(
     case: Case,
     region_classes: Sequence[str],
     exclude_classes: Sequence[str],
+    tally: ClassTally,
 ) -> TrainingSlide | Unusable:
     name = f"{case.split}/{case.id}"
     try:
@@ -106,6 +117,7 @@ def _read(
             )
     except Exception as error:
         return Unusable(name, collection.root / entry.name, str(as_herohe(error, entry.name)))
+    tally.add(regions.classes_present)
     if regions.union is None:
         return Unusable(name, content.slide_path, regions.no_match_message())
     return TrainingSlide(case, content.slide_path, regions.union.geometry, content.mpp)

@@ -22,6 +22,7 @@ import msgspec
 from bridge.results.schema import Outcome, SlideResult
 from herohe_model.errors import HeroheError
 
+MANIFEST_NAME: Final = "manifest.sqlite"
 FORMAT: Final = 1
 _PATIENCE_S: Final = 0.5
 """How long another process may hold the file, such as one that looks at it, before it counts as a run."""
@@ -36,6 +37,19 @@ class ManifestError(HeroheError):
 def work_key(facts: dict[str, Any]) -> str:
     """SHA-256 of the facts that decide a slide's result, as a hexadecimal string."""
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder of results that another run uses, before anything is begun for it.
+
+    Raises
+    ------
+    ManifestError
+        If another process holds its manifest, or it cannot be used.
+    """
+    path = folder / MANIFEST_NAME
+    if path.exists():
+        Manifest(path).close()
 
 
 class Manifest:

@@ -59,7 +59,7 @@ class ScoredRun:
     def title(self) -> str:
         """A name to show: of the collection where it is known, or else of the run's folder."""
         folder = self.folder.resolve()
-        known = _read_head(self.results).collection or folder.name == DEFAULT_FOLDER
+        known = read_head(self.results).collection or folder.name == DEFAULT_FOLDER
         return (self._collection.name if known else "") or folder.name
 
     @cached_property
@@ -67,7 +67,7 @@ class ScoredRun:
         """Folder that recorded paths are relative to; above the run where its file does not say."""
         folder = self.folder.resolve()
         try:
-            return (folder / (_read_head(self.results).collection or "..")).resolve()
+            return (folder / (read_head(self.results).collection or "..")).resolve()
         except (OSError, ValueError):
             return folder.parent
 
@@ -161,7 +161,7 @@ def find_run(where: Path | str, *, slides_root: Path | None = None) -> ScoredRun
     )
 
 
-def _read_head(path: Path) -> _Head:
+def read_head(path: Path) -> _Head:
     """Return what a file says of all its slides; an empty one where :func:`_read` will say what is wrong."""
     try:
         with path.open("rb") as file:

@@ -49,10 +49,10 @@ from bridge.transport.discovery import (
     restore_record,
     write_record,
 )
-from bridge.transport.ending_signals import ending_signals
 from bridge.transport.endpoints import has_ipc
 from bridge.transport.loop_calls import Context, LoopCalls
 from bridge.transport.runtime_directory import SocketDirectory
+from herohe_model.ending_signals import ending_signals
 from herohe_model.errors import ModelFileError, OptionError, ServerError
 from herohe_model.model.compute import AUTO, Compute
 

@@ -7,6 +7,7 @@ missing grade hides only the bits that nothing else tells.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,24 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.grades import GRADES, Status, Target, bits_of_level
-
-SLIDE_SUFFIXES: Final = (
-    ".mrxs",
-    ".svs",
-    ".ndpi",
-    ".scn",
-    ".bif",
-    ".vms",
-    ".vmu",
-    ".svslide",
-    ".czi",
-    ".dcm",
-    ".ome.tiff",
-    ".ome.tif",
-    ".tiff",
-    ".tif",
-)
-"""Of the formats that OpenSlide reads; longer ones before those that they end with."""
+from herohe_model.slides.formats import without_suffix
 
 
 def case_id(name: str) -> str:
@@ -42,11 +26,7 @@ def case_id(name: str) -> str:
     A dot that begins no such extension belongs to the ID. Letters that may be composed of two characters are
     one (Unicode's NFC), as they look the same.
     """
-    name = unicodedata.normalize("NFC", name.strip())
-    for suffix in SLIDE_SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
+    return without_suffix(unicodedata.normalize("NFC", name.strip()))
 
 
 Ish = Literal["positive", "negative"]
@@ -55,6 +35,8 @@ CaseKey = tuple[str, str]
 TEST_SPLIT: Final = "test"
 """The split that chooses nothing."""
 
+# Project, site and participant; what follows names samples and slides of the same participant.
+_TCGA: Final = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
 _LEVELS: Final = Target.IHC_ISH.levels
 _BY_STATUS: Final[dict[Status, tuple[str, ...]]] = {
     "HER2-negative": _LEVELS[:3],
@@ -80,6 +62,13 @@ class Case:
         The HER2 status that the label file gives; None when it gives none. See `positive`.
     laboratory
         Where it was stained and scanned; None when it is not known.
+    patient
+        Whose slide it is; None when that is not known. See `owner`.
+    ultralow
+        Whether the grade 0 was written as 0+, faint staining in up to 10% of the tumour. No target learns the
+        difference; an evaluation counts these cases for themselves.
+    columns
+        What else the labels say that may tell the status by itself, such as ``("er", "positive")``.
     """
 
     split: str
@@ -88,6 +77,17 @@ class Case:
     ish: Ish | None = None
     status: Status | None = None
     laboratory: str | None = None
+    patient: str | None = None
+    ultralow: bool = False
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def owner(self) -> str:
+        """What no two folds may share: the patient, a TCGA barcode's participant, else the case itself."""
+        if self.patient is not None:
+            return f"patient {self.patient}"
+        barcode = _TCGA.match(self.id)
+        return f"patient {barcode[0].upper()}" if barcode else f"{self.split} {self.id}"
 
     @property
     def key(self) -> CaseKey:

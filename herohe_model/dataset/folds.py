@@ -1,7 +1,8 @@
 """Folds for cross-validation: stratified and shuffled, or one laboratory held out at a time.
 
 HEROHE's case numbers tell the label, so cases are shuffled; which fold a case falls into depends on its key,
-its stratum and the seed alone, not on the order in which cases come, and is the same on every platform.
+its stratum and the seed alone, not on the order in which cases come, and is the same on every platform. All
+slides of a patient (:attr:`herohe_model.dataset.cases.Case.owner`) fall into one fold.
 """
 
 from __future__ import annotations
@@ -49,21 +50,27 @@ def stratified_folds(cases: Sequence[Case], folds: int = 5, *, seed: int = 0) ->
         If there are fewer than two folds, or fewer cases than folds.
     """
     strata: dict[CaseKey, str] = {}
+    of_owner: dict[str, set[CaseKey]] = {}
     for case in cases:
         if strata.setdefault(case.key, case.stratum) != case.stratum:
             raise OptionError(f"The {case.split} case {case.id} comes with two labels", "Give it one")
-    if not 2 <= folds <= len(strata):
+        of_owner.setdefault(case.owner, set()).add(case.key)
+    if not 2 <= folds <= len(of_owner):
         raise OptionError(
-            f"{len(strata)} cases cannot be split into {folds} folds",
-            "Ask for at least 2, and for no more than cases",
+            f"{len(of_owner)} {'cases' if len(of_owner) == len(strata) else 'patients'} cannot be split into "
+            f"{folds} folds",
+            "Ask for at least 2, and for no more than there are",
         )
-    keys = sorted(strata)
+    # A patient stands where the first of its slides would, with the strata of them all.
+    units = sorted(
+        (min(keys), "|".join(sorted(strata[key] for key in keys)), owner) for owner, keys in of_owner.items()
+    )
     # Raw bits and a stable sort: numpy promises them for every version and platform, unlike its shuffles.
-    order = np.argsort(np.random.PCG64(seed).random_raw(len(keys)), kind="stable").tolist()
-    shuffled = sorted((keys[i] for i in order), key=lambda key: strata[key])
-    # Dealing goes on from one stratum to the next, so that the folds' sizes differ by one at most.
-    number = {key: position % folds for position, key in enumerate(shuffled)}
-    of_case = np.array([number[case.key] for case in cases])
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(units)), kind="stable").tolist()
+    shuffled = sorted((units[i] for i in order), key=lambda unit: unit[1])
+    # Dealing goes on from one stratum to the next, so that the folds' sizes differ by one patient at most.
+    number = {owner: position % folds for position, (_, _, owner) in enumerate(shuffled)}
+    of_case = np.array([number[case.owner] for case in cases])
     return tuple(_fold(f"fold {k + 1} of {folds}", of_case == k) for k in range(folds))
 
 
@@ -80,9 +87,9 @@ def leave_one_laboratory_out(cases: Sequence[Case]) -> tuple[Fold, ...]:
         raise OptionError(
             f"The labels name {len(laboratories)} laboratories", "Leaving one out needs at least two of them"
         )
-    split = {(case.key, case.laboratory) for case in cases}
-    if len(split) != len({key for key, _ in split}):
-        raise OptionError("A case comes from two laboratories", "Give it one")
+    split = {(case.owner, case.laboratory) for case in cases}
+    if len(split) != len({owner for owner, _ in split}):
+        raise OptionError("A case or patient comes from two laboratories", "Give it one")
     of_case = [case.laboratory for case in cases]
     return tuple(_fold(name, np.array([of == name for of in of_case])) for name in laboratories)
 

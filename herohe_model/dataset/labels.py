@@ -6,12 +6,14 @@ what                    columns understood, in any order; capitals and white spa
 2019                    ``Case``, ``HER2 Status``
 later                   ``Case``, ``Immunohistochemistry``, ``ISH Group``,
                         ``Final Result (Ground truth)``, ``Laboratory``
-one's own               ``case``, ``ihc``, ``ish``, ``status``, ``laboratory``, ``split``
+one's own               ``case``, ``ihc``, ``ish``, ``status``, ``laboratory``, ``split``,
+                        ``patient``; ``er``, ``pr``, ``tumour grade``, ``scanner``, ``site``, ``age``
 ======================  ===========================================================================
 
 Other columns are passed over, and every column but the case may be missing or have empty cells. All that is
 wrong with a file is found in one reading. What cannot be true together is an error (3+ called negative, ISH
 of 2+ against the status); what is only unusual is a warning (0 or 1+ called positive, as ISH may have told).
+A column ``grade`` is the IHC grade, unless another column is: then it is the tumour's.
 """
 
 from __future__ import annotations
@@ -44,7 +46,23 @@ _COLUMNS: Final = {
     ),
     "laboratory": ("laboratory", "lab"),
     "split": ("split", "set"),
+    "patient": ("patient", "patient id", "patientid", "participant"),
+    "er": ("er", "er status", "estrogen receptor", "oestrogen receptor"),
+    "pr": ("pr", "pgr", "pr status", "progesterone receptor"),
+    "tumour grade": (
+        "tumour grade",
+        "tumor grade",
+        "histological grade",
+        "histologic grade",
+        "nottingham grade",
+        "nottingham",
+    ),
+    "scanner": ("scanner",),
+    "site": ("site",),
+    "age": ("age", "age at diagnosis"),
 }
+COVARIATES: Final = ("er", "pr", "tumour grade", "scanner", "site", "age")
+"""Columns that may tell the status by themselves; an evaluation looks into each."""
 _MISSING: Final = frozenset(
     [
         "",
@@ -68,12 +86,29 @@ _MISSING: Final = frozenset(
 # A dash stands for "nothing" as often as for "negative". Taking it for nothing never makes a wrong label
 # where the status tells the rest; in the status itself it has to be written out.
 _DASHES: Final = frozenset(["-", "--", "–", "—"])
-_GRADE: Final = re.compile(r"(?:ihc|score|her2)?[\s:=]*([0-3])(?:\.0+)?\s*\+?", re.IGNORECASE)
+# What stands behind a grade must be what the guideline calls it.
+_GRADE: Final = re.compile(
+    r"(?:her2)?\s*(?:ihc|score)?[\s:=]*([0-3])(?:[.,]0+)?\s*(\+?)\s*(?:\(([^()]*)\)|([a-z][a-z -]*))?",
+    re.IGNORECASE,
+)
+_CALLED: Final = {
+    "0": ("negative", "null", "zero", "ultralow", "ultra-low"),
+    "1+": ("negative", "low", "her2-low"),
+    "2+": ("equivocal", "borderline"),
+    "3+": ("positive",),
+}
+_ISH_METHODS: Final = ("ish", "fish", "cish", "sish", "dish")
+_ULTRALOW: Final = frozenset(["ultralow", "ultra-low", "ultra low", "her2-ultralow", "her2 ultralow"])
+_LOW: Final = frozenset(["low", "her2-low", "her2 low"])
 _STATUS: Final[dict[str, Status]] = {
     "positive": "HER2-positive",
     "pos": "HER2-positive",
     "her2+": "HER2-positive",
     "her2-": "HER2-negative",
+    # HER2-low and ultralow are negative; which grade of theirs it is, they do not tell.
+    "low": "HER2-negative",
+    "ultralow": "HER2-negative",
+    "zero": "HER2-negative",
     "1": "HER2-positive",
     "true": "HER2-positive",
     "negative": "HER2-negative",
@@ -103,6 +138,10 @@ _ISH: Final[dict[str, Ish | None]] = {
 }
 
 _T = TypeVar("_T")
+
+
+class _Refused(ValueError):
+    """What a cell says is known, but does not belong there; the message is the remedy."""
 
 
 class LabelError(HeroheError):
@@ -229,9 +268,13 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 def _joined(first: Case, second: Case) -> tuple[Case, str]:
     """Return what two files say of one case, and the name of what they differ about."""
-    for name in ("ihc", "ish", "status", "laboratory"):
+    for name in ("ihc", "ish", "status", "laboratory", "patient"):
         a, b = getattr(first, name), getattr(second, name)
         if a is not None and b is not None and a != b:
+            return first, name
+    columns = dict(first.columns)
+    for name, value in second.columns:
+        if columns.setdefault(name, value) != value:
             return first, name
     return (
         Case(
@@ -241,6 +284,9 @@ def _joined(first: Case, second: Case) -> tuple[Case, str]:
             first.ish or second.ish,
             first.status or second.status,
             first.laboratory or second.laboratory,
+            first.patient or second.patient,
+            first.ultralow or second.ultralow,
+            tuple(columns.items()),
         ),
         "",
     )
@@ -249,6 +295,8 @@ def _joined(first: Case, second: Case) -> tuple[Case, str]:
 def _columns(table: Table) -> tuple[dict[str, int], list[Problem]]:
     """Return the index of each column that is understood."""
     names = [_plain(name) for name in table.header]
+    if set(names) & (set(_COLUMNS["ihc"]) - {"grade"}):
+        names = ["tumour grade" if name == "grade" else name for name in names]
     found: dict[str, int] = {}
     problems = []
     for meaning, spellings in _COLUMNS.items():
@@ -287,16 +335,10 @@ def _case(
     def understood(name: str, parse: Callable[[str], _T | None], allowed: str) -> _T | None:
         try:
             return parse(cell(name))
-        except ValueError:
-            title = table.header[columns[name]]
-            problems.append(
-                Problem(
-                    table.path,
-                    row.number,
-                    f"'{cell(name)}' is no {title}",
-                    f"Write {allowed}, or leave it empty",
-                )
-            )
+        except ValueError as error:
+            said = f"'{cell(name)}' is no {table.header[columns[name]]}"
+            meant = str(error) if isinstance(error, _Refused) else f"Write {allowed}, or leave it empty"
+            problems.append(Problem(table.path, row.number, said, meant))
             return None
 
     name = case_id(cell("case"))
@@ -310,12 +352,21 @@ def _case(
         ihc=understood("ihc", _grade, "0, 1+, 2+ or 3+"),
         ish=understood("ish", _ish, "Positive or Negative, or an ISH group of 1 to 5"),
         status=understood("status", _status, "Positive or Negative"),
-        laboratory=_laboratory(cell("laboratory")),
+        laboratory=_words(cell("laboratory")),
+        patient=_words(cell("patient")),
+        ultralow=_is_ultralow(cell("ihc")),
+        columns=tuple((name, value) for name in COVARIATES if (value := _words(cell(name))) is not None),
     )
     if problems:
         return case, problems
     problems = _contradictions(table.path, row.number, case)
-    if case.ihc is None and "ihc" in columns and case.status is not None:
+    if case.ultralow:
+        remedy = "It is counted, and learned as 0"
+        problems.append(Problem(table.path, row.number, "IHC 0+ (ultralow)", remedy, False))
+    if case.ihc is None and _plain(cell("status")) in _LOW | _ULTRALOW:
+        remedy = "HER2-negative is learned, and no grade follows"
+        problems.append(Problem(table.path, row.number, f"The status is '{cell('status')}'", remedy, False))
+    elif case.ihc is None and "ihc" in columns and case.status is not None:
         remedy = "Only what the status says of it is learned and evaluated"
         problems.append(Problem(table.path, row.number, "There is no grade", remedy, False))
     return case, problems
@@ -370,32 +421,55 @@ def _split(text: str) -> str:
     return "" if plain in _MISSING else split_name(plain)
 
 
-def _laboratory(text: str) -> str | None:
+def _words(text: str) -> str | None:
     plain = _plain(text)
     return None if plain in _MISSING | _DASHES else unicodedata.normalize("NFC", " ".join(text.split()))
 
 
+def _is_ultralow(text: str) -> bool:
+    plain = _plain(text)
+    match = _GRADE.fullmatch(plain)
+    if match is None:
+        return plain in _ULTRALOW
+    return match[1] == "0" and (bool(match[2]) or (match[3] or match[4] or "").strip() in _ULTRALOW)
+
+
 def _grade(text: str) -> str | None:
-    if _plain(text) in _MISSING | _DASHES:
+    plain = _plain(text)
+    if plain in _MISSING | _DASHES:
         return None
-    match = _GRADE.fullmatch(text.strip())
+    if plain in _ULTRALOW:
+        return "0"
+    if plain in _LOW:
+        raise _Refused("HER2-low is 1+, or 2+ with negative ISH: write which, or give it as the status")
+    match = _GRADE.fullmatch(plain)
     if match is None:
         raise ValueError(text)
-    return GRADES[int(match[1])]
+    grade = GRADES[int(match[1])]
+    called = (match[3] or match[4] or "").strip()
+    if called and called not in _CALLED[grade]:
+        raise _Refused(
+            f"IHC {grade} is called {_CALLED[grade][0]}: correct the grade or what stands behind it"
+        )
+    return grade
 
 
 def _ish(text: str) -> Ish | None:
-    return None if _plain(text) in _MISSING | _DASHES else _meant(_ISH, _plain(text), "ish")
+    return None if _plain(text) in _MISSING | _DASHES else _meant(_ISH, _plain(text), _ISH_METHODS)
 
 
 def _status(text: str) -> Status | None:
-    return None if _plain(text) in _MISSING else _meant(_STATUS, _plain(text), "her2")
+    plain = _plain(text)
+    if plain.startswith(_ISH_METHODS):
+        raise _Refused("A result of ISH belongs into a column 'ish'")
+    return None if plain in _MISSING else _meant(_STATUS, plain, ("her2",))
 
 
-def _meant(meanings: Mapping[str, _T], plain: str, prefix: str) -> _T:
+def _meant(meanings: Mapping[str, _T], plain: str, prefixes: tuple[str, ...]) -> _T:
     """Return what a word means, with or without a prefix such as "HER2-"."""
-    word = plain.removesuffix(".0")
+    word = re.sub(r"[.,]0+$", "", plain)
     if word not in meanings:
+        prefix = next((p for p in prefixes if word.startswith(p)), "")
         word = word.removeprefix(prefix).strip(" :-")
     if word not in meanings:
         raise ValueError(plain)

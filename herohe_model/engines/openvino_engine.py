@@ -74,9 +74,14 @@ class OpenVinoGraph:
         DeviceError
             If OpenVINO is not there, or cannot take these networks.
         """
+        return cls.of_module(_Maps(networks).eval(), (1, side_px, side_px, 3))
+
+    @classmethod
+    def of_module(cls, module: torch.nn.Module, shape: tuple[int, ...]) -> OpenVinoGraph:
+        """Make a graph of any module that takes pixels, uint8, of one shape; errors as :meth:`of`."""
         openvino = _openvino()
         try:
-            return cls(_convert(openvino, _Maps(networks).eval(), side_px))
+            return cls(_convert(openvino, module, shape))
         except Exception as error:  # torch.export and OpenVINO raise whatever they like
             raise _refusal(error) from error
 
@@ -117,17 +122,17 @@ class OpenVinoPass:
         self._request: Any = compiled.create_infer_request()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute the linear maps of one composite.
+        """Compute what the graph gives for pixels.
 
         Parameters
         ----------
         pixels
-            Shape (1, side, side, 3), R, G, B.
+            Of the graph's shape, R, G, B: for networks that score, one composite (1, side, side, 3).
 
         Returns
         -------
         ndarray
-            Shape (members, bits, h, w), float32, without biases; the caller's own.
+            float32, the caller's own. Networks that score give linear maps (members, bits, h, w), no biases.
         """
         self._request.infer({0: pixels}, share_inputs=True)
         return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
@@ -148,13 +153,13 @@ class _Maps(torch.nn.Module):
         return torch.cat(maps)
 
 
-def _convert(openvino: Any, maps: _Maps, side_px: int) -> Any:
+def _convert(openvino: Any, module: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
-    pixels = torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8)
+    pixels = torch.zeros(shape, dtype=torch.uint8)
     with torch.no_grad(), _quiet():
-        exported = torch.export.export(maps, (pixels,))
+        exported = torch.export.export(module, (pixels,))
         graph = openvino.convert_model(decoder.from_exported_program(exported, dynamic_shapes=False))
-    graph.reshape(list(pixels.shape))
+    graph.reshape(list(shape))
     return graph
 
 

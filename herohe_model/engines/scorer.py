@@ -7,6 +7,7 @@ without TF32.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -21,14 +22,25 @@ from numpy.typing import NDArray
 from herohe_model.engines.cache import MeasurementCache
 from herohe_model.engines.choice import choose_engine, engine_label
 from herohe_model.engines.thread import Engine, stop_engine
-from herohe_model.errors import CancelledError, OptionError
+from herohe_model.errors import CancelledError, DeviceError, OptionError
 from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import load_model
 from herohe_model.model.compute import AUTO, Compute
-from herohe_model.model.device import choose_device, device_label
+from herohe_model.model.cost import (
+    SLOW_S,
+    Cost,
+    device_memory,
+    has_attention,
+    in_words,
+    operations_per_s,
+    scoring_cost,
+)
+from herohe_model.model.device import choose_device, choose_precision, device_label
 from herohe_model.model.machine import default_threads
 from herohe_model.model.network import load_networks
 from herohe_model.model.score import CompositeScore, ScorerInfo
+
+_log = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -65,6 +77,8 @@ class Scorer:
         device = choose_device(compute.device)
         self.threads = threads or default_threads()
         networks = load_networks(card, state, what)
+        if has_attention(networks[0]):
+            _check_affordable(card, len(networks), device, compute, self.threads, what)
         choice = choose_engine(
             card,
             networks,
@@ -158,3 +172,24 @@ class Scorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_affordable(
+    card: ModelCard, members: int, device: torch.device, compute: Compute, threads: int, what: str
+) -> None:
+    """Warn of a model that takes long for a composite, before it is tried; refuse what has no room."""
+    precision = choose_precision(compute.precision, device)
+    one = scoring_cost(card, precision)
+    cost = Cost(members * one.operations, one.bytes)
+    rate, memory = operations_per_s(device, precision, threads), device_memory(device)
+    said = (
+        f"{what} ({card.backbone}) in {precision} on {device}: a composite of {card.side_px} x "
+        f"{card.side_px} px takes {in_words(cost, rate)}"
+    )
+    if cost.bytes > memory:
+        raise DeviceError(
+            f"{said}, and there are {memory / 2**30:.1f} GiB",
+            "Score on another machine, or with a model of another backbone",
+        )
+    if cost.operations / rate >= SLOW_S:
+        _log.warning("%s", said)

@@ -118,7 +118,7 @@ class Engine:
 
     def _launch(self, slot: _Slot, pixels: NDArray[np.uint8]) -> None:
         x = slot.stage(pixels)
-        with _fixed_kernels(self.device):
+        with fixed_kernels(self.device):
             slot.take(self._forward(x))
 
     def _prepare(self, engine: EngineName, networks: list[OrdinalNetwork]) -> Forward:
@@ -197,7 +197,7 @@ class _Slot:
 
 
 @contextmanager
-def _fixed_kernels(device: torch.device) -> Iterator[None]:
+def fixed_kernels(device: torch.device) -> Iterator[None]:
     """Deterministic kernels and whole float32, for the launches within."""
     if device.type != "cuda":
         yield

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from herohe_model.model.calibration import CallRule, Platt
+
 FORMAT: Final = "herohe-bridge evaluation"
 VERSION: Final = 1
 DECIMALS: Final = 6
@@ -168,6 +170,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         (1 - specificity, sensitivity), and (recall, precision), at every threshold.
     lines
         Every case with a prediction and a label, in the order of the predictions.
+    calibration, call
+        Of a training with nested folds: the lines of each step with the calibration slope and intercept that
+        they have on the cases of other folds, and the call's thresholds with its rates on these.
     """
 
     format: str = FORMAT
@@ -202,6 +207,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     left_out: LeftOut
     warnings: tuple[str, ...]
     lines: tuple[CaseLine, ...]
+    calibration: dict[str, Platt] = {}
+    call: CallRule | None = None
 
     def measure(self, name: str) -> Measure:
         """Return a measure by its name, such as ``f1`` or ``quadratic_kappa``."""

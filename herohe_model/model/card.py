@@ -18,8 +18,12 @@ import msgspec
 
 from herohe_model.errors import ModelFileError
 from herohe_model.grades import Target
+from herohe_model.model.calibration import CallRule, Platt
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+
+_OLDEST_VERSION: Final = 1
+"""Its cards lack fields of today, which then say "not recorded"."""
 
 CARD_KEY: Final = "herohe_model_card"
 
@@ -34,15 +38,51 @@ _ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 
 
 MAKE_ANOTHER: Final = "Use a file made by herohe-bridge train or herohe-bridge model new"
 
+FEATURES_ONLY: Final = "it scores features of patches, not slides"
+
+FROM_FEATURES: Final = "Extract features (herohe-bridge features extract), and use predict --features"
+
 COPY_AGAIN: Final = "Copy the file again from where it came"
 
 Head = Literal["free", "ordered"]
 
 TargetName = Literal["ihc", "ihc+ish"]
 
+Pooling = Literal["mean", "attention"]
+
+Knowledge = Literal["trained", "demo", "random", "not recorded"]
+
 Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
+
+
+class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a bag model pools a region's patches, and what made their features.
+
+    Attributes
+    ----------
+    pooling
+        ``mean``, or gated ``attention`` (Ilse, Tomczak and Welling 2018, *Attention-based Deep
+        Multiple Instance Learning*).
+    dimension
+        Numbers of a patch as the encoder gives them.
+    width
+        Numbers of a patch after the model's own layer.
+    encoder
+        As files of features call it, see :mod:`herohe_model.encoders`. Its weights are not in the model file.
+    encoder_sha256
+        Of the encoder's weights; "" where the files of features did not say.
+    golden
+        Logits of drawn features, highest step first; what computes others must not score.
+    """
+
+    pooling: Pooling
+    dimension: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 128
+    encoder: Name
+    encoder_sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    golden: tuple[float, ...] = ()
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +93,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name
         Stands in every result; one line of at most 100 characters.
     backbone
-        Name of a timm architecture, with or without the tag of its weights.
+        Name of a timm architecture, with or without the tag of its weights; "" of a bag model.
     head
         ``free``: a linear function for each bit; ``ordered``: one direction and ordered biases.
     target
@@ -86,11 +126,27 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Anything that a user of the model must know.
     members
         Networks in the file; more than one is an ensemble whose logits are averaged.
+    knowledge
+        What stands behind the weights: ``trained`` on slides, ``demo`` on synthetic pictures, ``random``.
+    cohort
+        Name of the cohort that it was trained on, as whoever trained it gave it; "" where it was not stated.
+    learned
+        The steps that were learned from both answers; None where that was not recorded. What rests on any
+        other step is not claimed.
+    calibration
+        For each calibrated step, how a slide's mean logit becomes a probability; then `temperature` is 1.
+        Empty: probabilities are not calibrated, but divided by `temperature`.
+    calibrated_for
+        What the calibration was fitted on, in words.
+    call
+        How a slide is called likely positive, uncertain or likely negative; None: no call is claimed.
+    bag
+        Of a model that pools features of patches; None of one that sees composites. A bag has no grid.
     """
 
     format_version: int = FORMAT_VERSION
     name: Name
-    backbone: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
+    backbone: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{0,100}$")]
     head: Head
     target: TargetName
     patch_px: Side = 512
@@ -108,13 +164,31 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     versions: dict[str, str] = {}
     note: str = ""
     members: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    knowledge: Knowledge = "not recorded"
+    cohort: str = ""
+    learned: tuple[str, ...] | None = None
+    calibration: dict[str, Platt] = {}
+    calibrated_for: str = ""
+    call: CallRule | None = None
+    bag: BagCard | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""
         if _depth(self.metrics) > _MAX_DEPTH:
             raise ValueError(f"metrics is nested more than {_MAX_DEPTH} deep")
+        if (self.bag is None) == (not self.backbone):
+            raise ValueError("a model has a backbone, or is a bag model")
         if self.positive_step not in self.steps:
             raise ValueError(f"positive_step {self.positive_step!r} is none of {', '.join(self.steps)}")
+        unknown = {*(self.learned or ()), *self.calibration} - set(self.steps)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no such step among {', '.join(self.steps)}")
+        if self.learned is not None and self.positive_step not in self.learned:
+            raise ValueError(
+                f"{self.positive_step}, read as HER2-positive, was not learned from both answers"
+            )
+        if self.call is not None and self.positive_step not in self.calibration:
+            raise ValueError(f"a call needs a calibrated {self.positive_step}")
         if not all(-10.0 <= m <= 10.0 for m in self.mean) or not all(1e-3 <= s <= 10.0 for s in self.std):
             raise ValueError(f"mean {self.mean} or std {self.std} is out of range")
 
@@ -127,6 +201,23 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def positive_bit(self) -> int:
         """Index of ``positive_step`` among the bits."""
         return self.steps.index(self.positive_step)
+
+    @property
+    def claimed_steps(self) -> tuple[str, ...]:
+        """Steps that something may be said of: learned from both answers, and calibrated where any is."""
+        steps = self.steps if self.learned is None else self.learned
+        return tuple(s for s in self.steps if s in steps and (not self.calibration or s in self.calibration))
+
+    @property
+    def logit_unit(self) -> float:
+        """What logits are divided by before their differences mean anything; the steepest step decides."""
+        slopes = [line.slope for line in self.calibration.values()]
+        return 1.0 / max(max(slopes), 1e-3) if slopes else self.temperature
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether what it says of a slide means nothing."""
+        return self.knowledge in ("demo", "random")
 
     @property
     def side_px(self) -> int:
@@ -265,14 +356,17 @@ def _decode_card(data: bytes, what: str) -> ModelCard:
         version = msgspec.json.decode(data, type=_AnyVersion).format_version
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: the model card cannot be read: {error}", MAKE_ANOTHER) from error
-    if version != FORMAT_VERSION:
+    if not _OLDEST_VERSION <= version <= FORMAT_VERSION:
         side = "herohe-bridge" if version > FORMAT_VERSION else "the model file"
         raise ModelFileError(
-            f"{what} has format version {version}; this herohe-bridge reads {FORMAT_VERSION}",
+            f"{what} has format version {version}; this herohe-bridge reads {_OLDEST_VERSION} to "
+            f"{FORMAT_VERSION}",
             f"Update {side}",
         )
     try:
-        return msgspec.json.decode(data, type=ModelCard)
+        card = msgspec.json.decode(data, type=ModelCard)
+        # Saved again, it is a card of today.
+        return msgspec.structs.replace(card, format_version=FORMAT_VERSION)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: the model card is not valid: {error}", MAKE_ANOTHER) from error
 

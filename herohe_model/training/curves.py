@@ -13,6 +13,7 @@ from markupsafe import Markup
 from herohe_model.files import write_atomically
 from herohe_model.pages.page import write_page
 from herohe_model.pages.svg import Chart, ticks
+from herohe_model.printable import printable_name
 from herohe_model.training.run_folder import CURVES_NAME, log_series
 
 _SMOOTHED_OVER: Final = 0.05
@@ -51,7 +52,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], folder: Path, title: str =
     rate = _chart("Learning rate by optimiser step", "learning rate", steps, rates[1], height=180)
     rate.line(_thinned(*rates), "curve model")
     context = {
-        "title": title or folder.resolve().name,
+        "title": printable_name(title or folder.resolve().name),
         "step": steps[-1],
         "loss": Markup(loss.svg()),
         "rate": Markup(rate.svg()),

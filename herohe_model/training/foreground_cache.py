@@ -91,7 +91,7 @@ def unusable_error(problems: Sequence[Unusable], of: int) -> SlideError:
     """Return the error that names every slide that cannot be used."""
     listed = "\n".join(f"  {p.name} ({p.path}): {p.reason}" for p in problems)
     return SlideError(
-        f"{len(problems)} of {of} slides cannot be used:\n{listed}\n",
+        f"{len(problems)} of {of} slides cannot be used:\n{listed}".removesuffix("."),
         "Mend or remove them, or leave them out with --skip-unusable",
     )
 

@@ -20,7 +20,9 @@ import psutil
 import torch
 from torch import nn
 
+from herohe_model.ending_signals import heard_at_once
 from herohe_model.errors import CancelledError, HeroheError, OptionError
+from herohe_model.model.card import Knowledge
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.device import device_label
 from herohe_model.model.machine import default_threads
@@ -92,6 +94,9 @@ def train_network(
     weights: Path | None = None,
     name: str = "",
     trained_on: str = "",
+    knowledge: Knowledge = "trained",
+    cohort: str = "",
+    learned: tuple[str, ...] | None = None,
     listener: TrainListener | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Path:
@@ -109,7 +114,7 @@ def train_network(
         Digest of slides, truth and regions: a run only goes on with the same ones.
     weights
         The safetensors file that ``options.weights_sha256`` names.
-    name, trained_on
+    name, trained_on, knowledge, cohort, learned
         For the model card.
     stop
         Asked before each forward pass; a true answer ends the run after a checkpoint.
@@ -140,7 +145,11 @@ def train_network(
         checkpoint, problems = run_folder.latest_checkpoint()
         for problem in problems:
             listener.say(f"A checkpoint is passed over: {problem}")
-        card, network = build_network(options, processes, weights, resumed=checkpoint is not None, name=name)
+        # Weights may come over a slow line, and nobody is asked meanwhile.
+        with heard_at_once():
+            card, network = build_network(
+                options, processes, weights, resumed=checkpoint is not None, name=name
+            )
         run = prepare(data, options, network, processes, resources)
         start = 0
         if checkpoint is not None:
@@ -163,7 +172,14 @@ def train_network(
         begin_training(run)
         settle_norm_statistics(run, resources)
         if processes.first:
-            card = msgspec.structs.replace(card, trained_on=trained_on, versions=library_versions())
+            card = msgspec.structs.replace(
+                card,
+                trained_on=trained_on,
+                knowledge=knowledge,
+                cohort=cohort,
+                learned=learned,
+                versions=library_versions(),
+            )
             save_model(run_folder.model, card, network.state_dict())
         processes.wait()
     return run_folder.model

@@ -3,6 +3,7 @@
 ::
 
     config.json        the options
+    run.lock           held by the process that trains here
     log.jsonl          one JSON object a line: steps, validations, starts
     checkpoints/       the last two, each one safetensors file with its JSON inside
     curves.html        the log, drawn
@@ -13,6 +14,7 @@ Nothing is pickled. Files are written beside their place and then moved there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +99,16 @@ class RunFolder:
     def begin(self, config: RunConfig) -> None:
         """Write the options, or find that they are those of the run that is to go on.
 
+        A run that kept nothing, neither a checkpoint nor a model, binds nobody: it may have failed for its
+        options.
+
         Raises
         ------
         OptionError
             If the folder holds a run with other options, other slides or another truth.
         """
         file = self.path / CONFIG_NAME
-        if not file.exists():
+        if not file.exists() or not (self.model.exists() or self._checkpoint_files()):
             write_atomically(file, msgspec.json.format(msgspec.json.encode(config), indent=2))
             return
         found = read_json(file, RunConfig)
@@ -154,7 +159,9 @@ class RunFolder:
 
     def append_log(self, record: Mapping[str, Any]) -> None:
         """Add a line to the log."""
-        with self.log.open("ab") as file:
+        # A link that somebody put into a shared folder is not followed, where the system can refuse it.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(self.log, flags, 0o666), "ab") as file:
             file.write(msgspec.json.encode(record) + b"\n")
 
     def read_log(self) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from shapely.geometry import box
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import Annotation
 from bridge.projects.open import open_collection
 from bridge.projects.qupath_project import NewImage, create_project

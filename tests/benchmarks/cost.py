@@ -24,7 +24,8 @@ import numpy as np
 from memory import in_fresh_process, peak_bytes, write_slide
 from project import Silent
 
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.projects.open import open_collection
 from bridge.results.files import write_csv, write_json
 from bridge.results.manifest import Manifest

@@ -40,7 +40,7 @@ from helpers.mosaic_slides import write_mosaic_tiff
 from helpers.qupath_process import InsideQuPath, installed_qupath
 from helpers.qupath_projects import MadeProject
 
-from bridge.batch.run import BatchOptions
+from bridge.batch.options import BatchOptions
 from bridge.commands.score import score_collection
 from bridge.install.scripts import Remote, ScriptSettings
 from bridge.projects.open import open_collection

@@ -27,7 +27,7 @@ from typing import Final
 import psutil
 from shapely.geometry import Polygon
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import Annotation
 from bridge.projects.open import open_collection
 from bridge.projects.qupath_project import NewImage, create_project
@@ -140,19 +140,10 @@ def works(home: Path) -> dict[str, Work]:
     def train(target: Path) -> list[str]:
         return [
             *("train", str(home / "slides"), "--labels", str(home / "labels.csv"), "--output", str(target)),
-            *("--folds", "0", "--backbone", "test_resnet", "--no-pretrained", "--patch-px", "32"),
-            *(
-                "--mpp",
-                "0.97",
-                "--target",
-                "ihc",
-                "--epochs",
-                "12",
-                "--batch",
-                "2",
-                "--checkpoint-every",
-                "2",
-            ),
+            # By default the folder names the model, and its name is in the file.
+            *("--name", "killed", "--folds", "0", "--backbone", "test_resnet", "--no-pretrained"),
+            *("--patch-px", "32", "--mpp", "0.97", "--target", "ihc", "--epochs", "12", "--batch", "2"),
+            *("--checkpoint-every", "2"),
             *("--device", "cpu", "--threads", "1", "--workers", "1", "--min-patches", "5"),
         ]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.client.client import connect_or_start
 from bridge.projects.open import open_collection
 from bridge.results.schema import SlideResult

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from helpers.small_slides import small_model, small_slide
 
 from bridge import __version__
+from bridge.cli import cli
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -84,3 +88,26 @@ def test_a_console_that_cannot_print_a_name_stops_nothing(tmp_path: Path) -> Non
     cleared = run("clear", str(home), env=old)
     assert (cleared.returncode, "4 of 4 images cleared" in cleared.stdout) == (0, True)
     assert not any(results.iterdir())
+
+
+def _options(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Option]]:
+    """Yield every option that is shown, of a command and those below it, with where it is."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for below in command.list_commands(context):
+            found = command.get_command(context, below)
+            assert found is not None
+            yield from _options(found, f"{name} {below}")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            yield f"{name} {parameter.opts[-1]}".strip(), parameter
+
+
+def test_every_option_says_what_it_is_in_whole_words() -> None:
+    """A capital first, a full stop last (a default may follow it), and nothing that begins with "Of"."""
+    bad = [
+        f"{where}: {option.help}"
+        for where, option in _options(cli)
+        if not re.fullmatch(r"(?!Of |For |May )[^a-z].*\.(  \[(default|env): .*\])?", option.help or "")
+    ]
+    assert bad == []

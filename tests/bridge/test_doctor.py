@@ -31,13 +31,18 @@ def test_every_finding_is_named_and_every_problem_has_a_remedy() -> None:
     assert {"Python", "herohe-bridge", "torch", "paquo", "OpenSlide", "device"} <= ok
 
 
-def test_a_missing_qupath_says_what_can_be_done_without_it() -> None:
+def test_who_scores_folders_is_well_without_qupath() -> None:
     found = CliRunner().invoke(command)
+    assert found.exit_code == 0 and "PROBLEM" not in found.output
+    assert "note     QuPath: No QuPath.\n         -> Install it" in found.output
+    assert found.output.endswith("folders of slides. For QuPath projects, see the note above.\n")
+
+
+def test_who_asks_for_qupath_is_told_that_it_is_missing() -> None:
+    found = CliRunner().invoke(command, ["--qupath"])
     assert found.exit_code == 1
     assert "PROBLEM  QuPath: No QuPath.\n         -> Install it" in found.output
-    assert found.output.endswith(
-        "1 problem, marked above.\nWithout QuPath, a folder of slides with GeoJSON can be scored.\n"
-    )
+    assert found.output.endswith("1 problem, marked above.\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="profiles are private there")
@@ -46,8 +51,7 @@ def test_another_problem_is_not_taken_for_a_missing_qupath(private_directory: Pa
     private_directory.chmod(0o755)
     found = CliRunner().invoke(command)
     assert "PROBLEM  model server: Others can read the runtime directory" in found.output
-    assert "chmod 700" in found.output and "2 problems" in found.output
-    assert "GeoJSON" not in found.output
+    assert "chmod 700" in found.output and "1 problem," in found.output
 
 
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.annotations.files import read_texts
-from bridge.annotations.geojson import annotations_from_geojson, collection_text, read_features
+from bridge.annotations.geojson import annotations_from_geojson, read_features
+from bridge.annotations.geojson_writing import collection_text
 from bridge.annotations.regions import build_regions
 from bridge.install.installed_files import read_record
 from bridge.qupath.image_source import parse_builder

@@ -10,12 +10,8 @@ import pytest
 from helpers.small_slides import drawn, small_slide
 from shapely.geometry import box
 
-from bridge.annotations.geojson import (
-    annotations_from_geojson,
-    classification,
-    read_features,
-    write_annotations,
-)
+from bridge.annotations.geojson import annotations_from_geojson, read_features
+from bridge.annotations.geojson_writing import classification, write_annotations
 from herohe_model.errors import RegionError
 
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}

@@ -10,11 +10,12 @@ import pytest
 from helpers.small_slides import drawn, small_model, small_slide
 from numpy.typing import NDArray
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.deferred_executor import DeferredExecutor
 from bridge.batch.executor import ThreadExecutor
 from bridge.batch.last_scorer import last_scorer, remember_scorer
-from bridge.batch.run import BatchOptions, BatchSummary, NullListener, run_batch_on
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import BatchSummary, NullListener, run_batch_on
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome

@@ -14,7 +14,8 @@ from helpers.small_slides import PATCH_PX, small_model, tissue_picture
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from bridge.batch.run import BatchOptions, BatchSummary, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import BatchSummary, run_batch
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult

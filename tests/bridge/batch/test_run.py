@@ -14,8 +14,10 @@ import pytest
 from helpers.damaged_slides import flip_a_bit_of_a_count, make_deadly
 from helpers.small_slides import drawn, immunostained_picture, small_model, small_slide
 
-from bridge.annotations.geojson import write_annotations
-from bridge.batch.run import BatchOptions, BatchSummary, plan_batch, run_batch
+from bridge.annotations.geojson_writing import write_annotations
+from bridge.batch.options import BatchOptions
+from bridge.batch.plan import plan_batch
+from bridge.batch.run import BatchSummary, run_batch
 from bridge.commands.report import report_line
 from bridge.projects.open import open_collection
 from bridge.results.files import ResultFileError, read_json
@@ -111,6 +113,16 @@ def test_a_slide_of_another_stain_is_skipped_and_alone_it_is_a_failure(
     assert run(folder, scorer, Ear()).exit_code == 1
     planned = list(plan_batch(open_collection(folder), scorer.info.card, OPTIONS))
     assert "does not look like H&E" in planned[0].problem
+
+
+def test_a_class_that_no_slide_has_is_one_sentence_and_a_failure(tmp_path: Path, scorer: Scorer) -> None:
+    folder = a_folder(tmp_path / "p", 2)
+    summary = run(folder, scorer, Ear(), replace(OPTIONS, region_classes=("tumor",)))
+    assert summary.outcomes == {Outcome.NO_MATCHING_ANNOTATION: 2} and summary.exit_code == 1
+    assert len(summary.unmatched_regions) == 1 and summary.unmatched_regions[0].endswith("mean Tumor?")
+    both = run(folder, scorer, Ear(), replace(OPTIONS, exclude_classes=("necrosis",)))
+    assert both.outcomes == {Outcome.SCORED: 2} and both.exit_code == 0
+    assert len(both.unmatched_exclusions) == 1
 
 
 def test_a_second_run_scores_nothing_and_gives_the_same_bytes(tmp_path: Path, scorer: Scorer) -> None:

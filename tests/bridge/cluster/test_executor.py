@@ -16,9 +16,10 @@ from helpers.servers import wait_until
 from helpers.small_slides import MPP, drawn, immunostained_picture, small_model, small_slide
 from msgspec.structs import replace
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import build_regions
-from bridge.batch.run import BatchOptions, BatchSummary, run_batch, run_batch_on
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import BatchSummary, run_batch, run_batch_on
 from bridge.cli import cli
 from bridge.projects.open import open_collection
 from bridge.results.files import read_json

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import msgspec
@@ -94,6 +96,7 @@ def test_the_three_kinds_of_file_say_the_same_of_the_status(folder: Path) -> Non
         out = folder / name.replace(".", "-")
         assert run(folder / name, "--truth", folder / "truth.csv", "--output", out).exit_code == 0
         found[name] = evaluated(out)
+    assert found["results.csv"].threshold is None
     first = found["results.csv"]
     assert first.threshold is None and 0.4 < first.cut < 0.5
     for other in found.values():
@@ -106,6 +109,37 @@ def test_the_three_kinds_of_file_say_the_same_of_the_status(folder: Path) -> Non
     # Only results.json knows the composites, and a submission no grades.
     assert found["results.json"].agreement is not None and first.agreement is None
     assert found["submission.csv"].grade == ()
+
+
+def test_a_runs_folder_is_evaluated_by_the_models_own_threshold(tmp_path: Path) -> None:
+    """The highest P(positive) called negative and the lowest called positive are far from it."""
+    scored = [
+        msgspec.structs.replace(
+            result,
+            provenance=msgspec.structs.replace(
+                made_provenance(), decision_threshold=0.4321, threshold_chosen="out of fold"
+            ),
+        )
+        for result in results()
+    ]
+    write_truth(tmp_path / "truth.csv", cases())
+    (tmp_path / "herohe-bridge").mkdir()
+    write_csv(tmp_path / "herohe-bridge" / "results.csv", scored)
+    write_json(tmp_path / "herohe-bridge" / "results.json", scored)
+    for given in (".", "herohe-bridge", "herohe-bridge/results.csv", "herohe-bridge/results.json"):
+        assert run(tmp_path / given, "--truth", tmp_path / "truth.csv").exit_code == 0
+        made = evaluated(tmp_path / "herohe-bridge")
+        assert made.threshold == 0.4321 and made.threshold_source == "the model's own, out of fold"
+    with pytest.raises(ResultFileError, match=r"no results\.json"):
+        run(tmp_path / "nothing", "--truth", tmp_path / "truth.csv")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_files_whose_names_are_no_text_are_evaluated(folder: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/r\xe9sultats.csv"))
+    (folder / "results.csv").rename(odd)
+    assert run(odd, "--truth", folder / "truth.csv").exit_code == 0
+    assert evaluated(folder).title == r"r\xe9sultats.csv against truth.csv"
 
 
 def test_a_threshold_can_be_given(folder: Path) -> None:
@@ -200,7 +234,7 @@ def test_a_damaged_results_file_names_its_rows(folder: Path) -> None:
     with pytest.raises(ResultFileError) as caught:
         read_predictions(path)
     assert f"row {slides[1] + 1}: The result of case-1 cannot be understood" in str(caught.value)
-    assert f"row {slides[3] + 1}: It has 24 cells" in str(caught.value)
+    assert f"row {slides[3] + 1}: It has 26 cells" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "text"), [("x.csv", "a,b\n1,2\n"), ("x.json", "{}"), ("none.csv", None)])

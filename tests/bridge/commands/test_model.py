@@ -15,6 +15,7 @@ from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.model.checkpoint import load_model, save_model
 from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
+from herohe_model.training.options import TrainOptions
 
 
 def run(*arguments: str | Path) -> Result:
@@ -86,7 +87,7 @@ def test_show_prints_every_field_of_the_card(model: Path) -> None:
     shown = {name.strip(): value.strip() for name, value in (line.split("  ", 1) for line in lines)}
     assert shown["sha256"] == sha256
     assert shown["name"] == "trial"
-    assert shown["steps"] == "3+, >=2+, >=1+"
+    assert shown["steps"] == "3+, >=2+/ISH+, >=2+, >=1+"
     assert shown["trained on"] == "nothing"
     assert {field.replace("_", " ") for field in card.__struct_fields__} <= shown.keys()
     learned = sum(t.numel() for key, t in state.items() if "running" not in key and "num_batches" not in key)
@@ -161,3 +162,11 @@ def test_the_command_line_ends_with_1_for_a_bad_model(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "is a pickled PyTorch file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_new_models_are_as_training_makes_them_by_default() -> None:
+    group = command.commands["new"]
+    defaults = {p.name: p.default for p in group.params}
+    trained = TrainOptions()
+    for name in ("head", "target", "patch_px", "mpp", "seed"):
+        assert defaults[name] == getattr(trained, name)

@@ -6,9 +6,9 @@ from typing import Any
 import click
 import pytest
 
-from bridge.batch.run import BatchOptions
+from bridge.batch.options import BatchOptions
 from bridge.cluster.connect import ClusterAddress
-from bridge.commands.batch_options import batch_options, read_only_batch_options
+from bridge.commands.batch_options import batch_options, patch_options, read_only_batch_options
 from bridge.commands.cluster_options import Cluster, cluster_options
 from bridge.commands.option_groups import Decorator
 from bridge.commands.predict import command as predict
@@ -24,10 +24,17 @@ from herohe_model.training.step import Resources
 _SAMPLING = (
     *("--region-class", "a", "--region-class", "b", "--exclude-class", "c", "--composites", "all"),
     *("--seed", "3", "--min-patches", "4", "--min-coverage", "0.25", "--mpp", "0.5", "--exact-foreground"),
-    *("--any-stain", "--slides-at-once", "5"),
+    *("--any-stain", "--symmetries", "--slides-at-once", "5"),
 )
 _SCORE = ScoreOptions(
-    composites=None, seed=3, min_patches=4, min_coverage=0.25, mpp=0.5, exact_foreground=True, any_stain=True
+    composites=None,
+    seed=3,
+    min_patches=4,
+    min_coverage=0.25,
+    mpp=0.5,
+    exact_foreground=True,
+    any_stain=True,
+    symmetries=True,
 )
 
 
@@ -46,6 +53,7 @@ def value_of(group: Decorator, *arguments: str) -> object:
     [
         (batch_options, BatchOptions()),
         (read_only_batch_options, BatchOptions()),
+        (patch_options, BatchOptions()),
         (cluster_options, None),
         (fold_options, FoldPlan()),
         (training_options, TrainOptions()),
@@ -101,7 +109,7 @@ def test_what_is_given_changes_training_and_the_rest_stays() -> None:
 def test_an_option_of_predict_means_what_it_means_for_score() -> None:
     theirs = {option.name: option.to_info_dict() for option in score.params}
     ours = {option.name: option.to_info_dict() for option in predict.params}
-    own = {"slides", "model", "output", "misspelt_header"}
+    own = {"slides", "features", "model", "output", "misspelt_header"}
     assert len(ours) > 12
     assert {name: info for name, info in ours.items() if name not in own} == {
         name: theirs[name] for name in ours if name not in own

@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers.synthetic_cohort import CohortRules, make_cohort
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import Annotation
+from bridge.batch.executor import ThreadExecutor
+from bridge.batch.options import BatchOptions
 from bridge.batch.predict import predict_slides
-from bridge.batch.run import BatchOptions
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.projects.open import open_collection
@@ -27,12 +28,14 @@ from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
-from herohe_model.errors import CancelledError, OptionError, SlideError
+from herohe_model.errors import CancelledError, HeroheError, OptionError, RegionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
+from herohe_model.run_lock import only_run
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
+from herohe_model.training.run_folder import RunFolder
 
 _RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
 _QUICK = (
@@ -69,9 +72,64 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_class_that_no_slide_has_is_one_sentence_before_anything_is_trained(
+    cohort: Path, tmp_path: Path
+) -> None:
+    options = [*_QUICK, "--region-class", "tumour", "--skip-unusable"]
+    with pytest.raises(RegionError, match=r"class tumour .*did you mean Tumor\?"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path, *options)
+
+
+def test_a_training_that_failed_before_its_first_step_binds_nobody(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    options = [option for option in _QUICK if option != "--no-pretrained"]
+    begin = (train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "run", "--folds", 0)
+    with pytest.raises(HeroheError, match="--no-pretrained"):
+        run(*begin, *options)
+    assert run(*begin, *options, "--no-pretrained").exit_code == 0
+    with pytest.raises(OptionError, match="begun differently: lr was"):
+        run(*begin, *options, "--no-pretrained", "--lr", 0.1)
+
+
+def test_two_trainings_into_one_folder_are_refused_by_name(cohort: Path, tmp_path: Path) -> None:
+    with only_run(tmp_path / "run"), pytest.raises(HeroheError, match=r"Another run uses .*run\. Wait"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "run", *_QUICK)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_what_to_do(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HeroheError, match=r"cannot be written to .* another --output"):
+        run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "file" / "run", *_QUICK)
+
+
+def test_links_in_the_folder_of_a_run_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(HeroheError, match="is a link"), only_run(tmp_path / "run"):
+        pass
+    if hasattr(os, "O_NOFOLLOW"):
+        (tmp_path / "run" / "log.jsonl").symlink_to(tmp_path / "precious")
+        with pytest.raises(OSError, match="symbolic link"):
+            RunFolder(tmp_path / "run").append_log({"event": "start"})
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_run_folder_whose_name_is_no_text_names_a_model_all_the_same(cohort: Path, tmp_path: Path) -> None:
+    output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcn"))
+    labels = ("--labels", cohort / "labels.csv")
+    arguments = [str(a) for a in (cohort, *labels, "--output", output, "--folds", 0, *_QUICK)]
+    subprocess.run([sys.executable, "-m", "bridge", "train", *arguments], check=True, capture_output=True)
+    assert read_card(output / "model.safetensors")[0].name == "test_resnet ihc+ish r\\xfcn"
+
+
 def test_help_shows_the_defaults_that_training_takes() -> None:
     defaults = msgspec.to_builtins(TrainOptions())
-    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour")}
+    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour", "blur", "jpeg", "scale")}
     shown = {p.name: p.show_default for p in train.params if isinstance(p, click.Option) and p.name}
     given = {name: text for name, text in shown.items() if name in defaults and name != "pretrained"}
     assert len(given) > 20
@@ -83,7 +141,9 @@ def test_training_by_folds_gives_one_file_of_all_members_with_a_full_card(traine
     card, _ = read_card(trained / "model.safetensors")
     assert card.members == 2
     assert "out-of-fold cases of 2 models" in card.threshold_chosen
-    assert card.trained_on.startswith("HEROHE: 10 cases")
+    assert card.trained_on.startswith("cohort not stated: 10 cases")
+    assert (card.knowledge, card.cohort, card.call) == ("trained", "", None)
+    assert card.learned == card.steps
     assert card.metrics["out_of_fold"]["status"]["f1"].keys() == {"value", "low", "high"}
     for fold in ("fold-1", "fold-2"):
         assert {p.name for p in (trained / fold).iterdir()} == {
@@ -168,7 +228,7 @@ def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path
     assert kept[1] == 'matched,002.tif,"labels.csv, row 3",'
     assert kept[-1] == "slide without label,unlabelled.tif,,no label of that name in the split train"
     card, _ = read_card(tmp_path / "run" / "model.safetensors")
-    assert card.trained_on.startswith("HEROHE: 8 cases")
+    assert card.trained_on.startswith("cohort not stated: 8 cases")
 
 
 def test_the_test_split_is_not_split_into_folds(cohort: Path, tmp_path: Path) -> None:
@@ -224,14 +284,15 @@ def test_predicting_that_was_stopped_writes_no_submission_and_goes_on(
     with Scorer.load(trained / "model.safetensors", Compute("cpu", "fp32"), 1) as scorer:
 
         def go(listener: _Listener, stop: Callable[[], bool]) -> None:
-            predict_slides(
-                open_collection(cohort),
-                scorer,
-                options,
-                submission=submission,
-                listener=listener,
-                cancelled=stop,
-            )
+            with ThreadExecutor(scorer, 1) as executor:
+                predict_slides(
+                    open_collection(cohort),
+                    executor,
+                    options,
+                    submission=submission,
+                    listener=listener,
+                    cancelled=stop,
+                )
 
         with pytest.raises(CancelledError, match="same command"):
             go(first, lambda: len(first.slides) >= 3)

@@ -13,11 +13,13 @@ from helpers.small_slides import drawn, small_model, small_slide
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.measured_scorer import Counts, MeasuredScorer
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.batch.stats import WINDOW_S, BatchProgress
-from bridge.console.batch_view import BatchView, outcome_line, render
+from bridge.console.batch_view import BatchView, outcome_line, pace, render
+from bridge.console.training_view import TrainingView
 from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
@@ -102,6 +104,27 @@ def test_slides_known_before_say_nothing_of_the_pace() -> None:
     assert figures.left_s == pytest.approx(40.0) and figures.slides_per_min == pytest.approx(3.0)
     assert figures.composites_scored == 2 and figures.outcomes == {"scored": 2}
     assert figures.read_per_s is figures.device_busy is None
+
+
+def test_slides_that_end_at_once_are_no_rate() -> None:
+    """A run of which all was known, but for slides that nothing matched, took a tenth of a second."""
+    view, out, clock = a_view()
+    view.started(9)
+    for entry in range(6):
+        view.finished(made_result(str(entry)), reused=True)
+    clock.now += 0.1
+    for entry in range(6, 9):
+        view.finished(SlideResult(str(entry), "x", "", Outcome.NO_MATCHING_ANNOTATION), reused=False)
+    assert "slides/" not in out.getvalue()
+
+
+def test_few_slides_a_minute_are_told_by_the_hour() -> None:
+    clock = Clock()
+    progress = BatchProgress(clock=clock)
+    progress.started(2)
+    clock.now += 600
+    progress.finished(made_result("1"), reused=False)
+    assert pace(progress.figures()).startswith("6.0 slides/h, 0:10:00")
 
 
 def test_a_finished_slides_composites_count_once() -> None:
@@ -258,3 +281,19 @@ def test_a_real_batch_is_counted_and_scored_alike_with_and_without_measuring(
     run_batch(open_collection(tmp_path), scorer, options, output=tmp_path / "plain", listener=plain)
     assert lines_of(log)[-1]["composites_scored"] == 6 and lines_of(log)[-1]["composites_queued"] == 0
     assert (tmp_path / "measured/results.json").read_bytes() == (tmp_path / "plain/results.json").read_bytes()
+
+
+class _Closed(io.StringIO):
+    """A terminal that is there no more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_is_closed_ends_neither_a_batch_nor_a_training() -> None:
+    with BatchView(Console(file=_Closed()), io.StringIO(), Clock()) as view:
+        view.started(1)
+        view.finished(made_result("1"), reused=False)
+    with TrainingView(Console(file=_Closed())) as training:
+        training.begin("training", 2, "steps")
+        training.advance(2)

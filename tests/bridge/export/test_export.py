@@ -15,8 +15,10 @@ from helpers.example_results import made_provenance, made_result
 from helpers.small_slides import PATCH_PX, drawn, small_model, small_slide, tissue_picture
 from rich.console import Console
 
-from bridge.annotations.geojson import annotations_from_geojson, write_annotations
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.annotations.geojson import annotations_from_geojson
+from bridge.annotations.geojson_writing import write_annotations
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.commands.export import command
 from bridge.console.batch_view import BatchView
 from bridge.export.features import export_features

@@ -654,7 +654,7 @@ def test_project_and_exported_geojson_give_the_same_regions(project: Path) -> No
 
 
 def test_result_files_of_a_slide_folder_are_read_by_qupath(world: World, tmp_path: Path) -> None:
-    from bridge.annotations.geojson import write_annotations
+    from bridge.annotations.geojson_writing import write_annotations
     from bridge.projects.slide_folder import SlideFolder
 
     slide = small_slide(tmp_path / "a.tif")

@@ -25,6 +25,7 @@ from herohe_model.errors import (
     RegionError,
     SlideNotFoundError,
     SlideUnreadableError,
+    WriteBackError,
 )
 from herohe_model.synthetic.slides import write_mirax
 
@@ -316,6 +317,20 @@ def test_values_that_are_no_numbers_are_left_out_of_what_is_written(home: Path) 
     }
     assert folder.read(content.entry).written_run
     assert folder.clear(content.entry)
+
+
+def test_a_link_in_the_place_of_a_result_file_is_not_followed(home: Path) -> None:
+    precious = home / "precious.txt"
+    precious.write_text("mine")
+    results = home / "herohe-bridge" / "geojson"
+    results.mkdir(parents=True)
+    (results / "b.tif.her2-he.geojson").symlink_to(precious)
+    folder = SlideFolder(home)
+    with pytest.raises(WriteBackError, match=r"her2-he\.geojson is a link.*Remove it"):
+        folder.write(
+            entry(folder, "b.tif"), sampled_result(folder.read(entry(folder, "b.tif"))), WriteOptions()
+        )
+    assert precious.read_text() == "mine"
 
 
 def test_clear_removes_our_files_only(home: Path) -> None:

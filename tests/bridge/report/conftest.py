@@ -10,8 +10,9 @@ import pytest
 from helpers.small_slides import drawn, small_model, small_slide
 from rich.console import Console
 
-from bridge.annotations.geojson import write_annotations
-from bridge.batch.run import BatchOptions, run_batch
+from bridge.annotations.geojson_writing import write_annotations
+from bridge.batch.options import BatchOptions
+from bridge.batch.run import run_batch
 from bridge.console.batch_view import BatchView
 from bridge.projects.open import open_collection
 from bridge.results.run import DEFAULT_FOLDER

@@ -18,7 +18,8 @@ from helpers.servers import PATIENCE_S, Peer, Running, scripted, serving, wait_u
 from helpers.small_slides import MPP, drawn, small_model, small_slide, tissue_picture
 from numpy.typing import NDArray
 
-from bridge.annotations.geojson import annotations_from_geojson, write_annotations
+from bridge.annotations.geojson import annotations_from_geojson
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.annotations.regions import build_regions
 from bridge.client.address import ServerAddress
 from bridge.client.client import Client, SlideAnswer

@@ -117,3 +117,30 @@ def test_leaving_out_needs_two_laboratories() -> None:
         leave_one_laboratory_out([Case("train", "1", laboratory="A"), Case("train", "2")])
     with pytest.raises(OptionError, match="two laboratories"):
         leave_one_laboratory_out([Case("train", "1", laboratory="A"), Case("train", "1", laboratory="B")])
+
+
+def test_slides_of_one_patient_are_never_in_two_folds() -> None:
+    cases = [Case("train", str(k), "3+" if k % 3 else "0", patient=f"P{k // 4}") for k in range(60)]
+    cases += [
+        Case("train", f"TCGA-A{site}-{k:04d}-01Z-00-DX{slide}.abc", "3+" if slide == 1 else "0")
+        for site in "12"
+        for k in range(10)
+        for slide in (1, 2)
+    ]
+    assert len({case.owner for case in cases}) == 35
+    for seed in range(5):
+        made = stratified_folds(cases, 5, seed=seed)
+        for fold in made:
+            assert not {cases[i].owner for i in fold.train} & {cases[i].owner for i in fold.held_out}
+        assert sorted(np.concatenate([fold.held_out for fold in made]).tolist()) == list(range(len(cases)))
+
+
+def test_patients_are_counted_where_there_are_too_few_of_them() -> None:
+    cases = [Case("train", str(k), "0", patient="one") for k in range(9)]
+    with pytest.raises(OptionError, match="1 patients cannot be split into 2 folds"):
+        stratified_folds(cases, 2)
+
+
+def test_a_name_that_only_begins_like_a_barcode_is_a_case_of_its_own() -> None:
+    assert Case("train", "TCGA-A1-00012-x").owner != Case("train", "TCGA-A1-00012-y").owner
+    assert Case("train", "tcga-a1-0001-01A").owner == Case("test", "TCGA-A1-0001-02A").owner

@@ -71,10 +71,10 @@ def test_the_later_label_file_is_read(tmp_path: Path) -> None:
         ";;;;;;",
     )
     assert read_labels(path, split="Testing").cases == (
-        Case("test", "1", "0", None, "HER2-negative", "Aveiro"),
-        Case("test", "2", "2+", "negative", "HER2-negative", "IPATIMUP Porto"),
+        Case("test", "1", "0", None, "HER2-negative", "Aveiro", columns=(("age", "51"),)),
+        Case("test", "2", "2+", "negative", "HER2-negative", "IPATIMUP Porto", columns=(("age", "48"),)),
         Case("test", "3", "2+", "positive", "HER2-positive", None),
-        Case("test", "4", "3+", None, "HER2-positive", "Aveiro"),
+        Case("test", "4", "3+", None, "HER2-positive", "Aveiro", columns=(("age", "70"),)),
     )
 
 
@@ -140,6 +140,12 @@ def test_columns_may_stand_in_any_order_and_be_left_out(tmp_path: Path) -> None:
         ("IHC 2+", "2+"),
         ("n/a", None),
         ("-", None),
+        ("1.0", "1+"),
+        ("2+ (equivocal)", "2+"),
+        ("3+ positive", "3+"),
+        ("HER2 IHC: 1+ (low)", "1+"),
+        ("0+", "0"),
+        ("ultralow", "0"),
     ],
 )
 def test_grades_are_understood_as_they_are_written(tmp_path: Path, text: str, grade: str | None) -> None:
@@ -160,6 +166,9 @@ def test_grades_are_understood_as_they_are_written(tmp_path: Path, text: str, gr
         ("Not performed", None),
         ("ISH+", "positive"),
         ("ISH-negative", "negative"),
+        ("FISH positive", "positive"),
+        ("FISH: not amplified", "negative"),
+        ("1.0", "positive"),
         ("-", None),
     ],
 )
@@ -448,3 +457,42 @@ def test_numbers_written_with_decimals_and_names_in_another_normal_form_find_the
     assert said["1.0"].endswith("did you mean 1?")
     assert said["1.mrxs"].endswith("did you mean 1.0?")
     assert said["2,00"].endswith("did you mean 002?")
+
+
+def test_ultralow_is_counted_and_learned_as_0(tmp_path: Path) -> None:
+    rows = ("1,0+,", "2,ultralow,", "3,0 (ultralow),", "4,0,", "5,1+ ,", "6,0.0,")
+    labels = read_labels(written(tmp_path / "t.csv", "case,ihc,status", *rows))
+    assert [case.ultralow for case in labels.cases] == [True, True, True, False, False, False]
+    assert [case.ihc for case in labels.cases] == ["0", "0", "0", "0", "1+", "0"]
+    assert any("rows 2, 3 and 4: IHC 0+ (ultralow). It is counted" in line for line in labels.warnings)
+
+
+@pytest.mark.parametrize("text", ["HER2-low", "low", "HER2-ultralow", "HER2 zero"])
+def test_a_low_status_is_negative_and_tells_no_grade(tmp_path: Path, text: str) -> None:
+    (case,) = read_labels(written(tmp_path / "t.csv", "case,status", f"1,{text}")).cases
+    assert case.positive is False and case.ihc is None
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "meant"),
+    [
+        ("case,ihc", "1,HER2-low", "HER2-low is 1+, or 2+ with negative ISH"),
+        ("case,ihc", "1,1+ (positive)", "IHC 1+ is called negative"),
+        ("case,status", "1,FISH positive", "belongs into a column 'ish'"),
+    ],
+)
+def test_a_word_in_the_wrong_place_is_refused_with_what_is_meant(
+    tmp_path: Path, header: str, row: str, meant: str
+) -> None:
+    with pytest.raises(LabelError, match="row 2") as caught:
+        read_labels(written(tmp_path / "t.csv", header, row))
+    assert meant in str(caught.value)
+
+
+def test_columns_that_may_tell_the_status_are_kept(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", "case,ihc,grade,ER,age,patient", "1,2+,3,pos,61,P 1", "2,0,,-,,")
+    one, other = read_labels(path).cases
+    assert one.columns == (("er", "pos"), ("tumour grade", "3"), ("age", "61"))
+    assert (one.patient, one.ihc, other.columns, other.patient) == ("P 1", "2+", (), None)
+    alone = read_labels(written(tmp_path / "u.csv", "case,grade", "1,3")).cases[0]
+    assert (alone.ihc, alone.columns) == ("3+", ())

@@ -223,7 +223,7 @@ def test_a_pickled_file_is_refused_with_its_own_sentence(
 
 
 def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(tmp_path: Path) -> None:
-    padding = 0x280 - len(json.dumps({"__metadata__": {CARD_KEY: card_json(), "x": ""}}))
+    padding = 0x10280 - len(json.dumps({"__metadata__": {CARD_KEY: card_json(), "x": ""}}))
     assert padding > 0
     path = raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: card_json(), "x": "-" * padding}})
     assert path.read_bytes()[:2] == b"\x80\x02"
@@ -334,16 +334,47 @@ def test_weights_without_our_card_are_refused(tmp_path: Path) -> None:
 def test_another_format_version_tells_which_side_to_update(tmp_path: Path) -> None:
     newer = card_json(format_version=FORMAT_VERSION + 1, a_field_of_the_future=1)
     sentence = refusal(raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: newer}}))
-    assert f"has format version {FORMAT_VERSION + 1}; this herohe-bridge reads {FORMAT_VERSION}" in sentence
+    assert (
+        f"has format version {FORMAT_VERSION + 1}; this herohe-bridge reads 1 to {FORMAT_VERSION}" in sentence
+    )
     assert "Update herohe-bridge" in sentence
     older = card_json(format_version=0)
     assert "Update the model file" in refusal(raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: older}}))
+
+
+def test_a_card_of_before_says_what_was_not_recorded(tmp_path: Path) -> None:
+    fields = json.loads(card_json(format_version=1))
+    for name in ("knowledge", "cohort", "learned", "calibration", "calibrated_for", "call"):
+        del fields[name]
+    path = raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: json.dumps(fields)}})
+    found, _ = read_card(path)
+    assert found == card()
+    assert (found.knowledge, found.learned, found.call) == ("not recorded", None, None)
+    assert found.claimed_steps == found.steps
+
+
+LINE = {"slope": 1.2, "intercept": -0.3, "cases": 50, "reached": 20}
+RULE = {"positive_above": 0.8, "negative_below": 0.1, "positive_chosen": "", "negative_chosen": ""}
+
+
+def test_only_what_was_learned_and_calibrated_is_claimed(tmp_path: Path) -> None:
+    fields = card_json(learned=["3+", ">=2+"], calibration={">=2+": LINE}, call=RULE)
+    found, _ = read_card(raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: fields}}))
+    assert found.claimed_steps == (">=2+",)
+    assert found.call is not None
+    assert found.call.call(0.9, 0.95) == "likely positive"
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"head": "both"},
+        {"knowledge": "guessed"},
+        {"learned": [">=5+"]},
+        {"calibration": {">=5+": LINE}},
+        {"calibration": {">=2+": {**LINE, "slope": -1.0}}},
+        {"call": RULE},
+        {"calibration": {">=2+": LINE}, "call": {**RULE, "negative_below": 0.9}},
         {"target": "ish"},
         {"patch_px": "512"},
         {"patch_px": 512.5},
@@ -360,7 +391,7 @@ def test_another_format_version_tells_which_side_to_update(tmp_path: Path) -> No
         {"a_field_of_nobody": 1},
         {"format_version": "1"},
     ],
-    ids=lambda changes: "-".join(map(str, *changes.items())),
+    ids=lambda changes: "-".join(str(part) for item in changes.items() for part in item),
 )
 def test_a_card_of_wrong_types_or_values_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     path = raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: card_json(**changes)}})

@@ -32,3 +32,17 @@ def ending_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def heard_at_once() -> Iterator[None]:
+    """Within the block, such signals raise KeyboardInterrupt, whoever listens to them around it.
+
+    For what takes long and asks nobody whether it shall go on: a download, a model that is loaded.
+    """
+
+    def handle(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with ending_signals(handle):
+        yield

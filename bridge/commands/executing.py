@@ -1,0 +1,115 @@
+"""What scores the slides of a command: a server, several, a cluster, or a server that is started for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from bridge.commands.cluster_options import Cluster
+
+if TYPE_CHECKING:
+    from bridge.batch.executor import SlideExecutor
+    from bridge.console.batch_view import BatchView
+    from herohe_model.model.compute import Compute
+    from herohe_model.model.score import CompositeScorer
+
+MODEL: Final = click.option("--model", type=click.Path(path_type=Path), help="Model file (.safetensors).")
+SERVERS: Final = click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Use this running server instead of starting one; given more than once, composites are spread.",
+)
+SLIDES_ROOT: Final = click.option(
+    "--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here."
+)
+LOG_JSON: Final = click.option(
+    "--log-json",
+    type=click.File("a", encoding="utf-8", lazy=False),
+    help="Append the figures of the live view to this file as JSON lines.",
+)
+RESTART: Final = click.option(
+    "--restart", is_flag=True, help="Score everything again, even what an earlier run finished."
+)
+
+
+def _check_sees_slides(model: Path) -> None:
+    from herohe_model.errors import ModelFileError
+    from herohe_model.model.card import FEATURES_ONLY, FROM_FEATURES, read_card
+
+    if read_card(model)[0].bag is not None:
+        raise ModelFileError(f"{model} is a bag model: {FEATURES_ONLY}", FROM_FEATURES)
+
+
+def check_source(model: Path | None, servers: Sequence[str], cluster: Cluster | None) -> None:
+    """Refuse options that name nothing to score with, or two things at once."""
+    if model is None and not servers:
+        raise click.UsageError("Name a model file with --model, or a running server with --server.")
+    if cluster is not None and (servers or model is None):
+        raise click.UsageError("--dask needs --model, and goes without --server.")
+    if model is not None and model.is_file():
+        _check_sees_slides(model)
+
+
+@contextmanager
+def executing(
+    model: Path | None,
+    compute: Compute,
+    *,
+    servers: Sequence[str],
+    cluster: Cluster | None,
+    slides_at_once: int,
+    view: BatchView,
+    interrupted: Callable[[], bool],
+) -> Iterator[SlideExecutor]:
+    """Reach what scores; one that has to be started is started when the first slide needs it."""
+    executor: SlideExecutor
+    with ExitStack() as stack:
+        if cluster is not None and model is not None:
+            from bridge.cluster.executor import DaskExecutor
+
+            executor = stack.enter_context(
+                DaskExecutor(cluster.address, model, compute, slides=cluster.slides, cancelled=interrupted)
+            )
+            view.name_device(executor.info)
+            yield executor
+            return
+        from bridge.batch.deferred_executor import DeferredExecutor
+        from bridge.batch.executor import ThreadExecutor
+        from bridge.batch.last_scorer import last_scorer, remember_scorer
+        from herohe_model.ending_signals import heard_at_once
+        from herohe_model.model.card import read_card
+        from herohe_model.model.score import ScoringModel
+
+        def begin() -> ThreadExecutor:
+            scorer = stack.enter_context(_scorer(model, compute, servers, interrupted))
+            if not servers:
+                remember_scorer(scorer.info, compute)
+            return stack.enter_context(ThreadExecutor(view.measure(scorer), slides_at_once))
+
+        if model is None or servers:
+            with heard_at_once():
+                executor = begin()
+            yield executor
+            return
+        known = ScoringModel(*read_card(model))
+        yield DeferredExecutor(begin, last_scorer(known, compute), known)
+
+
+def _scorer(
+    model: Path | None, compute: Compute, servers: Sequence[str], interrupted: Callable[[], bool]
+) -> AbstractContextManager[CompositeScorer]:
+    """Return the server or servers to score with, as a context."""
+    if len(servers) > 1:
+        from bridge.client.load_balancer import connect_servers
+
+        return connect_servers(servers, model)
+    from bridge.client.client import connect_or_start
+
+    server = servers[0] if servers else None
+    return connect_or_start(model, compute, server=server, cancelled=interrupted)

@@ -1,0 +1,1 @@
+"""Slides and their regions become files of patch features."""
