@@ -10,6 +10,7 @@ Targets sum to 0..3 (or 4), so each bit has its own sigmoid; a softmax over bits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, Literal
 
@@ -137,25 +138,40 @@ def level_probabilities(q: ArrayLike) -> NDArray[np.float64]:
     return np.diff(ends, axis=-1)[..., ::-1]
 
 
-def ihc_probabilities(q: ArrayLike, target: Target) -> dict[str, float]:
-    """P(>=1+), P(>=2+) and P(3+) from one vector of bit probabilities, whatever the target.
+_GRADE_STEPS: Final = {"1+": ">=1+", "2+": ">=2+", "3+": "3+"}
+
+
+def ihc_probabilities(q: ArrayLike, steps: Sequence[str]) -> dict[str, float]:
+    """P(>=1+), P(>=2+) and P(3+) from one vector of bit probabilities, as far as the steps tell of them.
+
+    Parameters
+    ----------
+    steps
+        Names of the bits in `q`.
 
     Returns
     -------
     dict
-        Keys ``"1+"``, ``"2+"``, ``"3+"``: the probability of at least that grade.
+        Keys of ``"1+"``, ``"2+"``, ``"3+"``: the probability of at least that grade.
     """
-    by_step = dict(zip(target.steps, np.asarray(q, dtype=np.float64).tolist(), strict=True))
-    return {"1+": by_step[">=1+"], "2+": by_step[">=2+"], "3+": by_step["3+"]}
+    by_step = dict(zip(steps, np.asarray(q, dtype=np.float64).tolist(), strict=True))
+    return {grade: by_step[step] for grade, step in _GRADE_STEPS.items() if step in by_step}
 
 
 def grade_of(at_least: dict[str, float]) -> str:
-    """Return the median grade: the highest one that is reached with a probability of at least one half."""
+    """Return the median grade: the highest one that is reached with a probability of at least one half.
+
+    "" where one of the three probabilities is not there: a grade is only told from all of them.
+    """
+    if not at_least.keys() >= _GRADE_STEPS.keys():
+        return ""
     return GRADES[sum(at_least[g] >= 0.5 for g in GRADES[1:])]
 
 
-def expected_grade(at_least: dict[str, float]) -> float:
-    """Return the mean of the grade's distribution, 0 to 3."""
+def expected_grade(at_least: dict[str, float]) -> float | None:
+    """Return the mean of the grade's distribution, 0 to 3; None where a probability is not there."""
+    if not at_least.keys() >= _GRADE_STEPS.keys():
+        return None
     return float(sum(at_least[g] for g in GRADES[1:]))
 
 

@@ -83,10 +83,14 @@ class HeroheScore {
         def lines = parts.collect { Map part ->
             def prediction = (Map) part.prediction
             def name = HeroheShown.nameOf(part)
-            prediction == null ? "$name: ${part.message}".toString() :
-                "$name: $prediction.grade, $prediction.status (P = ".toString() +
-                String.format(Locale.ROOT, '%.3f)', prediction.p_positive)
+            if (prediction == null)
+                return "$name: ${part.message}".toString()
+            def said = [prediction.call, prediction.grade, prediction.status].findAll().join(', ')
+            return "$name: $said (P = ".toString() + String.format(Locale.ROOT, '%.3f)', prediction.p_positive)
         }
+        // What a demo or random model says means nothing, and its first warning says so.
+        if (((Map) result.provenance).knowledge in ['demo', 'random'])
+            lines.add(0, String.valueOf(((List) result.warnings).first()))
         lines.add(String.valueOf(((Map) result.provenance).note))
         return lines.join('\n')
     }

@@ -130,7 +130,7 @@ class HeroheShown {
         )
         if (prediction != null) {
             part.grade = String.valueOf(prediction.get('grade'))
-            part.status = String.valueOf(prediction.get('call') ?: prediction.get('status'))
+            part.status = [prediction.get('call'), prediction.get('status')].findAll().join('; ')
             part.positive = number(prediction, 'p_positive')
             part.spread = number(prediction, 'p_positive_sd')
         }
@@ -143,7 +143,7 @@ class HeroheShown {
         if (!positive.isDouble())
             return null
         return new Part(
-            name: image.name, grade: text('grade'), status: text('call') ?: text('status'),
+            name: image.name, grade: text('grade'), status: [text('call'), text('status')].findAll().join('; '),
             positive: positive.toDouble(), message: text('model')
         )
     }

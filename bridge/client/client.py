@@ -271,7 +271,7 @@ class Client:
 def _composite_score(reply: Reply, frames: Sequence[zmq.Frame]) -> CompositeScore:
     if not isinstance(reply, Result) or reply.scores is None:
         raise ValueError(f"a {type(reply).__name__} instead of scores")
-    return score_from(frames[0].bytes, frames[1].bytes, reply.scores.cells, reply.scores.bits)
+    return score_from([frame.bytes for frame in frames], reply.scores.cells, reply.scores.bits)
 
 
 def _slide_answer(reply: Reply, frames: Sequence[zmq.Frame]) -> SlideAnswer:

@@ -69,6 +69,11 @@ _PATCHES = (
         help="Share of a patch that a region must cover.",
     ),
     click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own."),
+    click.option(
+        "--symmetries",
+        is_flag=True,
+        help="Score each composite in all eight positions of the square: eight times the work.",
+    ),
     click.option("--any-stain", is_flag=True, help="Score slides that do not seem to be H&E, too."),
     click.option(
         "--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking)."

@@ -135,7 +135,7 @@ def verify(file: Path, compute: Compute) -> None:
     if not plain:
         with Scorer(card, state, Compute(compute.device, "fp32", "torch"), what=str(file)) as scorer:
             exact = scorer.score([pixels])[0]
-        q, q_exact = (bit_probabilities(s.logits, temperature=card.temperature) for s in (first, exact))
+        q, q_exact = (bit_probabilities(s.logits, temperature=card.logit_unit) for s in (first, exact))
         apart = float(np.abs(q - q_exact).max())
         if apart > 0.01:
             problems.append(
@@ -168,7 +168,7 @@ def _problems(card: ModelCard, first: CompositeScore, second: CompositeScore) ->
     gap = float(np.abs(first.contributions.sum(axis=0, dtype=np.float64) - first.logits).max())
     if not gap <= 1e-4:
         problems.append(f"contributions miss the logits by {gap:.2g}")
-    q = bit_probabilities(first.logits, temperature=card.temperature)
+    q = bit_probabilities(first.logits, temperature=card.logit_unit)
     if not (np.diff(q) >= 0).all():
         problems.append("a higher step is likelier than a lower one")
     if not abs(float(level_probabilities(q).sum()) - 1.0) <= 1e-9:

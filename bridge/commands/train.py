@@ -10,6 +10,7 @@ import click
 
 from bridge.commands.training_options import (
     DataOptions,
+    call_options,
     data_options,
     fold_options,
     resource_options,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
-    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
 
 _SHOWN: Final = 10
@@ -39,12 +40,19 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
 )
 @fold_options
 @click.option("--name", help="Name of the model in every result.  [default: backbone, target and folder]")
-@click.option("--trained-on", default="HEROHE", show_default=True, help="Name of the data, for the card.")
+@click.option("--cohort", default="", help="Name of the slides' cohort, for the card.  [default: not stated]")
+@call_options
 @training_options
 @click.option(
     "--weights",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Begin with the backbone's weights in this safetensors file.",
+)
+@click.option(
+    "--normalisation",
+    metavar="timm|imagenet|half|R,G,B/R,G,B",
+    help="Mean/standard deviation, 0 to 1, that --weights were trained with.  "
+    "[default: what config.json beside them says]",
 )
 @click.option(
     "--device", default="auto", show_default=True, help="Where it computes: auto, cpu, cuda[:n] or mps."
@@ -56,33 +64,43 @@ def command(
     output: Path,
     plan: FoldPlan,
     name: str | None,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
+    normalisation: str | None,
     device: str,
     resources: Resources,
 ) -> None:
     """Train a model on SLIDES and save it as OUTPUT/model.safetensors.
 
     SLIDES is a QuPath project or a folder of slides, as for score; a slide's name without its extension is
-    its case in the labels. A network is trained for each fold; decision threshold and temperature are chosen
-    on the slides that each was trained without. A run that was stopped or killed goes on when the same
+    its case in the labels. A network is trained for each fold; calibration, threshold and call are chosen on
+    slides that the networks were trained without. A run that was stopped or killed goes on when the same
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
     """
     if weights is not None:
         import msgspec
 
         from herohe_model.model.checkpoint import load_tensors
+        from herohe_model.training.weights_normalisation import normalisation_of
 
-        digest = load_tensors(weights)[2]
-        options = msgspec.structs.replace(options, pretrained=False, weights_sha256=digest)
+        options = msgspec.structs.replace(
+            options,
+            pretrained=False,
+            weights_sha256=load_tensors(weights)[2],
+            normalisation=normalisation_of(weights, options.backbone, normalisation),
+        )
+    elif normalisation is not None:
+        raise click.UsageError("--normalisation goes with --weights: else timm's weights say theirs.")
     trained = _train(
         slides,
         data,
         output,
         plan,
         printable_name(name or f"{options.backbone} {options.target} {output.name}"),
-        trained_on,
+        printable_name(cohort),
+        call,
         options,
         weights,
         device,
@@ -98,7 +116,8 @@ def _train(
     output: Path,
     plan: FoldPlan,
     name: str,
-    trained_on: str,
+    cohort: str,
+    call: CallOptions,
     options: TrainOptions,
     weights: Path | None,
     device: str,
@@ -115,12 +134,12 @@ def _train(
     from bridge.projects.training_slides import label_slides
     from herohe_model.dataset.matching import match_slides
     from herohe_model.files import write_atomically
+    from herohe_model.run_lock import only_run
     from herohe_model.training.affordable import check_affordable
     from herohe_model.training.cross_validation import train_folds
     from herohe_model.training.foreground_cache import unusable_error
     from herohe_model.training.options import check_options
     from herohe_model.training.processes import join_processes
-    from herohe_model.training.run_folder import only_run
 
     with (
         join_processes(device) as processes,
@@ -165,7 +184,8 @@ def _train(
                 options,
                 output,
                 name=name,
-                trained_on=trained_on,
+                trained_on=cohort,
+                call=call,
                 processes=processes,
                 resources=resources,
                 weights=weights,
@@ -202,5 +222,11 @@ def _report(trained: Trained) -> None:
                 )
         click.echo(f"Page: {trained.model.with_name(EVALUATION_PAGE_NAME)}")
     click.echo(f"Threshold: {card.decision_threshold:.4f}, {card.threshold_chosen}")
+    if card.call is None:
+        click.echo("Call: none is claimed; it takes nested folds, and enough cases of both statuses.")
+    else:
+        click.echo(f"Call: {card.call.negative_chosen}; {card.call.positive_chosen}")
+    if set(card.claimed_steps) != set(card.steps):
+        click.echo(f"Says nothing of {', '.join(s for s in card.steps if s not in card.claimed_steps)}.")
     click.echo(f"Model: {trained.model}")
     click.echo(card.note)

@@ -14,7 +14,7 @@ from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
     from herohe_model.training.cross_validation import FoldPlan
-    from herohe_model.training.options import TrainOptions
+    from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
 
 
@@ -62,16 +62,16 @@ data_options = option_group(
 """Gives a command ``data``, a :class:`DataOptions`."""
 
 
-def _plan(folds: int, leave_one_laboratory_out: bool) -> FoldPlan:
+def _plan(folds: int, leave_one_laboratory_out: bool, nested: bool) -> FoldPlan:
     from herohe_model.training.cross_validation import FoldPlan
 
     if leave_one_laboratory_out:
-        return FoldPlan("laboratories")
+        return FoldPlan("laboratories", nested=nested)
     if folds == 0:
         return FoldPlan("none")
     if folds == 1:
         raise click.UsageError("One fold holds out everything: ask for 2 or more, or 0 to train on all.")
-    return FoldPlan("folds", folds)
+    return FoldPlan("folds", folds, nested=nested)
 
 
 fold_options = option_group(
@@ -85,8 +85,63 @@ fold_options = option_group(
         help="Stratified folds, a network each; 0 trains once on all slides and chooses no threshold.",
     ),
     click.option("--leave-one-laboratory-out", is_flag=True, help="Hold out one laboratory a fold instead."),
+    click.option(
+        "--nested/--no-nested",
+        default=True,
+        show_default=True,
+        help="Also train without each two of three folds or more, to calibrate what is shipped: with five "
+        "folds two and a half times the work. Without it, neither a calibration nor a call is claimed.",
+    ),
 )
 """Gives a command ``plan``, a :class:`~herohe_model.training.cross_validation.FoldPlan`."""
+
+
+def _call(**goals: float | None) -> CallOptions:
+    import msgspec
+
+    from herohe_model.errors import OptionError
+    from herohe_model.training.options import CallOptions
+
+    names = {f"call_{name}": name for name in ("sensitivity", "specificity", "npv", "ppv", "margin")}
+    given = {names.get(key, key): value for key, value in goals.items() if value is not None}
+    try:
+        return msgspec.convert(given, CallOptions)
+    except msgspec.ValidationError as error:
+        raise OptionError(
+            f"The call's options are not valid: {error}", "See herohe-bridge train --help"
+        ) from error
+
+
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+call_options = option_group(
+    "call",
+    _call,
+    click.option(
+        "--call-sensitivity",
+        type=_SHARE,
+        show_default="0.95",
+        help="Share of positive slides that may not be called likely negative.",
+    ),
+    click.option(
+        "--call-specificity",
+        type=_SHARE,
+        show_default="0.95",
+        help="Share of negative slides that may not be called likely positive.",
+    ),
+    click.option("--call-npv", type=_SHARE, help="Predictive value of likely negative to reach, instead."),
+    click.option("--call-ppv", type=_SHARE, help="Predictive value of likely positive to reach, instead."),
+    click.option(
+        "--prevalence", type=_SHARE, help="Share of HER2-positive slides where the model will be used."
+    ),
+    click.option(
+        "--call-margin",
+        type=click.FloatRange(0, 10),
+        show_default="1",
+        help="Standard errors of members and composites that a call must withstand.",
+    ),
+)
+"""Gives a command ``call``, a :class:`~herohe_model.training.options.CallOptions`."""
 
 
 def _decides(*names: str, default: str, **settings: Any) -> Callable[[Any], Any]:
@@ -103,7 +158,7 @@ def _training(**decided: Any) -> TrainOptions:
     from herohe_model.training.options import AugmentOptions, TrainOptions
 
     given = {key: value for key, value in decided.items() if value is not None}
-    augment = {key: given.pop(key) for key in ("stain", "colour") if key in given}
+    augment = {key: given.pop(key) for key in ("stain", "colour", "blur", "jpeg", "scale") if key in given}
     changed = msgspec.structs.replace(AugmentOptions(), **augment)
     return msgspec.structs.replace(TrainOptions(augment=changed), **given)
 
@@ -168,8 +223,11 @@ training_options = option_group(
         flag_value=True,
         help="Use less memory, and about a third more time.",
     ),
-    _decides("--stain", default="0.1", type=float, help="Augmentation: how much stains vary, 0 to 1."),
-    _decides("--colour", default="0.05", type=float, help="Augmentation: how much cameras vary, 0 to 1."),
+    _decides("--stain", default="0.2", type=float, help="Augmentation: how much stains vary, 0 to 1."),
+    _decides("--colour", default="0.1", type=float, help="Augmentation: how much cameras vary, 0 to 1."),
+    _decides("--blur", default="0.2", type=float, help="Augmentation: share of composites out of focus."),
+    _decides("--jpeg", default="0.2", type=float, help="Augmentation: share compressed as JPEG once more."),
+    _decides("--scale", default="0.1", type=float, help="Augmentation: how much the scale varies, 0 to 0.5."),
     _decides("--validate-every", default="2", type=int, help="Epochs between looks at held-out slides."),
     _decides(
         "--final-composites", default="8", type=int, help="Composites of each held-out slide at the end."

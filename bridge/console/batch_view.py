@@ -117,6 +117,7 @@ class BatchView:
             outcome=result.outcome.value,
             message=result.message,
             reused=reused,
+            call=prediction.call if prediction else None,
             grade=prediction.grade if prediction else None,
             status=prediction.status if prediction else None,
             p_positive=prediction.p_positive if prediction else None,
@@ -176,8 +177,9 @@ def outcome_line(result: SlideResult) -> str:
     line = f"{result.slide}: {result.outcome.value}"
     prediction = result.union.prediction if result.union else None
     if result.outcome is Outcome.SCORED and prediction is not None:
-        line += f", grade {prediction.grade}, {prediction.status}"
-        line += f", P(positive) {prediction.p_positive:.3f}"
+        grade = f"grade {prediction.grade}" if prediction.grade else ""
+        p = f"P(positive) {prediction.p_positive:.3f}"
+        line = ", ".join(filter(None, (line, prediction.call, grade, prediction.status, p)))
     return f"{line}. {result.message}" if result.message else line
 
 

@@ -135,6 +135,7 @@ def train_for_show(slides: Sequence[DemoSlide], folder: Path, *, steps: int, lis
             folder,
             name=MODEL_NAME,
             trained_on=_TRAINED_ON,
+            knowledge="demo",
             processes=processes,
             resources=Resources(workers=2, ahead=8, preload=True),
             listener=listener,

@@ -32,6 +32,7 @@ _BATCH_ROWS: Final = 20_000
 
 _KEY: Final[tuple[Column, ...]] = (("entry", "text"), ("slide", "text"), ("region", "text"))
 _PREDICTION: Final[tuple[Column, ...]] = (
+    ("call", "text"),
     ("grade", "text"),
     ("status", "text"),
     ("p_positive", "number"),
@@ -39,7 +40,11 @@ _PREDICTION: Final[tuple[Column, ...]] = (
     ("p_ge_1", "number"),
     ("p_ge_2", "number"),
     ("p_3", "number"),
+    ("p_low", "number"),
     ("expected_grade", "number"),
+    ("p_positive_from", "number"),
+    ("p_positive_to", "number"),
+    ("p_positive_member_sd", "number"),
 )
 _COUNTS: Final[tuple[Column, ...]] = (
     ("patches_foreground", "integer"),
@@ -67,6 +72,9 @@ _PROVENANCE: Final[tuple[Column, ...]] = (
     ("threshold_chosen", "text"),
     ("temperature", "number"),
     ("trained_on", "text"),
+    ("knowledge", "text"),
+    ("call_chosen", "text"),
+    ("calibrated_for", "text"),
 )
 
 
@@ -191,14 +199,10 @@ def _region_row(region: RegionResult) -> Row:
     p = region.prediction
     if p is not None:
         row |= {
-            "grade": p.grade,
-            "status": p.status,
-            "p_positive": p.p_positive,
-            "p_positive_sd": p.p_positive_sd,
-            "p_ge_1": p.at_least["1+"],
-            "p_ge_2": p.at_least["2+"],
-            "p_3": p.at_least["3+"],
-            "expected_grade": p.expected_grade,
+            **{name: getattr(p, name) for name, _ in _PREDICTION if not name.startswith(("p_ge_", "p_3"))},
+            "p_ge_1": p.at_least.get("1+"),
+            "p_ge_2": p.at_least.get("2+"),
+            "p_3": p.at_least.get("3+"),
             **{f"p_level_{level}": share for level, share in p.levels.items()},
         }
     return row

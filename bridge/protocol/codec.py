@@ -81,8 +81,10 @@ All have ``protocol``, ``type`` and the ``id`` of the request they belong to.
     is in level-0 px of the client's image, inside it, and wanted scaled to ``out_width`` x ``out_height``:
     one of the image's levels, where the client named them. ``encoding`` is what the client offered.
 ``result`` {``scores``?, ``slide``?} + frames
-    ``scores`` {``composites``, ``cells``, ``bits``}: a frame of logits, float32 (composites, bits), and one
-    of contributions, float32 (composites, cells, bits), highest step first. ``slide`` {``origin_x``,
+    ``scores`` {``composites``, ``cells``, ``bits``, ``members``?}: a frame of logits, float32 (composites,
+    bits), one of contributions, float32 (composites, cells, bits), highest step first, and of an ensemble,
+    whose ``members`` are more than 1, one of its members' logits (composites, members, bits). ``slide``
+    {``origin_x``,
     ``origin_y``}: a frame of JSON, or two; coordinates of the first are level-0 px of the slide, and those
     minus the origin are QuPath's. An acknowledgement has neither.
 ``error`` {``code``, ``problem``, ``remedy``}
@@ -310,7 +312,8 @@ def _request_sizes(request: Request) -> list[tuple[int, int]]:
 def _score_sizes(reply: Reply) -> list[tuple[int, int]]:
     if isinstance(reply, Result) and reply.scores is not None:
         s = reply.scores
-        sizes = (4 * s.composites * s.bits, 4 * s.composites * s.cells * s.bits)
+        sizes = [4 * s.composites * s.bits, 4 * s.composites * s.cells * s.bits]
+        sizes += [4 * s.composites * s.members * s.bits] if s.members > 1 else []
         return [(size, size) for size in sizes]
     return []
 
@@ -330,9 +333,18 @@ def _checked_frames(frames: Sequence[Frame], sizes: Sequence[tuple[int, int]]) -
     return list(frames)
 
 
-def score_from(logits: bytes, contributions: bytes, cells: int, bits: int) -> CompositeScore:
-    """Return the score of one composite from its two frames."""
+def score_from(frames: Sequence[bytes], cells: int, bits: int) -> CompositeScore:
+    """Return the score of one composite from its two frames, or three of an ensemble."""
+    logits, contributions, *members = frames
     return CompositeScore(
         np.frombuffer(logits, "<f4", bits).astype(np.float32),
         np.frombuffer(contributions, "<f4", cells * bits).reshape(cells, bits).astype(np.float32),
+        np.frombuffer(members[0], "<f4").reshape(-1, bits).astype(np.float32) if members else None,
     )
+
+
+def score_frames(score: CompositeScore) -> list[bytes]:
+    """Return the frames of one composite's score, as :func:`score_from` takes them."""
+    arrays = [score.logits, score.contributions]
+    arrays += [] if score.members is None else [score.members]
+    return [np.ascontiguousarray(array, "<f4").tobytes() for array in arrays]

@@ -246,11 +246,15 @@ class Read(_Reply, frozen=True, kw_only=True, tag="read"):
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Shapes of the two frames: logits (composites, bits), contributions (composites, cells, bits)."""
+    """Shapes of the frames: logits (composites, bits), contributions (composites, cells, bits).
+
+    Of an ensemble, its members' logits follow: (composites, members, bits).
+    """
 
     composites: Annotated[int, msgspec.Meta(ge=1, le=MAX_COMPOSITES)]
     cells: Annotated[int, msgspec.Meta(ge=1, le=256)]
     bits: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    members: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
 
 
 class SlideOrigin(msgspec.Struct, frozen=True):

@@ -77,7 +77,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class Scored(msgspec.Struct, frozen=True, tag="scored"):
-    """Two frames follow, float32: logits (bits,) and contributions (cells, bits)."""
+    """Frames follow, as :func:`bridge.protocol.codec.score_frames` makes them."""
 
     job: int
     cells: int

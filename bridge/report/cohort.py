@@ -22,6 +22,7 @@ from herohe_model.evaluation.evaluate import evaluate
 from herohe_model.evaluation.plots import plots
 from herohe_model.evaluation.schema import Evaluation, Measure, Number, Trivial
 from herohe_model.grades import GRADES
+from herohe_model.model.calibration import CALLS
 from herohe_model.pages.svg import Chart, ticks
 
 _BINS: Final = 20
@@ -53,6 +54,7 @@ class Row:
     message: str
     regions: int
     regions_text: str
+    call: str
     grade: str
     status: str
     p: float | None
@@ -153,6 +155,7 @@ def make_row(number: int, result: SlideResult, truth: Truth | None) -> Row:
         message=result.message,
         regions=len(union.annotations) if union else 0,
         regions_text=_regions_text(result),
+        call=prediction.call if prediction else "",
         grade=prediction.grade if prediction else "",
         status=prediction.status if prediction else "",
         p=prediction.p_positive if prediction else None,
@@ -189,6 +192,7 @@ def summarise(rows: Sequence[Row], made_by: Sequence[tuple[str, str]], cut: Numb
     """
     outcomes = Counter(row.outcome for row in rows)
     grades = Counter(row.grade for row in rows)
+    calls = Counter(row.call for row in rows)
     scored = [row for row in rows if row.p is not None]
     return {
         "scored": len(scored),
@@ -198,7 +202,10 @@ def summarise(rows: Sequence[Row], made_by: Sequence[tuple[str, str]], cut: Numb
             (o.value.replace("_", " "), outcomes[o.value], "mark") for o in Outcome if outcomes[o.value]
         ]
         or [("no slides", 0, "mark")],
-        "grades": [(grade, grades[grade], "mark") for grade in GRADES],
+        "grades": [(grade, grades[grade], "mark") for grade in GRADES]
+        if any(map(grades.get, GRADES))
+        else [],
+        "calls": [(call, calls[call], "mark") for call in CALLS] if any(map(calls.get, CALLS)) else [],
         # A histogram of one slide would only repeat its figure.
         "histogram": Markup(_histogram(scored)) if len(scored) > 1 else "",
         "points": Markup(_points(scored, cut)) if scored else "",

@@ -28,6 +28,7 @@ from bridge.results.run import ScoredRun
 from bridge.results.schema import SlideResult, tiles
 from herohe_model.errors import SlideError
 from herohe_model.files import replacing
+from herohe_model.notice import TOY_NOTICES
 from herohe_model.pages.page import data_uri, json_in_html, write_page
 from herohe_model.read_ahead import read_ahead
 
@@ -75,6 +76,7 @@ class _Survey:
     floor: float
     made_by: tuple[tuple[str, str], ...]
     cut: float | None
+    toys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
     shares: dict[str, list[NDArray[np.float32]]] = {}
     made_by: dict[str, dict[str, None]] = {}
     cuts: set[float | None] = set()
+    toys: dict[str, None] = {}
     cells = 1
     for number, result in enumerate(run.slides(), start=1):
         rows.append(make_row(number, result, truth))
@@ -159,8 +162,11 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
             continue
         made = result.provenance
         cuts.add(made.decision_threshold)
+        if made.is_toy:
+            toys[TOY_NOTICES[made.knowledge]] = None
         for name, value in (
             ("Model", f"{made.model} ({made.model_sha256[:12]})"),
+            ("What it knows", TOY_NOTICES.get(made.knowledge, "")),
             ("Target", made.target),
             ("Threshold", "" if made.decision_threshold is None else f"{made.decision_threshold:.3f}"),
             ("Seed", str(made.seed)),
@@ -178,6 +184,7 @@ def _survey(run: ScoredRun, truth: Truth | None) -> _Survey:
         least_scale(cells),
         tuple((name, ", ".join(filter(None, values))) for name, values in made_by.items() if any(values)),
         cuts.pop() if len(cuts) == 1 else None,
+        tuple(toys),
     )
 
 
@@ -251,7 +258,7 @@ def _put_together(
     context = {
         "title": title,
         "summary": summarise(survey.rows, survey.made_by, survey.cut),
-        "notices": _notices(len(drawn), missing, truth),
+        "notices": [*survey.toys, *_notices(len(drawn), missing, truth)],
         "agreement": agreement(run, survey.rows, truth) if truth is not None else None,
         "choices": choices(survey.rows),
         "rows": [_cells(row, slide, thumbnail(slide)) for row, slide in zip(survey.rows, drawn, strict=True)],

@@ -19,6 +19,7 @@ from bridge.results.schema import (
     tiles,
 )
 from herohe_model.grades import Target
+from herohe_model.notice import TOY_NOTICES
 from herohe_model.pages.page import data_uri
 from herohe_model.slides.source import Box
 
@@ -197,9 +198,11 @@ def _provenance(result: SlideResult, provenance: Provenance) -> list[tuple[str, 
         ("Slide's fingerprint", provenance.slide_fingerprint),
         ("Slide's scale", f"{provenance.slide_mpp} µm/px"),
         ("Model", provenance.model),
+        ("What it knows", TOY_NOTICES.get(provenance.knowledge, "")),
         ("Model's SHA-256", provenance.model_sha256),
         ("Target", f"{provenance.target}: {', '.join(provenance.steps)}"),
         ("Read as positive", _threshold(provenance)),
+        ("Called", provenance.call_chosen),
         ("Calibration", _calibration(provenance)),
         ("Trained on", provenance.trained_on),
         ("Model's scale", f"{provenance.model_mpp} µm/px, patches of {provenance.patch_px} px"),
@@ -226,6 +229,8 @@ def _threshold(provenance: Provenance) -> str:
 def _calibration(provenance: Provenance) -> str:
     if provenance.temperature is None:
         return ""
+    if provenance.calibrated_for:
+        return f"Platt's, on {provenance.calibrated_for}"
     if provenance.temperature == 1.0:
         return "none: probabilities are as the network gives them"
     return f"logits divided by the temperature {provenance.temperature:.4g}"

@@ -21,6 +21,7 @@ COLUMNS: Final = (
     "slide",
     "region",
     "outcome",
+    "call",
     "grade",
     "status",
     "p_positive",
@@ -28,7 +29,11 @@ COLUMNS: Final = (
     "p_ge_1",
     "p_ge_2",
     "p_3",
+    "p_low",
     "expected_grade",
+    "p_positive_from",
+    "p_positive_to",
+    "p_positive_member_sd",
     "patches_foreground",
     "patches_sampled",
     "composites",
@@ -38,9 +43,11 @@ COLUMNS: Final = (
     "warnings",
     "model",
     "model_sha256",
+    "knowledge",
     "seed",
     "threshold",
     "threshold_chosen",
+    "call_chosen",
     "run",
     "entry",
     "path",
@@ -134,9 +141,11 @@ def _rows(result: SlideResult) -> Iterator[dict[str, Any]]:
         common |= {
             "model": result.provenance.model,
             "model_sha256": result.provenance.model_sha256,
+            "knowledge": result.provenance.knowledge,
             "seed": result.provenance.seed,
             "threshold": result.provenance.decision_threshold,
             "threshold_chosen": result.provenance.threshold_chosen,
+            "call_chosen": result.provenance.call_chosen,
             "run": result.provenance.run,
         }
     whole = {"region": "slide", "outcome": result.outcome.value, "message": result.message}
@@ -158,16 +167,20 @@ def _region_cells(region: RegionResult) -> dict[str, Any]:
     }
     p = region.prediction
     if p is not None:
-        cells |= {
-            "grade": p.grade,
-            "status": p.status,
-            "p_positive": f"{p.p_positive:.6f}",
-            "p_positive_sd": f"{p.p_positive_sd:.6f}",
-            "p_ge_1": f"{p.at_least['1+']:.6f}",
-            "p_ge_2": f"{p.at_least['2+']:.6f}",
-            "p_3": f"{p.at_least['3+']:.6f}",
-            "expected_grade": f"{p.expected_grade:.6f}",
+        numbers = {
+            "p_positive": p.p_positive,
+            "p_positive_sd": p.p_positive_sd,
+            "p_ge_1": p.at_least.get("1+"),
+            "p_ge_2": p.at_least.get("2+"),
+            "p_3": p.at_least.get("3+"),
+            "p_low": p.p_low,
+            "expected_grade": p.expected_grade,
+            "p_positive_from": p.p_positive_from,
+            "p_positive_to": p.p_positive_to,
+            "p_positive_member_sd": p.p_positive_member_sd,
         }
+        cells |= {"call": p.call, "grade": p.grade, "status": p.status}
+        cells |= {name: f"{value:.6f}" for name, value in numbers.items() if value is not None}
     return cells
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from herohe_model.dataset.predictions import Decision, Predictions, decision_of_
 from herohe_model.dataset.submission import read_submission
 from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.grades import GRADES
+from herohe_model.notice import TOY_NOTICES
 from herohe_model.printable import printable_name
 
 _NEEDED: Final = ("slide", "region", "outcome", "status", "grade", "p_positive", "p_ge_1", "p_ge_2", "p_3")
@@ -90,11 +91,13 @@ def predictions_of(
     thresholds: set[tuple[float | None, str]] = set()
     for result in results:
         if result.provenance is not None:
-            models.append((result.provenance.model, result.provenance.model_sha256))
+            models.append(
+                (_named(result.provenance.model, result.provenance.knowledge), result.provenance.model_sha256)
+            )
             thresholds.add((result.provenance.decision_threshold, result.provenance.threshold_chosen))
         prediction = result.union.prediction if result.union is not None else None
         if result.outcome is Outcome.SCORED and result.union is not None and prediction is not None:
-            if prediction.status not in _STATUSES or prediction.grade not in GRADES:
+            if prediction.status not in _STATUSES or prediction.grade not in ("", *GRADES):
                 raise ResultFileError(
                     f"{path}: {result.slide} has the status '{prediction.status}' and the grade "
                     f"'{prediction.grade}'",
@@ -105,15 +108,21 @@ def predictions_of(
             not_scored.append((case_of(result), _reason(result.outcome.value, result.message)))
     p = np.array([prediction.p_positive for _, prediction, _ in scored], dtype=np.float64)
     called = np.array([_STATUSES[prediction.status] for _, prediction, _ in scored], dtype=np.bool_)
-    at_least = [[prediction.at_least[g] for g in GRADES[1:]] for _, prediction, _ in scored]
+    # A grade is told of all slides or of none: it is the model that learned to.
+    graded = all(prediction.grade for _, prediction, _ in scored)
+    at_least = [[prediction.at_least[g] for g in GRADES[1:]] for _, prediction, _ in scored if graded]
     model, warnings = _models(models, path)
     return Predictions(
         case_ids=tuple(name for name, _, _ in scored),
         p_positive=p,
         called=called,
         decision=_decision(p, called, thresholds, path),
-        grades=np.array([GRADES.index(prediction.grade) for _, prediction, _ in scored], dtype=np.int64),
-        at_least=np.array(at_least, dtype=np.float64).reshape(len(scored), len(GRADES) - 1),
+        grades=np.array([GRADES.index(prediction.grade) for _, prediction, _ in scored], dtype=np.int64)
+        if graded
+        else None,
+        at_least=np.array(at_least, dtype=np.float64).reshape(len(scored), len(GRADES) - 1)
+        if graded
+        else None,
         composites=tuple(np.array([c.p_positive for c in composites]) for _, _, composites in scored),
         not_scored=tuple(not_scored),
         model=model,
@@ -135,13 +144,16 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
         if cell(row, "region") != "slide":
             continue
         name = case_id(cell(row, "slide"))
-        models.append((cell(row, "model"), cell(row, "model_sha256")))
+        models.append((_named(cell(row, "model"), cell(row, "knowledge")), cell(row, "model_sha256")))
         if cell(row, "outcome") != Outcome.SCORED.value:
             not_scored.append((name, _reason(cell(row, "outcome"), cell(row, "message"))))
             continue
         try:
-            values = [float(cell(row, key)) for key in ("p_positive", "p_ge_1", "p_ge_2", "p_3")]
-            status, grade = _STATUSES[cell(row, "status")], GRADES.index(cell(row, "grade"))
+            given_grade = cell(row, "grade")
+            keys = ("p_positive", "p_ge_1", "p_ge_2", "p_3") if given_grade else ("p_positive",)
+            values = [float(cell(row, key)) for key in keys] + [float("nan")] * (4 - len(keys))
+            status = _STATUSES[cell(row, "status")]
+            grade = GRADES.index(given_grade) if given_grade else -1
         except (ValueError, KeyError) as error:
             remedy = "Use the file as herohe-bridge score wrote it, or results.json"
             said = f"The result of {name or 'a slide without a name'} cannot be understood ({error})"
@@ -167,8 +179,8 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
         p_positive=p[:, 0],
         called=calls,
         decision=_decision(p[:, 0], calls, thresholds, table.path),
-        grades=np.array(grades, dtype=np.int64),
-        at_least=p[:, 1:],
+        grades=np.array(grades, dtype=np.int64) if min(grades, default=0) >= 0 else None,
+        at_least=p[:, 1:] if min(grades, default=0) >= 0 else None,
         not_scored=tuple(not_scored),
         model=model,
         warnings=(*explain([p for p in problems if not p.fatal]), *warnings),
@@ -188,15 +200,25 @@ def _decision(
     )
 
 
-def _models(models: Iterable[tuple[str, str]], path: Path) -> tuple[str, tuple[str, ...]]:
+def _models(models: Sequence[tuple[str, str]], path: Path) -> tuple[str, tuple[str, ...]]:
     """Return the models' names, and a warning if there are several."""
     distinct = sorted({f"{name} {sha256[:12]}".strip() for name, sha256 in models})
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = tuple(
+        notice
+        for kind, notice in TOY_NOTICES.items()
+        if any(name.startswith(_named("", kind)) for name, _ in models)
+    )
     if len(distinct) > 1:
         warnings = (
+            *warnings,
             f"{printable_name(path.name)} holds results of {len(distinct)} models, evaluated as one.",
         )
     return ", ".join(distinct), warnings
+
+
+def _named(model: str, knowledge: str) -> str:
+    """Return a model's name, after what a demo or random one is."""
+    return f"[{knowledge}] {model}" if knowledge in TOY_NOTICES else model
 
 
 def _reason(outcome: str, message: str) -> str:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from herohe_model.notice import RESEARCH_USE_ONLY as RESEARCH_USE_ONLY
+from herohe_model.notice import TOY_NOTICES
 from herohe_model.printable import is_text, printable
 
 DECIMALS: Final = 6
@@ -64,33 +65,62 @@ class ForegroundPatch(msgspec.Struct, frozen=True):
 
 
 class CompositeResult(msgspec.Struct, frozen=True):
-    """Logits of one composite, highest step first, and what follows from them."""
+    """Logits of one composite, highest step first, and what follows from them.
+
+    ``members`` are the logits of P(positive)'s step by each network of an ensemble; none of a single one.
+    """
 
     index: int
     logits: tuple[float, ...]
     p_positive: float
     grade: str
+    members: tuple[float, ...] = ()
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """What the composites of one region say together.
+    """What the composites of one region say together, as far as the model learned to.
 
-    ``at_least`` has the keys ``1+``, ``2+`` and ``3+``; ``levels`` one key a level of the model's target,
-    summing to 1; ``p_positive_sd`` is the sample standard deviation over composites (0 for one).
+    Attributes
+    ----------
+    grade
+        "" where a step that it takes was not learned from both answers.
+    p_positive_sd
+        Sample standard deviation over composites; 0 for one.
+    expected_grade
+        None without a grade.
+    at_least
+        Probability of at least a grade: ``1+``, ``2+`` and ``3+``, those that the model learned.
+    levels
+        One key a level of the model's target, summing to 1; empty where one of its steps was not learned.
+    call
+        *likely positive*, *uncertain: IHC, and ISH at 2+* or *likely negative*; "" where the model has no
+        thresholds for it.
+    p_low
+        P(HER2-low), that is 1+, or 2+ without amplification: P(>=1+) - P(positive). None where the model
+        does not tell both.
+    p_positive_from, p_positive_to
+        P(positive) with its logit moved by the call's margin of standard errors; None without a call.
+    p_positive_member_sd
+        Sample standard deviation of P(positive) over the networks of an ensemble; None of a single one.
     """
 
     grade: str
     status: str
     p_positive: float
     p_positive_sd: float
-    expected_grade: float
+    expected_grade: float | None
     at_least: dict[str, float]
     levels: dict[str, float]
+    call: str = ""
+    p_low: float | None = None
+    p_positive_from: float | None = None
+    p_positive_to: float | None = None
+    p_positive_member_sd: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot: files of results are read from anywhere."""
-        if not {"1+", "2+", "3+"} <= self.at_least.keys():
-            raise ValueError("at_least lacks one of 1+, 2+ and 3+")
+        if self.grade and (self.expected_grade is None or not {"1+", "2+", "3+"} <= self.at_least.keys()):
+            raise ValueError("a grade without the probabilities of 1+, 2+ and 3+")
 
 
 class RegionResult(msgspec.Struct, frozen=True):
@@ -128,10 +158,11 @@ class RegionResult(msgspec.Struct, frozen=True):
 class Provenance(msgspec.Struct, frozen=True):
     """What made a result. ``run`` is a digest of all the rest and of the regions' geometry.
 
-    ``engine`` is what computed, such as ``openvino 2026.4.1``. The last five come from the model's card: the
-    step that is read as P(positive), the least P(positive) that is called positive, how that was chosen, what
-    logits were divided by, and what the weights were trained on. All six are empty in results of before they
-    were recorded.
+    ``steps`` are those that the model may speak of. ``engine`` is what computed, such as ``openvino
+    2026.4.1``. The rest comes from the model's card: the step that is read as P(positive), the least
+    P(positive) that is called positive, how that was chosen, what logits were divided by, what the weights
+    were trained on, what stands behind them, how the thresholds of the call were chosen, and what the
+    calibration was fitted on. All of these are empty in results of before they were recorded.
     """
 
     run: str
@@ -156,6 +187,14 @@ class Provenance(msgspec.Struct, frozen=True):
     threshold_chosen: str = ""
     temperature: float | None = None
     trained_on: str = ""
+    knowledge: str = ""
+    call_chosen: str = ""
+    calibrated_for: str = ""
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether what the model says of a slide means nothing."""
+        return self.knowledge in TOY_NOTICES
 
     def digest(self) -> str:
         """SHA-256 over all fields but ``run``, as a hexadecimal string."""
@@ -241,14 +280,17 @@ def measurements(region: RegionResult) -> dict[str, float]:
     values: dict[str, float] = {}
     if region.prediction is not None:
         p = region.prediction
-        values = {
-            "P(>=1+)": p.at_least["1+"],
-            "P(>=2+)": p.at_least["2+"],
-            "P(3+)": p.at_least["3+"],
+        known = {
+            "P(>=1+)": p.at_least.get("1+"),
+            "P(>=2+)": p.at_least.get("2+"),
+            "P(3+)": p.at_least.get("3+"),
             "P(positive)": p.p_positive,
+            "P(HER2-low)": p.p_low,
             "expected grade": p.expected_grade,
             "P(positive) SD": p.p_positive_sd,
+            "P(positive) SD of members": p.p_positive_member_sd,
         }
+        values = {name: value for name, value in known.items() if value is not None}
     values["patches foreground"] = float(region.patches_foreground)
     values["patches sampled"] = float(region.patches_sampled)
     values["composites"] = float(len(region.composites))
@@ -270,12 +312,19 @@ def image_metadata(result: SlideResult) -> dict[str, str]:
     provenance = result.provenance
     return {
         f"{PREFIX} outcome": result.outcome.value,
+        f"{PREFIX} call": prediction.call if prediction else "",
         f"{PREFIX} grade": prediction.grade if prediction else "",
         f"{PREFIX} status": prediction.status if prediction else "",
         f"{PREFIX} P(positive)": f"{prediction.p_positive:.{DECIMALS}f}" if prediction else "",
-        f"{PREFIX} model": f"{provenance.model} {provenance.model_sha256[:12]}" if provenance else "",
+        f"{PREFIX} model": model_named(provenance) if provenance else "",
         f"{PREFIX} run": provenance.run if provenance else "",
     }
+
+
+def model_named(provenance: Provenance) -> str:
+    """Return a model's name and the beginning of its digest, after what a demo or random model is."""
+    named = f"{provenance.model} {provenance.model_sha256[:12]}"
+    return f"[{provenance.knowledge}: means nothing] {named}" if provenance.is_toy else named
 
 
 def rounded(values: Any) -> list[float]:

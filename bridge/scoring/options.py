@@ -34,6 +34,8 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Also report the foreground patches that no composite drew.
     any_stain
         Score whatever the slide is stained with, instead of H&E only.
+    symmetries
+        Score each composite in all eight positions of the square and take the mean: eight times the work.
     """
 
     composites: int | None = 8
@@ -45,6 +47,7 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exact_foreground: bool = False
     keep_unsampled: bool = False
     any_stain: bool = False
+    symmetries: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""

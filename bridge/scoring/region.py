@@ -22,14 +22,15 @@ from bridge.results.schema import (
 from bridge.scoring.options import ScoreOptions
 from herohe_model.grades import (
     Target,
-    bit_probabilities,
     expected_grade,
     grade_of,
     ihc_probabilities,
     level_probabilities,
     status_of,
 )
+from herohe_model.model.calibration import NEGATIVE, POSITIVE
 from herohe_model.model.card import ModelCard
+from herohe_model.model.probabilities import SlideProbabilities, slide_probabilities
 from herohe_model.model.score import CompositeScore
 from herohe_model.sampling.patches import PatchSet
 
@@ -58,6 +59,7 @@ def region_result(
             "them together."
         )
     saturation = rounded(patches.saturation)
+    told = [card.steps.index(step) for step in card.claimed_steps]
     xs, ys = patches.x.tolist(), patches.y.tolist()
     placed = tuple(
         PlacedPatch(
@@ -67,7 +69,7 @@ def region_result(
             composite=number,
             cell=cell,
             saturation=saturation[index],
-            contributions=tuple(rounded(score.contributions[cell])),
+            contributions=tuple(rounded(score.contributions[cell, told])),
         )
         for number, (cells, score) in enumerate(zip(drawn, scores, strict=True))
         for cell, index in enumerate(cells.tolist())
@@ -82,7 +84,7 @@ def region_result(
         if options.keep_unsampled
         else ()
     )
-    prediction, composites = _predict(np.array([s.logits for s in scores]), card) if scores else (None, ())
+    prediction, composites = _predict(scores, card) if scores else (None, ())
     return RegionResult(
         region=region.id,
         name=region.name,
@@ -110,46 +112,102 @@ def disagreement(union: RegionResult, annotations: Sequence[RegionResult]) -> tu
     if whole is None:
         return ()
     others = [
-        f"{region.title} {called.grade}, {called.status}"
+        f"{region.title} {_said(called)}"
         for region in annotations
-        if (called := region.prediction) is not None
-        and (called.grade, called.status) != (whole.grade, whole.status)
+        if (called := region.prediction) is not None and _said(called) != _said(whole)
     ]
     if not others:
         return ()
     rest = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     return (
-        f"Slide and annotations disagree: the slide as a whole is called {whole.grade}, {whole.status}, but "
+        f"Slide and annotations disagree: the slide as a whole is called {_said(whole)}, but "
         f"{'; '.join(others[:_NAMED])}{rest}.",
     )
 
 
-def _predict(logits: NDArray[np.float32], card: ModelCard) -> tuple[Prediction, tuple[CompositeResult, ...]]:
-    """Average the composites' probabilities; logits have the shape (composites, bits)."""
-    target = Target(card.target)
-    positive = card.positive_bit
-    each = bit_probabilities(logits, temperature=card.temperature)
-    mean = each.mean(axis=0)
-    # Grade and status follow from the stored digits, so that a reader of the file comes to the same.
-    at_least = {grade: rounded(p)[0] for grade, p in ihc_probabilities(mean, target).items()}
-    p_positive = rounded(mean[positive])[0]
-    spread = float(each[:, positive].std(ddof=1)) if len(each) > 1 else 0.0
+def _said(prediction: Prediction) -> str:
+    return ", ".join(filter(None, (prediction.grade, prediction.status, prediction.call)))
+
+
+def contradiction(prediction: Prediction | None) -> tuple[str, ...]:
+    """Say where grade, status and call of one slide cannot all be right, and why that may be."""
+    if prediction is None:
+        return ()
+    said = {
+        "HER2-positive": prediction.status == "HER2-positive",
+        POSITIVE: prediction.call == POSITIVE,
+    }
+    denied = {
+        "HER2-negative": prediction.status == "HER2-negative",
+        NEGATIVE: prediction.call == NEGATIVE,
+    }
+    positive = [word for word, holds in said.items() if holds]
+    negative = [word for word, holds in denied.items() if holds]
+    if prediction.grade == "3+":
+        positive.append("grade 3+")
+    elif prediction.grade in ("0", "1+"):
+        negative.append(f"grade {prediction.grade}")
+    if not (positive and negative):
+        return ()
+    return (
+        f"The model contradicts itself: {' and '.join(positive)}, but {' and '.join(negative)} "
+        f"(P(positive) {prediction.p_positive:.3f}). Grade, status and call have thresholds of their own; "
+        "take it as uncertain.",
+    )
+
+
+def _predict(
+    scores: Sequence[CompositeScore], card: ModelCard
+) -> tuple[Prediction, tuple[CompositeResult, ...]]:
+    """Make of the composites of a region what the model may say of it."""
+    found = slide_probabilities([score.each_member for score in scores], card)
+    told = [card.steps.index(step) for step in found.steps]
+    positive = found.steps.index(card.positive_step)
+    each = found.composites[:, positive]
+    # Grade, status and call follow from the stored digits, so that a reader of the file comes to the same.
+    at_least = {grade: rounded(p)[0] for grade, p in ihc_probabilities(found.slide, found.steps).items()}
+    p_positive = rounded(found.slide[positive])[0]
+    low, high = rounded([found.low, found.high])
+    expected = expected_grade(at_least)
     prediction = Prediction(
         grade=grade_of(at_least),
         status=status_of(p_positive, card.decision_threshold),
         p_positive=p_positive,
-        p_positive_sd=rounded(spread)[0],
-        expected_grade=rounded(expected_grade(at_least))[0],
+        p_positive_sd=_spread(each) or 0.0,
+        expected_grade=None if expected is None else rounded(expected)[0],
         at_least=at_least,
-        levels=dict(zip(target.levels, rounded(level_probabilities(mean)), strict=True)),
+        levels=_levels(found, card),
+        call="" if card.call is None else card.call.call(low, high),
+        p_low=_p_low(at_least, p_positive, card),
+        p_positive_from=None if card.call is None else low,
+        p_positive_to=None if card.call is None else high,
+        p_positive_member_sd=_spread(found.members),
     )
     composites = tuple(
         CompositeResult(
             index=number,
-            logits=tuple(rounded(logit)),
+            logits=tuple(rounded(score.logits[told])),
             p_positive=rounded(q[positive])[0],
-            grade=grade_of(ihc_probabilities(q, target)),
+            grade=grade_of(ihc_probabilities(q, found.steps)),
+            members=() if score.members is None else tuple(rounded(score.members[:, card.positive_bit])),
         )
-        for number, (logit, q) in enumerate(zip(logits, each, strict=True))
+        for number, (score, q) in enumerate(zip(scores, found.composites, strict=True))
     )
     return prediction, composites
+
+
+def _spread(values: NDArray[np.float64]) -> float | None:
+    return rounded(values.std(ddof=1))[0] if len(values) > 1 else None
+
+
+def _levels(found: SlideProbabilities, card: ModelCard) -> dict[str, float]:
+    if found.steps != card.steps:
+        return {}
+    return dict(zip(Target(card.target).levels, rounded(level_probabilities(found.slide)), strict=True))
+
+
+def _p_low(at_least: dict[str, float], p_positive: float, card: ModelCard) -> float | None:
+    """Return P(HER2-low); without the ISH step, what is read as positive takes HER2-low 2+ in, too."""
+    if "1+" not in at_least or card.positive_step != Target.IHC_ISH.default_positive_step:
+        return None
+    return rounded(max(0.0, at_least["1+"] - p_positive))[0]

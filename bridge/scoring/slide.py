@@ -7,6 +7,7 @@ stored digit.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
@@ -27,7 +28,7 @@ from bridge.results.schema import (
     SlideResult,
 )
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.region import as_annotation, disagreement, region_result
+from bridge.scoring.region import as_annotation, contradiction, disagreement, region_result
 from bridge.scoring.suitability import stain_refusal, stain_warning
 from bridge.versions import package_versions
 from herohe_model.errors import (
@@ -40,7 +41,17 @@ from herohe_model.errors import (
     os_problem,
 )
 from herohe_model.model.card import ModelCard
-from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo, ScoringModel
+from herohe_model.model.score import (
+    SYMMETRIES,
+    CompositeScore,
+    CompositeScorer,
+    ScorerInfo,
+    ScoringModel,
+    mean_over_symmetries,
+    turned,
+    turned_back,
+)
+from herohe_model.notice import TOY_NOTICES
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import PatchSet, find_patches
@@ -179,7 +190,14 @@ def score_slide(
     total = sum(len(drawn) for _, _, drawn in sampled)
     notice(Progress("composites", 0, total))
     with closing(
-        _score_all(source, sampled, scorer, stop, lambda done: notice(Progress("composites", done, total)))
+        _score_all(
+            source,
+            sampled,
+            scorer,
+            SYMMETRIES if options.symmetries else 1,
+            stop,
+            lambda done: notice(Progress("composites", done, total)),
+        )
     ) as scores:
         results = [
             region_result(region, patches, drawn, [next(scores) for _ in drawn], card, options)
@@ -195,7 +213,7 @@ def score_slide(
         path=where,
         outcome=union.outcome,
         message=union.message,
-        warnings=(*all_warnings, *disagreement(union, each)),
+        warnings=(*all_warnings, *contradiction(union.prediction), *disagreement(union, each)),
         union=union,
         annotations=each,
         provenance=provenance,
@@ -254,11 +272,12 @@ def _score_all(
     source: SlideSource,
     sampled: Sequence[tuple[Region, PatchSet, NDArray[np.int64]]],
     scorer: CompositeScorer,
+    turns: int,
     stop: Callable[[], bool],
     done: Callable[[int], None],
 ) -> Generator[CompositeScore, None, None]:
     """Yield the scores of all composites in order, keeping the scorer ahead by :data:`READ_AHEAD`."""
-    waiting: deque[Future[CompositeScore]] = deque()
+    waiting: deque[list[Future[CompositeScore]]] = deque()
     finished = 0
 
     def check() -> None:
@@ -269,23 +288,25 @@ def _score_all(
         nonlocal finished
         while True:
             check()
-            if wait([waiting[0]], timeout=_POLL_S).done:
+            if not wait(waiting[0], timeout=_POLL_S).not_done:
                 finished += 1
                 done(finished)
-                return waiting.popleft().result()
+                scores = [future.result() for future in waiting.popleft()]
+                back = [turned_back(score, turn) for turn, score in enumerate(scores)]
+                return back[0] if len(back) == 1 else mean_over_symmetries(back)
             done(finished)
 
     drawn = [(patches, cells) for _, patches, cells in sampled]
     with closing(read_composites(source, drawn, patch_px=scorer.info.card.patch_px, check=check)) as pictures:
         try:
             for picture in pictures:
-                waiting.append(scorer.submit(picture))
+                waiting.append([scorer.submit(turned(picture, turn)) for turn in range(turns)])
                 if len(waiting) > READ_AHEAD:
                     yield next_score()
             while waiting:
                 yield next_score()
         finally:
-            for future in waiting:
+            for future in itertools.chain.from_iterable(waiting):
                 future.cancel()
 
 
@@ -320,7 +341,14 @@ def _warnings(
     source: SlideSource, regions: SlideRegions, card: ModelCard, before: Sequence[str]
 ) -> tuple[str, ...]:
     scale = source.scale_warning(card.mpp)
-    return (*before, *source.warnings, *regions.warnings, *((scale,) if scale else ()))
+    toy = TOY_NOTICES.get(card.knowledge)
+    return (
+        *((toy,) if toy else ()),
+        *before,
+        *source.warnings,
+        *regions.warnings,
+        *((scale,) if scale else ()),
+    )
 
 
 def _provenance(
@@ -333,7 +361,7 @@ def _provenance(
         model=card.name,
         model_sha256=scored_by.model_sha256,
         target=card.target,
-        steps=card.steps,
+        steps=card.claimed_steps,
         seed=options.seed,
         device=scored_by.device,
         precision=scored_by.precision,
@@ -350,5 +378,8 @@ def _provenance(
         threshold_chosen=card.threshold_chosen,
         temperature=card.temperature,
         trained_on=card.trained_on,
+        knowledge=card.knowledge,
+        call_chosen="" if card.call is None else f"{card.call.positive_chosen}; {card.call.negative_chosen}",
+        calibrated_for=card.calibrated_for,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])

@@ -69,6 +69,7 @@ class CompositesRequest:
                 ErrorReply(id=self.request.id, code=first.code, problem=first.problem, remedy=first.remedy)
             )
             return
-        shapes = Scores(composites=len(scores), cells=scores[0].cells, bits=scores[0].bits)
-        frames = [b"".join(s.logits for s in scores), b"".join(s.contributions for s in scores)]
+        one = scores[0]
+        shapes = Scores(composites=len(scores), cells=one.cells, bits=one.bits, members=one.members)
+        frames = [b"".join(parts) for parts in zip(*(score.frames for score in scores), strict=True)]
         self._end(Result(id=self.request.id, scores=shapes), frames)

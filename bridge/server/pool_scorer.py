@@ -65,6 +65,6 @@ def _settle(future: Future[CompositeScore], end: TaskScore | TaskFailure) -> Non
     if not future.set_running_or_notify_cancel():
         return
     if isinstance(end, TaskScore):
-        future.set_result(score_from(end.logits, end.contributions, end.cells, end.bits))
+        future.set_result(score_from(end.frames, end.cells, end.bits))
     else:
         future.set_exception(error_from(end.code, end.problem, end.remedy))

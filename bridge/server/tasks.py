@@ -12,12 +12,16 @@ from bridge.protocol.messages import ArrayHeader
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A composite's score as it travels: float32, little-endian."""
+    """A composite's score as it travels: frames as :func:`bridge.protocol.codec.score_frames` makes them."""
 
     cells: int
     bits: int
-    logits: bytes
-    contributions: bytes
+    frames: tuple[bytes, ...]
+
+    @property
+    def members(self) -> int:
+        """Networks behind the score."""
+        return len(self.frames[2]) // len(self.frames[0]) if len(self.frames) > 2 else 1
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from bridge.protocol.codec import score_frames
 from bridge.protocol.worker_messages import (
     Beat,
     Drop,
@@ -170,11 +171,7 @@ class _Worker:
             return
         score = future.result()
         cells, bits = score.contributions.shape
-        self._send(
-            Scored(number, cells, bits),
-            np.ascontiguousarray(score.logits, "<f4").tobytes(),
-            np.ascontiguousarray(score.contributions, "<f4").tobytes(),
-        )
+        self._send(Scored(number, cells, bits), *score_frames(score))
 
     def _send(self, message: FromWorker, *frames: bytes) -> None:
         self._socket.send_multipart([encode_worker(message), *frames])

@@ -303,7 +303,7 @@ class WorkerPool:
             composite = slot.in_work.pop(message.job)
             slot.scored += 1
             slot.failures = 0
-            composite.done(TaskScore(message.cells, message.bits, *frames))
+            composite.done(TaskScore(message.cells, message.bits, tuple(frames)))
         elif isinstance(message, JobFailed):
             composite = slot.in_work.pop(message.job)
             composite.done(TaskFailure(message.code, message.problem, message.remedy))

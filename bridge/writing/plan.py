@@ -107,7 +107,8 @@ def plan_writing(
 
 
 def _grade(region: RegionResult, options: WriteOptions) -> str | None:
-    return region.prediction.grade if options.classify and region.prediction is not None else None
+    # A model that did not learn grades has "".
+    return region.prediction.grade or None if options.classify and region.prediction is not None else None
 
 
 def _shown(region: RegionResult, options: WriteOptions) -> tuple[Tile, ...]:

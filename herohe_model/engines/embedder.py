@@ -225,7 +225,7 @@ class _Passes:
         return embed
 
     def facts(self, asked: Compute, sha256: str) -> Mapping[str, Any]:
-        """What the choice of an engine depends on."""
+        """Return what the choice of an engine depends on."""
         return {
             "weights": sha256,
             "encoder": msgspec.to_builtins(self.encoder),

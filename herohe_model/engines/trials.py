@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from herohe_model.engines.openvino_engine import OpenVinoGraph, OpenVinoPass
 from herohe_model.engines.torch_engine import set_threads_of_this_thread, torch_pass
 from herohe_model.errors import DeviceError, HeroheError
-from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
+from herohe_model.grades import bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
 from herohe_model.model.compute import Compute, EngineName, Precision
 from herohe_model.model.device import choose_precision
@@ -206,17 +206,16 @@ def _compare(
     for score, exact in zip(scores, reference, strict=True):
         if not np.isfinite(score.contributions).all():
             return 1.0, "It gave no finite numbers"
-        q, q_exact = (bit_probabilities(s.logits, temperature=card.temperature) for s in (score, exact))
+        q, q_exact = (bit_probabilities(s.logits, temperature=card.logit_unit) for s in (score, exact))
         apart = max(apart, float(np.abs(q - q_exact).max()))
         if apart > APART:
             return apart, f"A probability was {apart:.3f} from that of PyTorch in float32"
-        target = Target(card.target)
-        grade, grade_exact = (grade_of(ihc_probabilities(each, target)) for each in (q, q_exact))
+        grade, grade_exact = (grade_of(ihc_probabilities(each, card.steps)) for each in (q, q_exact))
         if grade != grade_exact:
             return apart, f"A composite of grade {grade_exact} became {grade}"
-        shares = np.abs(score.contributions - exact.contributions).max() / card.temperature
+        shares = np.abs(score.contributions - exact.contributions).max() / card.logit_unit
         # Of a saturated logit, more may be off without moving a probability.
-        limit = max(_LOGIT_APART, 0.02 * np.abs(exact.contributions).max() / card.temperature)
+        limit = max(_LOGIT_APART, 0.02 * np.abs(exact.contributions).max() / card.logit_unit)
         if shares > limit:
             return apart, f"A patch's contribution was {shares:.3f} from that of PyTorch in float32"
     return apart, ""

@@ -96,7 +96,7 @@ class OutOfFold:
     def predictions(self, temperature: float, threshold: Threshold) -> Predictions:
         """Return the predictions as ``evaluate`` takes them, with `cases`."""
         q = self.bit_probabilities(temperature)
-        grades = [ihc_probabilities(_stored(row), self.target) for row in q]
+        grades = [ihc_probabilities(_stored(row), self.target.steps) for row in q]
         positive = self.target.steps.index(self.positive_step)
         p = self.p_positive(temperature)
         return Predictions(
@@ -243,6 +243,20 @@ def choose_threshold(oof: OutOfFold, *, temperature: float = 1.0) -> Threshold:
             "No out-of-fold case is HER2-positive", "A threshold needs positive and negative cases"
         )
     p = oof.p_positive(temperature)[usable]
+    folds = len(set(oof.trained_on))
+    return threshold_of(
+        p, truth, f"{len(p)} out-of-fold cases of {folds} models at temperature {temperature:g}"
+    )
+
+
+def threshold_of(p: Floats, truth: NDArray[np.bool_], on: str) -> Threshold:
+    """Return the threshold with the greatest F1, see :func:`choose_threshold`; `on` names the cases in words.
+
+    Parameters
+    ----------
+    p, truth
+        Shape (cases,), of cases that no model behind `p` was trained on; some of them positive.
+    """
     values, group = np.unique(p, return_inverse=True)
     positives = np.bincount(group, weights=truth, minlength=len(values))
     sizes = np.bincount(group, minlength=len(values))
@@ -259,11 +273,7 @@ def choose_threshold(oof: OutOfFold, *, temperature: float = 1.0) -> Threshold:
     if not low < value <= high:
         value = high
     always = float(f1[0])
-    folds = len(set(oof.trained_on))
-    chosen = (
-        f"greatest F1 ({float(f1[best]):.4f}; always-positive {always:.4f}) on {len(p)} out-of-fold cases of "
-        f"{folds} models at temperature {temperature:g}"
-    )
+    chosen = f"greatest F1 ({float(f1[best]):.4f}; always-positive {always:.4f}) on {on}"
     if best == 0:
         chosen += "; no threshold is better than calling every case positive"
     return Threshold(value, float(f1[best]), always, chosen)

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from herohe_model.model.calibration import CallRule, Platt
+
 FORMAT: Final = "herohe-bridge evaluation"
 VERSION: Final = 1
 DECIMALS: Final = 6
@@ -208,6 +210,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         For each column of the labels that divides the cases, its groups.
     controls
         What should not tell the status: laboratory, case number, number of patches.
+    calibration, call
+        Of a training with nested folds: the lines of each step with the calibration slope and intercept that
+        they have on the cases of other folds, and the call's thresholds with its rates on these.
     """
 
     format: str = FORMAT
@@ -245,6 +250,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     by_column: tuple[tuple[str, tuple[Group, ...]], ...] = ()
     controls: tuple[Control, ...] = ()
     beside_columns: BesideColumns | None = None
+    calibration: dict[str, Platt] = {}
+    call: CallRule | None = None
 
     def measure(self, name: str) -> Measure:
         """Return a measure by its name, such as ``f1`` or ``quadratic_kappa``."""

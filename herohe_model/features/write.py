@@ -111,7 +111,8 @@ def writing_features(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, alone=True) as part:
-            with h5py.File(part, "x") as file:
+            # Its name is this run's alone; network shares often refuse locks.
+            with h5py.File(part, "x", locking=False) as file:
                 rows = max(1, min(count, _CHUNK_BYTES // (4 * dimension)))
                 features = file.create_dataset(
                     "features",

@@ -26,6 +26,8 @@ POSITIVE: Final[Call] = "likely positive"
 UNCERTAIN: Final[Call] = "uncertain: IHC, and ISH at 2+"
 NEGATIVE: Final[Call] = "likely negative"
 
+CALLS: Final = (POSITIVE, UNCERTAIN, NEGATIVE)
+
 _Line = Annotated[float, msgspec.Meta(ge=-1000.0, le=1000.0)]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -58,8 +60,9 @@ class CallRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes
     ----------
-    positive_from
-        Least P(positive) of *likely positive*, after the logit was moved down by `margin` standard errors.
+    positive_above
+        P(positive) above which a slide is *likely positive*, after the logit was moved down by `margin`
+        standard errors.
     negative_below
         P(positive) below which a slide is *likely negative*, after the logit was moved up as far.
     margin
@@ -72,7 +75,7 @@ class CallRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Rates of the three calls on cases that no network had seen, with thresholds of the other folds.
     """
 
-    positive_from: _Share
+    positive_above: _Share
     negative_below: _Share
     margin: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 1.0
     positive_chosen: str
@@ -82,12 +85,12 @@ class CallRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Refuse thresholds that would call one slide both."""
-        if self.negative_below > self.positive_from:
-            raise ValueError("negative_below lies above positive_from")
+        if self.negative_below > self.positive_above:
+            raise ValueError("negative_below lies above positive_above")
 
     def call(self, low: float, high: float) -> Call:
         """Return the call of a slide from P(positive) after its logit was moved down, and up."""
-        if low >= self.positive_from:
+        if low > self.positive_above:
             return POSITIVE
         return NEGATIVE if high < self.negative_below else UNCERTAIN
 

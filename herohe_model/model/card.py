@@ -144,6 +144,10 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         unknown = {*(self.learned or ()), *self.calibration} - set(self.steps)
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: no such step among {', '.join(self.steps)}")
+        if self.learned is not None and self.positive_step not in self.learned:
+            raise ValueError(
+                f"{self.positive_step}, read as HER2-positive, was not learned from both answers"
+            )
         if self.call is not None and self.positive_step not in self.calibration:
             raise ValueError(f"a call needs a calibrated {self.positive_step}")
         if not all(-10.0 <= m <= 10.0 for m in self.mean) or not all(1e-3 <= s <= 10.0 for s in self.std):
@@ -164,6 +168,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Steps that something may be said of: learned from both answers, and calibrated where any is."""
         steps = self.steps if self.learned is None else self.learned
         return tuple(s for s in self.steps if s in steps and (not self.calibration or s in self.calibration))
+
+    @property
+    def logit_unit(self) -> float:
+        """What logits are divided by before their differences mean anything; the steepest step decides."""
+        slopes = [line.slope for line in self.calibration.values()]
+        return 1.0 / max(max(slopes), 1e-3) if slopes else self.temperature
 
     @property
     def is_toy(self) -> bool:

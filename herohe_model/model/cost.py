@@ -25,8 +25,10 @@ from herohe_model.model.compute import Precision
 from herohe_model.model.machine import machine_memory
 from herohe_model.model.network import OrdinalNetwork
 
-SLOW_S: Final = 60.0
-"""Seconds of a composite from which on somebody should know before it begins."""
+SLOW_S: Final = 10.0
+"""Seconds of a composite, at the least, from which on somebody should know before it begins.
+
+By the speed of multiplying matrices: attention takes several times as long in truth."""
 _TRIAL_S: Final = 0.1
 _TRIAL_SIDE: Final = 1024
 _BACKWARD: Final = 2
@@ -130,7 +132,7 @@ def in_words(cost: Cost, rate: float) -> str:
     size, unit = next(((size, unit) for size, unit in units if seconds >= 1.5 * size), (1, "s"))
     return (
         f"at least {seconds / size:.3g} {unit} and {cost.bytes / 2**30:.1f} GiB "
-        f"({cost.operations / 1e12:.3g} TFLOP at {rate / 1e9:.3g} GFLOP/s)"
+        f"({cost.operations / 1e12:.3g} TFLOP at {rate / 1e9:,.0f} GFLOP/s)"
     )
 
 

@@ -20,6 +20,9 @@ from herohe_model.model.card import Head, ModelCard, TargetName, check_card
 from herohe_model.model.checkpoint import load_tensors
 from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of R, G, B, from 0 to 1."""
+
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _OTHER_WEIGHTS = "Name a safetensors file of this backbone as timm publishes it"
 
@@ -37,6 +40,7 @@ def new_model(
     name: str | None = None,
     pretrained: bool = False,
     weights: Path | None = None,
+    normalisation: Normalisation | None = None,
     trained_on: str = "nothing",
     note: str = "Its weights are not trained: what it says of a slide means nothing.",
 ) -> tuple[ModelCard, dict[str, torch.Tensor]]:
@@ -55,6 +59,9 @@ def new_model(
         to 1, from the cache alone.
     weights
         Take the backbone's weights from this safetensors file instead.
+    normalisation
+        Mean and standard deviation of R, G, B from 0 to 1 that `weights` were trained with; None for what
+        timm says of the backbone.
 
     Raises
     ------
@@ -65,7 +72,7 @@ def new_model(
     """
     plan_backbone(backbone, grid * patch_px)
     config = get_pretrained_cfg(backbone)
-    mean, std = (config.mean, config.std) if config else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    mean, std = normalisation or ((config.mean, config.std) if config else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     try:
         card = check_card(
             ModelCard(

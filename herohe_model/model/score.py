@@ -8,10 +8,11 @@ cells are taken to tile the composite evenly, as they do for networks that pad.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,19 @@ class CompositeScore:
     contributions
         Shape (cells, bits), float32: each patch's share of each logit, patches row-major. They add up to the
         logits within 1e-4.
+    members
+        Shape (members, bits), float32: the logits of each network of an ensemble, whose mean `logits` are;
+        None of a single network.
     """
 
     logits: NDArray[np.float32]
     contributions: NDArray[np.float32]
+    members: NDArray[np.float32] | None = None
+
+    @property
+    def each_member(self) -> NDArray[np.float32]:
+        """Logits of every network, of a single one too: shape (members, bits)."""
+        return self.logits[None] if self.members is None else self.members
 
 
 def area_shares(cells: int, grid: int) -> NDArray[np.float64]:
@@ -72,10 +82,48 @@ def share_out(linear: NDArray[np.float32], biases: NDArray[np.float32], grid: in
 
 def mean_score(scores: Sequence[CompositeScore]) -> CompositeScore:
     """Average the logits of an ensemble's members; contributions stay additive, as the mean is linear."""
+    if len(scores) == 1:
+        return scores[0]
     return CompositeScore(
         np.asarray(np.mean([s.logits for s in scores], axis=0, dtype=np.float64), dtype=np.float32),
         np.asarray(np.mean([s.contributions for s in scores], axis=0, dtype=np.float64), dtype=np.float32),
+        np.stack([s.logits for s in scores]),
     )
+
+
+SYMMETRIES: Final = 8
+"""Of the square: four quarters, each mirrored or not."""
+
+
+def turned(pixels: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    """Turn a composite (side, side, 3) by one of the eight symmetries of the square.
+
+    Parameters
+    ----------
+    turn
+        0 to 7: by ``turn % 4`` quarters to the left, then mirrored left to right from 4 on.
+    """
+    quarters = np.rot90(pixels, turn % 4)
+    return np.ascontiguousarray(quarters[:, ::-1] if turn >= 4 else quarters)
+
+
+def turned_back(score: CompositeScore, turn: int) -> CompositeScore:
+    """Return the score of a composite that was turned, with each patch's share at the patch's own cell."""
+    cells, bits = score.contributions.shape
+    side = math.isqrt(cells)
+    shares = score.contributions.reshape(side, side, bits)
+    shares = np.rot90(shares[:, ::-1] if turn >= 4 else shares, -(turn % 4))
+    return CompositeScore(score.logits, np.ascontiguousarray(shares).reshape(cells, bits), score.members)
+
+
+def mean_over_symmetries(scores: Sequence[CompositeScore]) -> CompositeScore:
+    """Average the scores of one composite in several positions; members stay members."""
+    mean = mean_score([CompositeScore(s.logits, s.contributions) for s in scores])
+    members = [s.members for s in scores if s.members is not None]
+    if not members:
+        return CompositeScore(mean.logits, mean.contributions)
+    each = np.asarray(np.mean(members, axis=0, dtype=np.float64), dtype=np.float32)
+    return CompositeScore(mean.logits, mean.contributions, each)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
-"""Augmentation of composites: symmetries of each patch, stain and camera in optical density, focus.
+"""Augmentation of composites: symmetries and scale of patches, stain and camera, focus, JPEG.
 
 What is drawn is kept apart from its application: that happens on the device where the network runs, since
 the threads that read have no time to spare (a logarithm of 20 million numbers takes longer than reading 25
-patches).
+patches). JPEG alone is a matter of the processor, and done by who reads.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from herohe_model.training.options import AugmentOptions
@@ -40,11 +43,17 @@ class Augmentation:
         10; None to leave colours alone.
     blur_sigma_px
         0 for none.
+    jpeg_quality
+        None for no compression.
+    scale
+        Patches are magnified by it.
     """
 
     turns: NDArray[np.int64]
     colour: NDArray[np.float32] | None
     blur_sigma_px: float
+    jpeg_quality: int | None = None
+    scale: float = 1.0
 
 
 def draw_augmentation(rng: np.random.Generator, cells: int, options: AugmentOptions) -> Augmentation:
@@ -61,12 +70,14 @@ def draw_augmentation(rng: np.random.Generator, cells: int, options: AugmentOpti
     camera = 1 + options.colour * rng.uniform(-1, 1, 3)
     patch_scale = 1 + options.patch_stain * rng.uniform(-1, 1, (cells, 3))
     sharp, sigma = rng.random() >= options.blur, options.blur_sigma_px * rng.random()
+    whole, quality = rng.random() >= options.jpeg, int(rng.integers(options.jpeg_quality, 96))
+    scale = 1 + options.scale * float(rng.uniform(-1, 1))
     if not options.dihedral:
         turns = np.zeros_like(turns)
     colour = None
     if options.stain or options.stain_shift or options.colour or options.patch_stain:
         colour = colour_maps(composite_scale * patch_scale, shift, camera)
-    return Augmentation(turns, colour, 0.0 if sharp else sigma)
+    return Augmentation(turns, colour, 0.0 if sharp else sigma, None if whole else quality, scale)
 
 
 def colour_maps(
@@ -173,3 +184,26 @@ def apply_blur(pixels: torch.Tensor, sigmas_px: list[float]) -> torch.Tensor:
         picture = transforms.gaussian_blur(composite.permute(2, 0, 1), [size, size], [sigma, sigma])
         blurred.append(picture.permute(1, 2, 0))
     return torch.stack(blurred)
+
+
+def apply_scale(pixels: torch.Tensor, scales: list[float], grid: int) -> torch.Tensor:
+    """Magnify each patch of composites (n, side, side, 3), floating point, around its centre.
+
+    What a patch that is made smaller lacks at its edges is mirrored in.
+    """
+    if all(scale == 1.0 for scale in scales):
+        return pixels
+    tiles = _tiles(pixels, grid).permute(0, 3, 1, 2)
+    maps = torch.zeros((len(tiles), 2, 3), device=pixels.device)
+    maps[:, 0, 0] = maps[:, 1, 1] = (1.0 / torch.tensor(scales)).repeat_interleave(grid * grid)
+    where = functional.affine_grid(maps, list(tiles.shape), align_corners=False)
+    scaled = functional.grid_sample(tiles, where, padding_mode="reflection", align_corners=False)
+    return _composites(scaled.permute(0, 2, 3, 1).contiguous(), len(pixels), grid)
+
+
+def compress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return a composite (side, side, 3), uint8, as it comes back from JPEG of a quality of 1 to 95."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "JPEG", quality=quality)
+    with Image.open(data) as picture:
+        return np.asarray(picture)

@@ -4,29 +4,32 @@
 
     foreground/          the patches of every slide, found once
     fold-1/ ...          a run a fold, see :mod:`herohe_model.training.run_folder`
-    out-of-fold.json     logits of every case from the network that was trained without it
+    folds-1-2/ ...       with nested folds, a run without two of them; part of no model
+    out-of-fold.json     logits of every case from each network that was trained without it
     out-of-fold.csv      the same as P(HER2-positive) and call, in the challenge's format
     evaluation.json      how good the out-of-fold predictions are
     evaluation.html      the same as a page
     model.safetensors    the ensemble of all folds' networks
 
-Threshold and temperature are chosen on out-of-fold predictions of single networks. The ensemble averages
-their logits, which makes it somewhat less sure than each; what is said of it here is what one of its members
-can do.
+With nested folds, all that is chosen is chosen for the ensemble as it is shipped, see
+:mod:`herohe_model.training.calibrate`. Without them, threshold and temperature are chosen on predictions of
+single networks; the ensemble averages their logits, and neither a calibration nor a call is claimed of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from herohe_model.dataset.cases import TEST_SPLIT, Case, target_bits
 from herohe_model.dataset.folds import Fold, leave_one_laboratory_out, stratified_folds
@@ -35,16 +38,12 @@ from herohe_model.dataset.submission import Submission, write_submission
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.evaluation.evaluate import evaluate
-from herohe_model.evaluation.out_of_fold import (
-    OutOfFold,
-    choose_temperature,
-    choose_threshold,
-    pool_folds,
-)
+from herohe_model.evaluation.out_of_fold import pool_folds
 from herohe_model.evaluation.page import page
-from herohe_model.evaluation.schema import Evaluation, Measure, to_json
+from herohe_model.evaluation.schema import Evaluation, Measure, rounded, to_json
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
+from herohe_model.model.card import Knowledge
 from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.compute import Compute
 from herohe_model.model.device import choose_precision
@@ -52,10 +51,12 @@ from herohe_model.model.new_model import library_versions
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
+from herohe_model.training.calibrate import UnseenLogits, learned_steps
+from herohe_model.training.choose import Chosen, choose_nested, choose_single
 from herohe_model.training.data import CompositeReader, TrainingSlide
 from herohe_model.training.foreground_cache import Unusable, find_foreground, unusable_error
 from herohe_model.training.loop import NullListener, TrainListener, train_network
-from herohe_model.training.options import TrainOptions
+from herohe_model.training.options import CallOptions, TrainOptions
 from herohe_model.training.processes import Processes
 from herohe_model.training.run_folder import MODEL_NAME
 from herohe_model.training.step import Resources, TrainingSet
@@ -81,10 +82,14 @@ class FoldPlan:
         slides, with no out-of-fold predictions and so no chosen threshold.
     count
         Of stratified folds.
+    nested
+        Also train without each two of the folds, so that every case has as many networks that have not seen
+        it as the ensemble has members; of three folds and more.
     """
 
     split: Split = "folds"
     count: int = 5
+    nested: bool = True
 
     def of(self, cases: Sequence[Case], seed: int) -> tuple[Fold, ...]:
         """Return the folds of some cases."""
@@ -115,7 +120,10 @@ class Trained:
 
 
 class CaseLogits(msgspec.Struct, frozen=True):
-    """Out-of-fold logits of a case: a row a composite, highest step first."""
+    """Logits of a case by a network trained without it: a row a composite, highest step first.
+
+    ``fold`` names what the network was trained without.
+    """
 
     split: str
     case: str
@@ -130,7 +138,9 @@ def train_folds(
     folder: Path,
     *,
     name: str,
-    trained_on: str,
+    trained_on: str = "",
+    knowledge: Knowledge = "trained",
+    call: CallOptions | None = None,
     processes: Processes,
     resources: Resources | None = None,
     weights: Path | None = None,
@@ -138,7 +148,7 @@ def train_folds(
     listener: TrainListener | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Trained:
-    """Train a network a fold, choose threshold and temperature out of fold, and save the ensemble.
+    """Train a network a fold, calibrate and choose thresholds out of fold, and save the ensemble.
 
     A run that was stopped goes on when it is called again in the same way.
 
@@ -146,8 +156,11 @@ def train_folds(
     ----------
     slides
         One a case.
-    name, trained_on
-        For the model card; `trained_on` names the data set, to which the counts are added.
+    name, trained_on, knowledge
+        For the model card; `trained_on` names the cohort, to which the counts are added; "" where nobody
+        said which it is.
+    call
+        What the call's thresholds are chosen for.
     weights
         The safetensors file that ``options.weights_sha256`` names.
     skip_unusable
@@ -171,15 +184,16 @@ def train_folds(
     )
     cases = [slide.case for slide in slides]
     folds = plan.of(cases, options.seed)
-    _check_cases(cases, plan)
+    _check_cases(cases, plan, Target(options.target))
     digest = _digest(slides, foreground)
-    described = f"{trained_on}: {_counts(cases)}"
+    described = f"{trained_on or 'cohort not stated'}: {_counts(cases)}"
+    learned = learned_steps(cases, Target(options.target))
     networks: list[Path] = []
     predicted: list[list[CaseLogits]] = []
-    for number, fold in enumerate(folds, start=1):
-        home = folder if fold.name == _ALL else folder / f"fold-{number}"
+
+    def train(fold: Fold, home: Path) -> Path:
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
-        network = train_network(
+        return train_network(
             data,
             options,
             home,
@@ -189,25 +203,79 @@ def train_folds(
             weights=weights,
             name=name if fold.name == _ALL else f"{name}, {fold.name}",
             trained_on=f"{described}; {len(fold.train)} of them",
+            knowledge=knowledge,
+            cohort=trained_on,
+            learned=learned,
             listener=listener,
             stop=stop,
         )
-        networks.append(network)
+
+    def predict(fold: Fold, network: Path) -> list[CaseLogits]:
+        data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
+        return _predict(network, data, options, fold, processes, resources, listener, stop)
+
+    for number, fold in enumerate(folds, start=1):
+        home = folder if fold.name == _ALL else folder / f"fold-{number}"
+        networks.append(train(fold, home))
         if len(fold.held_out):
-            predicted.append(_predict(network, data, options, fold, processes, resources, listener, stop))
+            predicted.append(predict(fold, networks[-1]))
     if not predicted:
         return Trained(networks[0], None, left_out)
-    logits = [
+    pairs = pairs_of(folds) if plan.nested else {}
+    for (first, second), pair in pairs.items():
+        predicted.append(predict(pair, train(pair, folder / f"folds-{first + 1}-{second + 1}")))
+    by_network = [
         {index: np.array(line.logits) for index, line in zip(fold.held_out.tolist(), lines, strict=True)}
-        for fold, lines in zip(folds, predicted, strict=True)
+        for fold, lines in zip((*folds, *pairs.values()), predicted, strict=True)
     ]
-    oof = pool_folds(cases, folds, logits, Target(options.target))
+    unseen = _unseen(cases, folds, by_network, Target(options.target))
+    oof = pool_folds(
+        cases,
+        folds,
+        [{i: unseen.logits[i].mean(axis=1) for i in fold.held_out.tolist()} for fold in folds],
+        Target(options.target),
+    )
     if processes.first:
         write_atomically(
             folder / "out-of-fold.json", msgspec.json.encode([x for lines in predicted for x in lines])
         )
-    evaluation = _finish(oof, folds, networks, folder, name, described, processes)
+    facts = CardFacts(name, described, knowledge, trained_on, learned)
+    ensemble = choose_nested(oof, unseen, call or CallOptions(), listener.say) if pairs else None
+    chosen = ensemble or choose_single(oof, learned)
+    evaluation = _finish(chosen, folds, networks, folder, facts, processes)
     return Trained(folder / MODEL_NAME, evaluation, left_out)
+
+
+def pairs_of(folds: Sequence[Fold]) -> dict[tuple[int, int], Fold]:
+    """Return, for each two of three folds and more, what is left to train on without both.
+
+    Every case is then unseen by as many networks as there are folds: that of its own fold, and those of the
+    pairs that its fold is in.
+    """
+    if len(folds) < 3:
+        return {}
+    return {
+        (i, j): Fold(
+            f"{folds[i].name} and {folds[j].name}",
+            np.setdiff1d(folds[i].train, folds[j].held_out),
+            np.sort(np.concatenate([folds[i].held_out, folds[j].held_out])),
+        )
+        for i, j in combinations(range(len(folds)), 2)
+    }
+
+
+def _unseen(
+    cases: Sequence[Case],
+    folds: Sequence[Fold],
+    by_network: Sequence[Mapping[int, NDArray[np.float64]]],
+    target: Target,
+) -> UnseenLogits:
+    """Put together what all networks that have not seen a case say of it."""
+    number = np.empty(len(cases), dtype=np.int64)
+    for k, fold in enumerate(folds):
+        number[fold.held_out] = k
+    logits = [np.stack([said[i] for said in by_network if i in said], axis=1) for i in range(len(cases))]
+    return UnseenLogits(tuple(cases), tuple(logits), number, target)
 
 
 def _usable(
@@ -254,7 +322,7 @@ def _usable(
     return [slide for slide, _ in kept], [patches for _, patches in kept], tuple(problems)
 
 
-def _check_cases(cases: Sequence[Case], plan: FoldPlan) -> None:
+def _check_cases(cases: Sequence[Case], plan: FoldPlan, target: Target) -> None:
     """Refuse at once what would only fail after the training."""
     if len({case.key for case in cases}) != len(cases):
         raise OptionError("A case comes with two slides", "Keep one slide a case")
@@ -267,6 +335,12 @@ def _check_cases(cases: Sequence[Case], plan: FoldPlan) -> None:
         raise OptionError(
             "A decision threshold needs HER2-positive and HER2-negative cases",
             "Check the labels, or train once on all slides with --folds 0",
+        )
+    if target.default_positive_step not in learned_steps(cases, target):
+        raise OptionError(
+            f"The labels tell of no case that reaches {target.default_positive_step}, or of none that "
+            "does not",
+            "A model of the HER2 status learns from positive and negative cases: check the labels",
         )
 
 
@@ -351,33 +425,50 @@ def _predict(
     return lines
 
 
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says beside what was chosen."""
+
+    name: str
+    trained_on: str
+    knowledge: Knowledge
+    cohort: str
+    learned: tuple[str, ...]
+
+
 def _finish(
-    oof: OutOfFold,
+    chosen: Chosen,
     folds: Sequence[Fold],
     networks: Sequence[Path],
     folder: Path,
-    name: str,
-    trained_on: str,
+    facts: CardFacts,
     processes: Processes,
 ) -> Evaluation:
-    """Choose temperature and threshold, evaluate out of fold, and write everything down."""
-    temperature = choose_temperature(oof)
-    threshold = choose_threshold(oof, temperature=temperature)
-    predictions = oof.predictions(temperature, threshold)
-    evaluation = evaluate(Matched(predictions, oof.cases, (), ()), title=f"{name}, out of fold")
+    """Evaluate out of fold, and write everything down."""
+    evaluation = evaluate(
+        Matched(chosen.predictions, chosen.cases, (), ()), title=f"{facts.name}, out of fold"
+    )
+    evaluation = rounded(msgspec.structs.replace(evaluation, calibration=chosen.lines, call=chosen.call))
     if processes.first:
         loaded = [load_model(network) for network in networks]
         card = msgspec.structs.replace(
             loaded[0][0],
-            name=name,
-            temperature=temperature,
-            decision_threshold=threshold.value,
-            threshold_chosen=threshold.chosen,
+            name=facts.name,
+            temperature=chosen.temperature,
+            decision_threshold=chosen.threshold.value,
+            threshold_chosen=chosen.threshold.chosen,
             metrics={"out_of_fold": _metrics(evaluation), "folds": [fold.name for fold in folds]},
-            trained_on=trained_on,
+            trained_on=facts.trained_on,
+            knowledge=facts.knowledge,
+            cohort=facts.cohort,
+            learned=facts.learned,
+            calibration=chosen.lines,
+            calibrated_for=chosen.calibrated_for,
+            call=chosen.call,
             versions=library_versions(),
             members=len(loaded),
         )
+        predictions = chosen.predictions
         calls = Submission(predictions.case_ids, predictions.p_positive, predictions.called)
         write_submission(folder / "out-of-fold.csv", calls)
         write_atomically(folder / "evaluation.json", to_json(evaluation))

@@ -29,7 +29,7 @@ from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.slide_file import COPY_AGAIN
-from herohe_model.training.augment import Augmentation, draw_augmentation
+from herohe_model.training.augment import Augmentation, compress, draw_augmentation
 from herohe_model.training.options import TrainOptions
 
 _ORDER: Final = 1
@@ -163,7 +163,10 @@ def _slide_shares(levels: Sequence[str | None], options: TrainOptions) -> NDArra
     """Return the share of each slide in an epoch; they sum to 1."""
     shares = np.ones(len(levels))
     if options.balance == "levels":
-        shares = np.array([1.0 / levels.count(level) for level in levels])
+        known = [level for level in levels if level is not None]
+        each = len(known) / max(1, len(set(known)))
+        # A slide whose level is not known belongs to none: it has the share of one slide.
+        shares = np.array([1.0 if level is None else each / levels.count(level) for level in levels])
     return np.asarray(shares / shares.sum(), dtype=np.float64)
 
 
@@ -277,7 +280,10 @@ class CompositeReader:
         augmentation = draw_augmentation(
             np.random.default_rng(derived_seed(*parts)), options.cells, options.augment
         )
-        return TrainingComposite(self._pixels(place.slide, drawn), augmentation)
+        pixels = self._pixels(place.slide, drawn)
+        if augmentation.jpeg_quality is not None:
+            pixels.copy_(torch.from_numpy(compress(pixels.numpy(), augmentation.jpeg_quality).copy()))
+        return TrainingComposite(pixels, augmentation)
 
     def read_held_out(self, slide: int, cells: NDArray[np.int64]) -> TrainingComposite:
         """Read a composite as it is scored: its patches as they lie in the slide."""

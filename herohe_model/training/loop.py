@@ -22,6 +22,7 @@ from torch import nn
 
 from herohe_model.ending_signals import heard_at_once
 from herohe_model.errors import CancelledError, HeroheError, OptionError
+from herohe_model.model.card import Knowledge
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.device import device_label
 from herohe_model.model.machine import default_threads
@@ -93,6 +94,9 @@ def train_network(
     weights: Path | None = None,
     name: str = "",
     trained_on: str = "",
+    knowledge: Knowledge = "trained",
+    cohort: str = "",
+    learned: tuple[str, ...] | None = None,
     listener: TrainListener | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Path:
@@ -110,7 +114,7 @@ def train_network(
         Digest of slides, truth and regions: a run only goes on with the same ones.
     weights
         The safetensors file that ``options.weights_sha256`` names.
-    name, trained_on
+    name, trained_on, knowledge, cohort, learned
         For the model card.
     stop
         Asked before each forward pass; a true answer ends the run after a checkpoint.
@@ -168,7 +172,14 @@ def train_network(
         begin_training(run)
         settle_norm_statistics(run, resources)
         if processes.first:
-            card = msgspec.structs.replace(card, trained_on=trained_on, versions=library_versions())
+            card = msgspec.structs.replace(
+                card,
+                trained_on=trained_on,
+                knowledge=knowledge,
+                cohort=cohort,
+                learned=learned,
+                versions=library_versions(),
+            )
             save_model(run_folder.model, card, network.state_dict())
         processes.wait()
     return run_folder.model

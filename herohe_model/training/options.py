@@ -12,6 +12,7 @@ from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
 from herohe_model.model.card import Head, ModelCard, Side, TargetName, check_card
 from herohe_model.model.network import create_backbone, plan_backbone
+from herohe_model.model.new_model import Normalisation
 
 Balance = Literal["none", "levels", "bits"]
 BatchNorm = Literal["auto", "batch", "sync", "frozen"]
@@ -23,6 +24,11 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 class AugmentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How composites are varied while training; zeros (and False) leave them as they are.
+
+    The strengths are to cover what lies between laboratories and scanners: stains are scaled as in the
+    stronger setting of Tellez et al. 2019 (*Quantifying the effects of data augmentation and stain color
+    normalization in convolutional neural networks for computational pathology*); focus is off by up to 3 px,
+    JPEG has a quality of 40 and more, a scale is a tenth wrong.
 
     Attributes
     ----------
@@ -40,20 +46,62 @@ class AugmentOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Share of composites that are put out of focus.
     blur_sigma_px
         By a Gaussian of up to this standard deviation, px.
+    jpeg
+        Share of composites that are compressed as JPEG once more.
+    jpeg_quality
+        With this quality at least, up to 95.
+    scale
+        Patches are magnified by up to 1 ± this, alike in a whole composite.
     """
 
     dihedral: bool = True
-    stain: Share = 0.1
-    stain_shift: Share = 0.02
-    patch_stain: Share = 0.03
-    colour: Share = 0.05
-    blur: Share = 0.1
-    blur_sigma_px: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 1.5
+    stain: Share = 0.2
+    stain_shift: Share = 0.05
+    patch_stain: Share = 0.05
+    colour: Share = 0.1
+    blur: Share = 0.2
+    blur_sigma_px: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 3.0
+    jpeg: Share = 0.2
+    jpeg_quality: Annotated[int, msgspec.Meta(ge=1, le=95)] = 40
+    scale: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.1
 
 
 NO_AUGMENTATION: Final = AugmentOptions(
-    dihedral=False, stain=0.0, stain_shift=0.0, patch_stain=0.0, colour=0.0, blur=0.0
+    dihedral=False, stain=0.0, stain_shift=0.0, patch_stain=0.0, colour=0.0, blur=0.0, jpeg=0.0, scale=0.0
 )
+
+
+class CallOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the thresholds of the call in three are chosen for; they decide no weights.
+
+    Attributes
+    ----------
+    sensitivity
+        Share of HER2-positive that is not called likely negative.
+    specificity
+        Share of HER2-negative that is not called likely positive.
+    npv, ppv
+        Predictive values to reach at `prevalence`, instead.
+    prevalence
+        Of HER2-positive where the model will be used.
+    margin
+        Standard errors by which a slide's logit is moved towards the other answer.
+    """
+
+    sensitivity: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.95
+    specificity: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.95
+    npv: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] | None = None
+    ppv: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] | None = None
+    prevalence: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] | None = None
+    margin: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse predictive values of no prevalence."""
+        if self.prevalence is None and (self.npv is not None or self.ppv is not None):
+            raise OptionError(
+                "A predictive value depends on the prevalence, and none is named",
+                "Add --prevalence, such as 0.15",
+            )
 
 
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +115,8 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Begin with timm's published weights of the backbone.
     weights_sha256
         SHA-256 of the safetensors file that the backbone's weights come from instead, or "".
+    normalisation
+        Mean and standard deviation that those weights were trained with; None for timm's of the backbone.
     min_coverage, min_patches
         As scoring takes them: share of a patch that a region must cover, and fewest foreground patches of a
         slide that is trained on.
@@ -110,6 +160,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     foreground_threshold: Share = 0.07
     pretrained: bool = True
     weights_sha256: str = ""
+    normalisation: Normalisation | None = None
     min_coverage: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.5
     min_patches: PositiveInt = 10
     epochs: PositiveInt = 40

@@ -15,8 +15,7 @@ Nothing is pickled. Files are written beside their place and then moved there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,15 +23,13 @@ from typing import Any, Final, TypeVar
 import msgspec
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
 
-from herohe_model.errors import HeroheError, ModelFileError, OptionError
+from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.files import write_atomically
 from herohe_model.model.checkpoint import load_tensors
 from herohe_model.training.options import TrainOptions, differing
 
 MODEL_NAME: Final = "model.safetensors"
-LOCK_NAME: Final = "run.lock"
 LOG_NAME: Final = "log.jsonl"
 CONFIG_NAME: Final = "config.json"
 CURVES_NAME: Final = "curves.html"
@@ -40,41 +37,6 @@ _KEPT: Final = 2
 _STATE_KEY: Final = "herohe_training_state"
 
 _S = TypeVar("_S", bound=msgspec.Struct)
-
-
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold a folder of a run, which is made if it is not there; a killed process holds nothing.
-
-    Raises
-    ------
-    HeroheError
-        If another process holds it, or it cannot be written to.
-    """
-    path = folder / LOCK_NAME
-    if path.is_symlink():
-        raise HeroheError(f"{path} is a link, which is not followed", "Remove it: a run makes its own")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path, timeout=0)
-        held.acquire()
-    except Timeout:
-        raise HeroheError(
-            f"Another run trains in {folder}", "Wait until it has ended, or name another --output"
-        ) from None
-    except NotImplementedError:
-        # A file system without locks: there is nobody to ask.
-        yield
-        return
-    except OSError as error:
-        raise HeroheError(
-            f"The folder {folder} cannot be written to ({error.strerror or error})",
-            "Allow writing there, or name another --output",
-        ) from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ from herohe_model.model.new_model import new_model
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.patches import PatchSet
-from herohe_model.training.augment import apply_blur, apply_colour, apply_turns
+from herohe_model.training.augment import apply_blur, apply_colour, apply_scale, apply_turns
 from herohe_model.training.data import (
     DROPOUT,
     CompositeReader,
@@ -142,6 +142,7 @@ def build_network(
         name=name or None,
         pretrained=fills and options.pretrained and weights is None,
         weights=weights if fills else None,
+        normalisation=options.normalisation,
         note="For research use only; it has no regulatory approval.",
     )
     network = OrdinalNetwork(card)
@@ -275,6 +276,8 @@ def stage_pixels(composites: Sequence[TrainingComposite], grid: int, device: tor
     colours = [a.colour for a in drawn if a.colour is not None]
     if colours:
         pixels = apply_colour(pixels, _to(np.stack(colours), device), grid)
+    if any(a.scale != 1.0 for a in drawn):
+        pixels = apply_scale(pixels.float(), [a.scale for a in drawn], grid)
     if any(a.blur_sigma_px for a in drawn):
         pixels = apply_blur(pixels.float(), [a.blur_sigma_px for a in drawn])
     return pixels

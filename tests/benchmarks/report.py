@@ -180,7 +180,7 @@ def _union(number: int, patches: PatchSet) -> RegionResult:
     logits = contributions.sum(axis=1)
     each = bit_probabilities(logits)
     mean = each.mean(axis=0)
-    at_least = {g: rounded(p)[0] for g, p in ihc_probabilities(mean, TARGET).items()}
+    at_least = {g: rounded(p)[0] for g, p in ihc_probabilities(mean, TARGET.steps).items()}
     p = rounded(mean[1])[0]
     saturation = rounded(patches.saturation)
     placed = tuple(
@@ -209,7 +209,9 @@ def _union(number: int, patches: PatchSet) -> RegionResult:
             levels=dict(zip(TARGET.levels, rounded(level_probabilities(mean)), strict=True)),
         ),
         composites=tuple(
-            CompositeResult(c, tuple(rounded(z)), rounded(q[1])[0], grade_of(ihc_probabilities(q, TARGET)))
+            CompositeResult(
+                c, tuple(rounded(z)), rounded(q[1])[0], grade_of(ihc_probabilities(q, TARGET.steps))
+            )
             for c, (z, q) in enumerate(zip(logits, each, strict=True))
         ),
         patches=placed,

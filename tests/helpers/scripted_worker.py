@@ -11,7 +11,6 @@ import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from bridge.protocol.worker_messages import WorkerSettings
 from bridge.server.worker import run_worker
 from herohe_model.model.card import ModelCard
-from herohe_model.model.score import ScorerInfo
+from herohe_model.model.score import CompositeScore, ScorerInfo
 
 SCORE: Final = 0
 WAIT_FOR_GATE: Final = 1
@@ -56,7 +55,7 @@ class ScriptedScorer:
         while what == WAIT_FOR_GATE and not (self._folder / "gate").exists():
             threading.Event().wait(0.01)
         logits = pixels[0, 1].astype(np.float32)
-        return SimpleNamespace(logits=logits, contributions=np.tile(logits / 25, (25, 1)))
+        return CompositeScore(logits, np.tile(logits / 25, (25, 1)))
 
 
 def load(settings: WorkerSettings) -> ScriptedScorer:

@@ -130,13 +130,13 @@ def test_probabilities_of_the_levels_sum_to_1_and_none_is_negative(target: Targe
 
 
 def test_ihc_probabilities_are_read_from_either_target() -> None:
-    assert ihc_probabilities([0.1, 0.4, 0.9], Target.IHC) == {"1+": 0.9, "2+": 0.4, "3+": 0.1}
-    assert ihc_probabilities([0.1, 0.2, 0.4, 0.9], Target.IHC_ISH) == {"1+": 0.9, "2+": 0.4, "3+": 0.1}
+    assert ihc_probabilities([0.1, 0.4, 0.9], Target.IHC.steps) == {"1+": 0.9, "2+": 0.4, "3+": 0.1}
+    assert ihc_probabilities([0.1, 0.2, 0.4, 0.9], Target.IHC_ISH.steps) == {"1+": 0.9, "2+": 0.4, "3+": 0.1}
 
 
 def test_probabilities_of_another_target_are_refused() -> None:
     with pytest.raises(ValueError):
-        ihc_probabilities([0.1, 0.2, 0.4, 0.9], Target.IHC)
+        ihc_probabilities([0.1, 0.2, 0.4, 0.9], Target.IHC.steps)
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_probabilities_of_another_target_are_refused() -> None:
     ],
 )
 def test_the_grade_is_the_highest_reached_with_one_half(q: tuple[float, ...], grade: str) -> None:
-    assert grade_of(ihc_probabilities(q, Target.IHC)) == grade
+    assert grade_of(ihc_probabilities(q, Target.IHC.steps)) == grade
 
 
 def test_the_expected_grade_is_the_mean_of_the_distribution() -> None:
     q = bit_probabilities([-1.0, 0.5, 2.0])
     mean = float(level_probabilities(q) @ np.arange(4))
-    assert expected_grade(ihc_probabilities(q, Target.IHC)) == pytest.approx(mean, abs=1e-12)
+    assert expected_grade(ihc_probabilities(q, Target.IHC.steps)) == pytest.approx(mean, abs=1e-12)
 
 
 @pytest.mark.parametrize("grade", GRADES)
 def test_a_sure_grade_is_its_own_expectation(grade: str) -> None:
-    at_least = ihc_probabilities(bits_of_level(grade, Target.IHC), Target.IHC)
+    at_least = ihc_probabilities(bits_of_level(grade, Target.IHC), Target.IHC.steps)
     assert grade_of(at_least) == grade
     assert expected_grade(at_least) == GRADES.index(grade)
 

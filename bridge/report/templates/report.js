@@ -195,7 +195,9 @@ function outlineList(slide) {
       map.highlight(i);
     });
     return element("li", {}, button, own && element("span", { className: "small" },
-      own.prediction ? `${own.prediction.grade}, P(positive) ${probability(own.prediction.p_positive)}` : own.outcome));
+      own.prediction
+        ? [own.prediction.grade, `P(positive) ${probability(own.prediction.p_positive)}`].filter(Boolean).join(", ")
+        : own.outcome));
   });
   return element("nav", { className: "outlines" }, element("h3", {}, "Annotations"), element("ol", {}, ...items));
 }
@@ -254,7 +256,7 @@ function composites(slide) {
     const picture = element("img", { src: source, alt: `Composite ${number + 1}` });
     return element("li", {}, element("figure", {},
       element("span", { className: "composite" }, picture, overlay),
-      element("figcaption", {}, `${number + 1}: P(positive) ${probability(p)}, grade ${grade}`)));
+      element("figcaption", {}, `${number + 1}: P(positive) ${probability(p)}${grade && `, grade ${grade}`}`)));
   });
   tint.addEventListener("change", () => {
     for (const overlay of overlays) overlay.style.visibility = tint.checked ? "visible" : "hidden";
@@ -275,7 +277,8 @@ function render(slide, number) {
   const region = slide.regions[0];
   const prediction = region?.prediction;
   parts.push(facts([
-    ["Outcome", slide.outcome], ["Grade", prediction?.grade], ["Status", prediction?.status],
+    ["Outcome", slide.outcome], ["Call", prediction?.call], ["Grade", prediction?.grade],
+    ["Status", prediction?.status],
     ["P(positive)", prediction &&
       `${probability(prediction.p_positive, prediction.p_positive_sd)} (standard deviation over its composites)`],
     ["IHC", slide.ihc], ["Composites", region?.composites.length],
@@ -294,7 +297,8 @@ function render(slide, number) {
     column("Probabilities", plainTable("Of each level, and of at least each grade", ["Level", "Probability"], [
       ...Object.entries(prediction.levels).map(([level, p]) => [level, p.toFixed(3)]),
       ...Object.entries(prediction.at_least).map(([grade, p]) => [`at least ${grade}`, p.toFixed(3)]),
-      ["expected grade", prediction.expected_grade.toFixed(3)],
+      ...(prediction.p_low === null ? [] : [["HER2-low: at least 1+, and not positive", prediction.p_low.toFixed(3)]]),
+      ...(prediction.expected_grade === null ? [] : [["expected grade", prediction.expected_grade.toFixed(3)]]),
     ]));
   }
   if (region?.composites.length) {

@@ -24,10 +24,17 @@ from herohe_model.training.step import Resources
 _SAMPLING = (
     *("--region-class", "a", "--region-class", "b", "--exclude-class", "c", "--composites", "all"),
     *("--seed", "3", "--min-patches", "4", "--min-coverage", "0.25", "--mpp", "0.5", "--exact-foreground"),
-    *("--any-stain", "--slides-at-once", "5"),
+    *("--any-stain", "--symmetries", "--slides-at-once", "5"),
 )
 _SCORE = ScoreOptions(
-    composites=None, seed=3, min_patches=4, min_coverage=0.25, mpp=0.5, exact_foreground=True, any_stain=True
+    composites=None,
+    seed=3,
+    min_patches=4,
+    min_coverage=0.25,
+    mpp=0.5,
+    exact_foreground=True,
+    any_stain=True,
+    symmetries=True,
 )
 
 

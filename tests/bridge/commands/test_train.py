@@ -32,9 +32,10 @@ from herohe_model.errors import CancelledError, HeroheError, OptionError, Region
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
+from herohe_model.run_lock import only_run
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
-from herohe_model.training.run_folder import RunFolder, only_run
+from herohe_model.training.run_folder import RunFolder
 
 _RULES = CohortRules(side_px=320, laboratories=2, noise=0.0)
 _QUICK = (
@@ -94,7 +95,7 @@ def test_a_training_that_failed_before_its_first_step_binds_nobody(
 
 
 def test_two_trainings_into_one_folder_are_refused_by_name(cohort: Path, tmp_path: Path) -> None:
-    with only_run(tmp_path / "run"), pytest.raises(HeroheError, match=r"Another run trains in .*run\. Wait"):
+    with only_run(tmp_path / "run"), pytest.raises(HeroheError, match=r"Another run uses .*run\. Wait"):
         run(train, cohort, "--labels", cohort / "labels.csv", "--output", tmp_path / "run", *_QUICK)
 
 
@@ -128,7 +129,7 @@ def test_a_run_folder_whose_name_is_no_text_names_a_model_all_the_same(cohort: P
 
 def test_help_shows_the_defaults_that_training_takes() -> None:
     defaults = msgspec.to_builtins(TrainOptions())
-    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour")}
+    defaults |= {key: getattr(AugmentOptions(), key) for key in ("stain", "colour", "blur", "jpeg", "scale")}
     shown = {p.name: p.show_default for p in train.params if isinstance(p, click.Option) and p.name}
     given = {name: text for name, text in shown.items() if name in defaults and name != "pretrained"}
     assert len(given) > 20
@@ -140,7 +141,9 @@ def test_training_by_folds_gives_one_file_of_all_members_with_a_full_card(traine
     card, _ = read_card(trained / "model.safetensors")
     assert card.members == 2
     assert "out-of-fold cases of 2 models" in card.threshold_chosen
-    assert card.trained_on.startswith("HEROHE: 10 cases")
+    assert card.trained_on.startswith("cohort not stated: 10 cases")
+    assert (card.knowledge, card.cohort, card.call) == ("trained", "", None)
+    assert card.learned == card.steps
     assert card.metrics["out_of_fold"]["status"]["f1"].keys() == {"value", "low", "high"}
     for fold in ("fold-1", "fold-2"):
         assert {p.name for p in (trained / fold).iterdir()} == {
@@ -225,7 +228,7 @@ def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path
     assert kept[1] == 'matched,002.tif,"labels.csv, row 3",'
     assert kept[-1] == "slide without label,unlabelled.tif,,no label of that name in the split train"
     card, _ = read_card(tmp_path / "run" / "model.safetensors")
-    assert card.trained_on.startswith("HEROHE: 8 cases")
+    assert card.trained_on.startswith("cohort not stated: 8 cases")
 
 
 def test_the_test_split_is_not_split_into_folds(cohort: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bridge.results.schema import Outcome, SlideResult
 def test_csv_begins_with_the_columns_people_sort_by(tmp_path: Path) -> None:
     write_csv(tmp_path / "results.csv", [made_result()])
     header = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header.startswith("slide,region,outcome,grade,status,p_positive,")
+    assert header.startswith("slide,region,outcome,call,grade,status,p_positive,")
 
 
 def test_csv_has_a_line_a_slide_and_a_line_an_annotation(tmp_path: Path) -> None:

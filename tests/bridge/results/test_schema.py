@@ -68,6 +68,15 @@ def test_image_metadata_have_the_same_keys_whatever_the_outcome() -> None:
     assert scored["HER2-HE grade"] == "2+" and failed["HER2-HE grade"] == ""
     assert scored["HER2-HE P(positive)"] == "0.750000"
     assert failed["HER2-HE outcome"] == "insufficient_tissue"
+    assert scored["HER2-HE call"] == "" and failed["HER2-HE call"] == ""
+
+
+def test_image_metadata_name_a_toy_before_its_name() -> None:
+    result = made_result()
+    assert result.provenance is not None
+    toy = msgspec.structs.replace(result.provenance, knowledge="demo")
+    text = image_metadata(msgspec.structs.replace(result, provenance=toy))["HER2-HE model"]
+    assert text == f"[demo: means nothing] {image_metadata(result)['HER2-HE model']}"
 
 
 def test_the_run_does_not_depend_on_itself_but_on_everything_else() -> None:

@@ -22,7 +22,7 @@ from herohe_model.engines.openvino_engine import openvino_precisions
 from herohe_model.engines.scorer import Scorer
 from herohe_model.engines.trials import SMALL_MACHINE, check_composites
 from herohe_model.errors import DeviceError, OptionError
-from herohe_model.grades import Target, bit_probabilities, grade_of, ihc_probabilities
+from herohe_model.grades import bit_probabilities, grade_of, ihc_probabilities
 from herohe_model.model.card import ModelCard
 from herohe_model.model.compute import Compute, engine_name
 from herohe_model.model.network import load_networks
@@ -65,7 +65,7 @@ def choose(
 
 
 def grades(card: ModelCard, q: NDArray[np.float64]) -> list[str]:
-    return [grade_of(ihc_probabilities(each, Target(card.target))) for each in q]
+    return [grade_of(ihc_probabilities(each, card.steps)) for each in q]
 
 
 def test_what_is_chosen_agrees_with_pytorch_in_fp32(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_openvino_scores_as_pytorch_does(backbone: str, precision: str) -> None:
     assert np.abs(probabilities(scores) - probabilities(reference)).max() < tolerance
     target = Target(card.target)
     for score, exact in zip(scores, reference, strict=True):
-        grades = [grade_of(ihc_probabilities(q, target)) for q in probabilities([score, exact])]
+        grades = [grade_of(ihc_probabilities(q, target.steps)) for q in probabilities([score, exact])]
         assert grades[0] == grades[1]
         assert score.contributions.shape == (25, 4)
         assert np.abs(score.contributions - exact.contributions).max() < 0.01

@@ -14,20 +14,20 @@ from herohe_model.model.calibration import (
 )
 
 RULE = CallRule(
-    positive_from=0.8, negative_below=0.2, positive_chosen="for the test", negative_chosen="for the test"
+    positive_above=0.8, negative_below=0.2, positive_chosen="for the test", negative_chosen="for the test"
 )
 
 
 def test_a_call_needs_both_ends_of_the_spread_beyond_its_threshold() -> None:
-    assert RULE.call(0.8, 0.9) == POSITIVE
-    assert RULE.call(0.79, 0.99) == UNCERTAIN
+    assert RULE.call(0.801, 0.9) == POSITIVE
+    assert RULE.call(0.8, 0.99) == UNCERTAIN
     assert RULE.call(0.05, 0.199) == NEGATIVE
     assert RULE.call(0.05, 0.2) == UNCERTAIN
 
 
 def test_no_slide_can_be_called_both() -> None:
-    with pytest.raises(ValueError, match="negative_below lies above positive_from"):
-        CallRule(positive_from=0.2, negative_below=0.3, positive_chosen="", negative_chosen="")
+    with pytest.raises(ValueError, match="negative_below lies above positive_above"):
+        CallRule(positive_above=0.2, negative_below=0.3, positive_chosen="", negative_chosen="")
 
 
 def test_a_slides_logit_is_the_mean_and_its_error_adds_up_members_and_composites() -> None:

@@ -223,7 +223,7 @@ def test_a_pickled_file_is_refused_with_its_own_sentence(
 
 
 def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(tmp_path: Path) -> None:
-    padding = 0x280 - len(json.dumps({"__metadata__": {CARD_KEY: card_json(), "x": ""}}))
+    padding = 0x10280 - len(json.dumps({"__metadata__": {CARD_KEY: card_json(), "x": ""}}))
     assert padding > 0
     path = raw_file(tmp_path / "m", {"__metadata__": {CARD_KEY: card_json(), "x": "-" * padding}})
     assert path.read_bytes()[:2] == b"\x80\x02"
@@ -354,7 +354,7 @@ def test_a_card_of_before_says_what_was_not_recorded(tmp_path: Path) -> None:
 
 
 LINE = {"slope": 1.2, "intercept": -0.3, "cases": 50, "reached": 20}
-RULE = {"positive_from": 0.8, "negative_below": 0.1, "positive_chosen": "", "negative_chosen": ""}
+RULE = {"positive_above": 0.8, "negative_below": 0.1, "positive_chosen": "", "negative_chosen": ""}
 
 
 def test_only_what_was_learned_and_calibrated_is_claimed(tmp_path: Path) -> None:

@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from herohe_model.model.score import area_shares, share_out
+from herohe_model.model.score import (
+    CompositeScore,
+    area_shares,
+    mean_over_symmetries,
+    mean_score,
+    share_out,
+    turned,
+    turned_back,
+)
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 5, 7, 10, 13, 80, 182])
@@ -58,3 +66,38 @@ def test_logits_with_one_map_keep_the_order_of_their_biases() -> None:
     step = np.float32(1e-7)
     logits = share_out(linear, np.array([0, step, step, 2 * step], dtype=np.float32), 5).logits
     assert (np.diff(logits) >= 0).all()
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_a_turned_composites_shares_come_back_to_their_patches(turn: int) -> None:
+    px, grid = 3, 4
+    marks = np.arange(grid * grid, dtype=np.uint8)
+    picture = np.repeat(np.repeat(marks.reshape(grid, grid), px, 0), px, 1)[..., None].repeat(3, -1)
+    seen = turned(picture, turn)[::px, ::px, 0].reshape(-1, 1).astype(np.float32)
+    score = CompositeScore(seen.sum(axis=0), seen, np.ones((2, 1), np.float32))
+    back = turned_back(score, turn)
+    assert back.contributions.ravel().tolist() == marks.tolist()
+    assert back.members is not None
+
+
+def test_an_ensemble_keeps_its_members_logits() -> None:
+    rng = np.random.default_rng(0)
+    members = [
+        share_out(rng.normal(size=(3, 5, 5)).astype(np.float32), np.zeros(3, np.float32), 5) for _ in range(4)
+    ]
+    mean = mean_score(members)
+    assert mean.members is not None and mean.members.shape == (4, 3)
+    np.testing.assert_allclose(mean.members.mean(axis=0), mean.logits, rtol=1e-6)
+    assert mean_score(members[:1]).each_member.tolist() == [members[0].logits.tolist()]
+
+
+def test_the_mean_over_symmetries_keeps_shares_adding_up_and_members_apart() -> None:
+    rng = np.random.default_rng(1)
+    scores = []
+    for _ in range(8):
+        linear = rng.normal(size=(2, 3, 5, 5)).astype(np.float32)
+        scores.append(mean_score([share_out(one, np.zeros(3, np.float32), 5) for one in linear]))
+    mean = mean_over_symmetries(scores)
+    np.testing.assert_allclose(mean.contributions.sum(axis=0), mean.logits, atol=1e-5)
+    assert mean.members is not None
+    np.testing.assert_allclose(mean.members[1], np.mean([s.members[1] for s in scores], axis=0), atol=1e-6)

@@ -20,7 +20,7 @@ def test_attention_over_a_whole_composite_is_warned_of_with_figures(monkeypatch:
     said = check_affordable(options, CPU, threads=1)
     assert "a composite of 2560 x 2560 px takes at least 3.3 min and 7.6 GiB" in said
     assert said.endswith("an epoch of 100 slides at least 5.5 h.")
-    assert check_affordable(TrainOptions(backbone="resnet18", precision="fp32"), CPU) == ""
+    assert check_affordable(TrainOptions(backbone="resnet18", precision="fp32"), CPU, threads=1) == ""
 
 
 def test_a_step_without_room_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:

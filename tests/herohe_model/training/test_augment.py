@@ -11,8 +11,10 @@ import torch
 from herohe_model.training.augment import (
     apply_blur,
     apply_colour,
+    apply_scale,
     apply_turns,
     colour_maps,
+    compress,
     draw_augmentation,
 )
 from herohe_model.training.options import NO_AUGMENTATION, AugmentOptions
@@ -119,6 +121,27 @@ def test_no_augmentation_draws_nothing() -> None:
     assert (drawn.turns == 0).all()
     assert drawn.colour is None
     assert drawn.blur_sigma_px == 0
+    assert (drawn.jpeg_quality, drawn.scale) == (None, 1.0)
+
+
+def test_a_patch_is_magnified_around_its_centre_and_within_itself() -> None:
+    square = np.zeros((64, 64, 3), dtype=np.float32)
+    square[24:40, 24:40] = 200.0
+    pixels = torch.from_numpy(np.block([[[square], [square * 0]], [[square * 0], [square]]]))[None]
+    larger, smaller = (apply_scale(pixels, [scale], 2)[0, ..., 0].numpy() for scale in (1.25, 0.8))
+    assert np.count_nonzero(larger[:64, :64] > 100) == pytest.approx((16 * 1.25) ** 2, rel=0.05)
+    assert np.count_nonzero(smaller[:64, :64] > 100) == pytest.approx((16 * 0.8) ** 2, rel=0.15)
+    rows = np.flatnonzero((larger[:64, :64] > 100).any(axis=1))
+    assert (rows[0] + rows[-1]) / 2 == 31.5
+    assert not larger[:64, 64:].any() and not smaller[64:, :64].any()
+    assert apply_scale(pixels, [1.0], 2) is pixels
+
+
+def test_compression_is_coarser_with_less_quality_and_alike_every_time() -> None:
+    smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)[..., None].repeat(3, -1)
+    apart = [np.abs(compress(smooth, quality).astype(int) - smooth).mean() for quality in (10, 40, 95)]
+    assert apart[0] > apart[1] > apart[2]
+    assert (compress(smooth, 40) == compress(smooth, 40)).all()
 
 
 def test_switching_one_augmentation_off_leaves_the_others_as_drawn() -> None:

@@ -72,6 +72,14 @@ def test_balancing_by_levels_draws_each_level_equally_often() -> None:
     assert counts[True] == pytest.approx(500, abs=10)
 
 
+def test_a_slide_without_a_level_has_the_share_of_one_slide() -> None:
+    unknown = replace(_MANY[0], case=Case("train", "nobody knows", status="HER2-positive"))
+    curriculum = Curriculum([*_MANY, unknown], tiny_options(balance="levels"))
+    counts = Counter(p.slide for p in curriculum.places(range(21 * 50)))
+    assert counts[20] == pytest.approx(50, abs=2)
+    assert sum(counts[k] for k in range(4)) == pytest.approx(500, abs=10)
+
+
 def test_balancing_bits_makes_both_answers_weigh_the_same() -> None:
     options = tiny_options(balance="bits", batch=20)
     curriculum = Curriculum(_MANY, options)
