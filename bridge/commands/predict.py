@@ -23,11 +23,17 @@ from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
     from bridge.batch.options import BatchOptions
+    from herohe_model.dataset.submission import HardSpelling
 
 
 @click.command("predict")
-@click.argument("slides", type=click.Path(path_type=Path))
+@click.argument("slides", required=False, type=click.Path(path_type=Path))
 @MODEL
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Predict from the features in this folder, by a bag model, without reading slides.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -48,8 +54,9 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context,
-    slides: Path,
+    slides: Path | None,
     model: Path | None,
+    features: Path | None,
     output: Path,
     options: BatchOptions,
     compute: Compute,
@@ -67,7 +74,18 @@ def command(
     file keeps results.json, for evaluate and report, and lets a run that was stopped go on when the same
     command is given again. A slide without a prediction is named, and the exit code is then 1. Research use
     only.
+
+    With --features DIR and without SLIDES, a bag model (see train --features) predicts each file of features
+    that TRIDENT, STAMP, CLAM or herohe-bridge features extract wrote, all patches of it.
     """
+    if (slides is None) == (features is None):
+        raise click.UsageError("Name either SLIDES or --features DIR.")
+    spelling: HardSpelling = "hard_preditction" if misspelt_header else "hard_prediction"
+    if features is not None:
+        if model is None:
+            raise click.UsageError("--features needs --model.")
+        ctx.exit(_predict_features(features, model, output, spelling))
+    assert slides is not None
     from rich.console import Console
 
     from bridge.batch.predict import predict_slides, results_folder
@@ -103,7 +121,7 @@ def command(
             executor,
             options,
             submission=output,
-            spelling="hard_preditction" if misspelt_header else "hard_prediction",
+            spelling=spelling,
             listener=view,
             restart=restart,
             cancelled=interrupted,
@@ -118,3 +136,33 @@ def command(
         click.echo(sentence, err=True)
     # A slide with too little tissue counts too: the challenge wants a line for each.
     ctx.exit(int(bool(missing) or bool(summary.exit_code)))
+
+
+def _predict_features(features: Path, model: Path, output: Path, spelling: HardSpelling) -> int:
+    """Write the submission of a folder of features; return the exit code."""
+    import numpy as np
+    from rich.console import Console
+
+    from bridge.console.interrupt import until_interrupted
+    from bridge.console.log import log_shown
+    from bridge.console.training_view import TrainingView
+    from bridge.results.schema import RESEARCH_USE_ONLY
+    from herohe_model.bag.model import load_bag_model
+    from herohe_model.bag.predict import predict_features
+    from herohe_model.dataset.submission import DECIMALS, Submission, write_submission
+    from herohe_model.features.find import find_features
+
+    bags = load_bag_model(model)
+    files = find_features(features)
+    with until_interrupted() as interrupted, TrainingView(Console(stderr=True)) as view, log_shown(view.say):
+        view.begin("predicting", len(files), "slides")
+        found, missing = predict_features(bags, files, progress=view.advance, stop=interrupted)
+    p_positive = np.array([round(p.p_positive, DECIMALS) for p in found])
+    called = p_positive >= bags.card.decision_threshold
+    write_submission(output, Submission(tuple(p.name for p in found), p_positive, called), spelling=spelling)
+    for name, reason in missing:
+        click.echo(f"{name}: {reason}", err=True)
+    click.echo(f"{len(found)} of {len(files)} slides predicted: {output}")
+    click.echo(f"Model: {bags.card.name}, SHA-256 {bags.sha256}")
+    click.echo(RESEARCH_USE_ONLY)
+    return int(bool(missing))

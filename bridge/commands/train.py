@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from bridge.commands.training_options import (
+    BagChoice,
     DataOptions,
+    bag_options,
     call_options,
     data_options,
     fold_options,
@@ -30,8 +32,9 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
 
 
 @click.command("train")
-@click.argument("slides", type=click.Path(path_type=Path))
+@click.argument("slides", required=False, type=click.Path(path_type=Path))
 @data_options
+@bag_options
 @click.option(
     "--output",
     required=True,
@@ -59,8 +62,9 @@ _MATCHING_NAME: Final = "slides-and-labels.csv"
 )
 @resource_options
 def command(
-    slides: Path,
+    slides: Path | None,
     data: DataOptions,
+    bag: BagChoice,
     output: Path,
     plan: FoldPlan,
     name: str | None,
@@ -78,7 +82,16 @@ def command(
     its case in the labels. A network is trained for each fold; calibration, threshold and call are chosen on
     slides that the networks were trained without. A run that was stopped or killed goes on when the same
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
+
+    With --features DIR and without SLIDES, a bag model is trained on features of patches, as TRIDENT, STAMP,
+    CLAM or herohe-bridge features extract wrote them: in seconds to minutes, on the CPU.
     """
+    if (slides is None) == (bag.features is None):
+        raise click.UsageError("Name either SLIDES or --features DIR.")
+    if bag.features is not None:
+        _report(_train_bag(bag, data, output, plan, name, cohort, call, options))
+        return
+    assert slides is not None
     if weights is not None:
         import msgspec
 
@@ -193,6 +206,56 @@ def _train(
                 listener=view,
                 stop=interrupted,
             )
+
+
+def _train_bag(
+    bag: BagChoice,
+    data: DataOptions,
+    output: Path,
+    plan: FoldPlan,
+    name: str | None,
+    cohort: str,
+    call: CallOptions,
+    options: TrainOptions,
+) -> Trained:
+    from rich.console import Console
+
+    from bridge.console.interrupt import until_interrupted
+    from bridge.console.log import log_shown
+    from bridge.console.training_view import TrainingView
+    from herohe_model.dataset.matching import match_slides
+    from herohe_model.features.find import find_features
+    from herohe_model.files import write_atomically
+    from herohe_model.run_lock import only_run
+    from herohe_model.training.bag_folds import FeatureSlide, train_bag_folds
+
+    assert bag.features is not None
+    found = find_features(bag.features)
+    names = list(found)
+    with (
+        only_run(output),
+        until_interrupted() as interrupted,
+        TrainingView(Console(stderr=True)) as view,
+        log_shown(view.say),
+    ):
+        labels = _read_labels(data.label_files, data.split, view)
+        matching = match_slides(labels.cases, names, split=data.split, labels=labels.rows)
+        if matching.unmatched:
+            for line in matching.lines(_SHOWN):
+                view.say(line)
+        write_atomically(output / _MATCHING_NAME, matching.table(names, labels.rows))
+        return train_bag_folds(
+            [FeatureSlide(case, found[names[index]]) for case, index in matching.matched],
+            plan,
+            bag.options(options),
+            output,
+            name=printable_name(name or f"{bag.pooling} {options.target} {output.name}"),
+            trained_on=printable_name(cohort),
+            call=call,
+            skip_unusable=data.skip_unusable,
+            listener=view,
+            stop=interrupted,
+        )
 
 
 def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Labels:

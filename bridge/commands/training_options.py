@@ -13,6 +13,8 @@ from bridge.commands.batch_options import REGION_CLASSES
 from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
+    from herohe_model.model.card import Pooling
+    from herohe_model.training.bag_loop import BagOptions
     from herohe_model.training.cross_validation import FoldPlan
     from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
@@ -60,6 +62,75 @@ data_options = option_group(
     click.option("--skip-unusable", is_flag=True, help="Leave out slides that cannot be used, by name."),
 )
 """Gives a command ``data``, a :class:`DataOptions`."""
+
+
+@dataclass(frozen=True)
+class BagChoice:
+    """What is asked of a bag model, beside the options that it shares with the composite's training.
+
+    Attributes
+    ----------
+    features
+        Folder of files of features; None to train on slides.
+    pooling, width, patches
+        As in :class:`~herohe_model.training.bag_loop.BagOptions`.
+    """
+
+    features: Path | None
+    pooling: Pooling
+    width: int
+    patches: int
+
+    def options(self, shared: TrainOptions) -> BagOptions:
+        """Return all options of the training."""
+        from herohe_model.training.bag_loop import BagOptions
+
+        return BagOptions(
+            pooling=self.pooling,
+            width=self.width,
+            patches=self.patches,
+            head=shared.head,
+            target=shared.target,
+            min_patches=shared.min_patches,
+            epochs=shared.epochs,
+            batch=shared.batch,
+            lr=shared.lr,
+            weight_decay=shared.weight_decay,
+            seed=shared.seed,
+        )
+
+
+bag_options = option_group(
+    "bag",
+    BagChoice,
+    click.option(
+        "--features",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Train a bag model on the features in this folder instead of on slides.",
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(["attention", "mean"]),
+        default="attention",
+        show_default=True,
+        help="How a bag model pools patches.",
+    ),
+    click.option(
+        "--width",
+        type=click.IntRange(1, 4096),
+        default=128,
+        show_default=True,
+        help="Numbers of a patch after a bag model's own layer.",
+    ),
+    click.option(
+        "--patches",
+        type=click.IntRange(1),
+        default=512,
+        show_default=True,
+        help="Most patches of a slide that a step of a bag model's training sees; predictions see all.",
+    ),
+)
+"""Gives a command ``bag``, a :class:`BagChoice`."""
 
 
 def _plan(folds: int, leave_one_laboratory_out: bool, nested: bool) -> FoldPlan:

@@ -38,17 +38,51 @@ _ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 
 
 MAKE_ANOTHER: Final = "Use a file made by herohe-bridge train or herohe-bridge model new"
 
+FEATURES_ONLY: Final = "it scores features of patches, not slides"
+
+FROM_FEATURES: Final = "Extract features (herohe-bridge features extract), and use predict --features"
+
 COPY_AGAIN: Final = "Copy the file again from where it came"
 
 Head = Literal["free", "ordered"]
 
 TargetName = Literal["ihc", "ihc+ish"]
 
+Pooling = Literal["mean", "attention"]
+
 Knowledge = Literal["trained", "demo", "random", "not recorded"]
 
 Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
+
+
+class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a bag model pools a region's patches, and what made their features.
+
+    Attributes
+    ----------
+    pooling
+        ``mean``, or gated ``attention`` (Ilse, Tomczak and Welling 2018, *Attention-based Deep
+        Multiple Instance Learning*).
+    dimension
+        Numbers of a patch as the encoder gives them.
+    width
+        Numbers of a patch after the model's own layer.
+    encoder
+        As files of features call it, see :mod:`herohe_model.encoders`. Its weights are not in the model file.
+    encoder_sha256
+        Of the encoder's weights; "" where the files of features did not say.
+    golden
+        Logits of drawn features, highest step first; what computes others must not score.
+    """
+
+    pooling: Pooling
+    dimension: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 128
+    encoder: Name
+    encoder_sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    golden: tuple[float, ...] = ()
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,7 +93,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name
         Stands in every result; one line of at most 100 characters.
     backbone
-        Name of a timm architecture, with or without the tag of its weights.
+        Name of a timm architecture, with or without the tag of its weights; "" of a bag model.
     head
         ``free``: a linear function for each bit; ``ordered``: one direction and ordered biases.
     target
@@ -106,11 +140,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         What the calibration was fitted on, in words.
     call
         How a slide is called likely positive, uncertain or likely negative; None: no call is claimed.
+    bag
+        Of a model that pools features of patches; None of one that sees composites. A bag has no grid.
     """
 
     format_version: int = FORMAT_VERSION
     name: Name
-    backbone: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,100}$")]
+    backbone: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{0,100}$")]
     head: Head
     target: TargetName
     patch_px: Side = 512
@@ -134,11 +170,14 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     calibration: dict[str, Platt] = {}
     calibrated_for: str = ""
     call: CallRule | None = None
+    bag: BagCard | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""
         if _depth(self.metrics) > _MAX_DEPTH:
             raise ValueError(f"metrics is nested more than {_MAX_DEPTH} deep")
+        if (self.bag is None) == (not self.backbone):
+            raise ValueError("a model has a backbone, or is a bag model")
         if self.positive_step not in self.steps:
             raise ValueError(f"positive_step {self.positive_step!r} is none of {', '.join(self.steps)}")
         unknown = {*(self.learned or ()), *self.calibration} - set(self.steps)

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from herohe_model.bag.model import with_golden
 from herohe_model.dataset.cases import TEST_SPLIT, Case, target_bits
 from herohe_model.dataset.folds import Fold, leave_one_laboratory_out, stratified_folds
 from herohe_model.dataset.predictions import Matched
@@ -68,7 +69,8 @@ EVALUATION_PAGE_NAME: Final = "evaluation.html"
 SCORING_SEED: Final = 0
 """Seed of scoring's sampler; out-of-fold composites are those that scoring would draw."""
 
-_ALL: Final = "all slides"
+ALL_SLIDES: Final = "all slides"
+"""Name of the fold that holds out nothing."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class FoldPlan:
             return stratified_folds(cases, self.count, seed=seed)
         if self.split == "laboratories":
             return leave_one_laboratory_out(cases)
-        return (Fold(_ALL, np.arange(len(cases)), np.empty(0, dtype=np.int64)),)
+        return (Fold(ALL_SLIDES, np.arange(len(cases)), np.empty(0, dtype=np.int64)),)
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,10 @@ def train_folds(
     )
     cases = [slide.case for slide in slides]
     folds = plan.of(cases, options.seed)
-    _check_cases(cases, plan, Target(options.target))
+    check_cases(cases, plan, Target(options.target))
     digest = _digest(slides, foreground)
-    described = f"{trained_on or 'cohort not stated'}: {_counts(cases)}"
+    described = f"{trained_on or 'cohort not stated'}: {counts_in_words(cases)}"
     learned = learned_steps(cases, Target(options.target))
-    networks: list[Path] = []
-    predicted: list[list[CaseLogits]] = []
 
     def train(fold: Fold, home: Path) -> Path:
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
@@ -201,7 +201,7 @@ def train_folds(
             processes=processes,
             resources=resources,
             weights=weights,
-            name=name if fold.name == _ALL else f"{name}, {fold.name}",
+            name=name if fold.name == ALL_SLIDES else f"{name}, {fold.name}",
             trained_on=f"{described}; {len(fold.train)} of them",
             knowledge=knowledge,
             cohort=trained_on,
@@ -214,13 +214,51 @@ def train_folds(
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
         return _predict(network, data, options, fold, processes, resources, listener, stop)
 
+    facts = CardFacts(name, described, knowledge, trained_on, learned)
+    model, evaluation = run_folds(
+        cases, folds, plan, Target(options.target), folder, facts, call, train, predict, processes, listener
+    )
+    return Trained(model, evaluation, left_out)
+
+
+def run_folds(
+    cases: Sequence[Case],
+    folds: Sequence[Fold],
+    plan: FoldPlan,
+    target: Target,
+    folder: Path,
+    facts: CardFacts,
+    call: CallOptions | None,
+    train: Callable[[Fold, Path], Path],
+    predict: Callable[[Fold, Path], list[CaseLogits]],
+    processes: Processes,
+    listener: TrainListener,
+) -> tuple[Path, Evaluation | None]:
+    """Train a network a fold, of whatever kind; choose what is chosen out of fold, and save the ensemble.
+
+    Parameters
+    ----------
+    folds
+        Of `cases`, by `plan`.
+    train
+        Makes the network of a fold in a folder of its own, and returns its file; what is there already stays.
+    predict
+        Returns the logits of the cases that a fold holds out, by the network in a file.
+
+    Returns
+    -------
+    model, evaluation
+        The file, and how good the out-of-fold predictions are; None where nothing was held out.
+    """
+    networks: list[Path] = []
+    predicted: list[list[CaseLogits]] = []
     for number, fold in enumerate(folds, start=1):
-        home = folder if fold.name == _ALL else folder / f"fold-{number}"
+        home = folder if fold.name == ALL_SLIDES else folder / f"fold-{number}"
         networks.append(train(fold, home))
         if len(fold.held_out):
             predicted.append(predict(fold, networks[-1]))
     if not predicted:
-        return Trained(networks[0], None, left_out)
+        return networks[0], None
     pairs = pairs_of(folds) if plan.nested else {}
     for (first, second), pair in pairs.items():
         predicted.append(predict(pair, train(pair, folder / f"folds-{first + 1}-{second + 1}")))
@@ -228,22 +266,21 @@ def train_folds(
         {index: np.array(line.logits) for index, line in zip(fold.held_out.tolist(), lines, strict=True)}
         for fold, lines in zip((*folds, *pairs.values()), predicted, strict=True)
     ]
-    unseen = _unseen(cases, folds, by_network, Target(options.target))
+    unseen = _unseen(cases, folds, by_network, target)
     oof = pool_folds(
         cases,
         folds,
         [{i: unseen.logits[i].mean(axis=1) for i in fold.held_out.tolist()} for fold in folds],
-        Target(options.target),
+        target,
     )
     if processes.first:
         write_atomically(
             folder / "out-of-fold.json", msgspec.json.encode([x for lines in predicted for x in lines])
         )
-    facts = CardFacts(name, described, knowledge, trained_on, learned)
     ensemble = choose_nested(oof, unseen, call or CallOptions(), listener.say) if pairs else None
-    chosen = ensemble or choose_single(oof, learned)
+    chosen = ensemble or choose_single(oof, facts.learned)
     evaluation = _finish(chosen, folds, networks, folder, facts, processes)
-    return Trained(folder / MODEL_NAME, evaluation, left_out)
+    return folder / MODEL_NAME, evaluation
 
 
 def pairs_of(folds: Sequence[Fold]) -> dict[tuple[int, int], Fold]:
@@ -322,7 +359,7 @@ def _usable(
     return [slide for slide, _ in kept], [patches for _, patches in kept], tuple(problems)
 
 
-def _check_cases(cases: Sequence[Case], plan: FoldPlan, target: Target) -> None:
+def check_cases(cases: Sequence[Case], plan: FoldPlan, target: Target) -> None:
     """Refuse at once what would only fail after the training."""
     if len({case.key for case in cases}) != len(cases):
         raise OptionError("A case comes with two slides", "Keep one slide a case")
@@ -354,7 +391,8 @@ def _digest(slides: Sequence[TrainingSlide], foreground: Sequence[PatchSet]) -> 
     return digest.hexdigest()
 
 
-def _counts(cases: Sequence[Case]) -> str:
+def counts_in_words(cases: Sequence[Case]) -> str:
+    """Return how many cases there are, and of what."""
     positive = sum(case.positive is True for case in cases)
     laboratories = len({case.laboratory for case in cases if case.laboratory})
     text = f"{len(cases)} cases, {positive} HER2-positive"
@@ -473,7 +511,9 @@ def _finish(
         write_submission(folder / "out-of-fold.csv", calls)
         write_atomically(folder / "evaluation.json", to_json(evaluation))
         write_atomically(folder / EVALUATION_PAGE_NAME, page(evaluation).encode())
-        save_model(folder / MODEL_NAME, card, join_members([state for _, state, _ in loaded]))
+        weights = join_members([state for _, state, _ in loaded])
+        card = card if card.bag is None else with_golden(card, weights)
+        save_model(folder / MODEL_NAME, card, weights)
     processes.wait()
     return evaluation
 

@@ -109,7 +109,7 @@ def test_what_is_given_changes_training_and_the_rest_stays() -> None:
 def test_an_option_of_predict_means_what_it_means_for_score() -> None:
     theirs = {option.name: option.to_info_dict() for option in score.params}
     ours = {option.name: option.to_info_dict() for option in predict.params}
-    own = {"slides", "model", "output", "misspelt_header"}
+    own = {"slides", "features", "model", "output", "misspelt_header"}
     assert len(ours) > 12
     assert {name: info for name, info in ours.items() if name not in own} == {
         name: theirs[name] for name in ours if name not in own

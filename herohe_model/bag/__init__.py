@@ -1,0 +1,1 @@
+"""Bag models: a region's patches, as an encoder sees them, pooled into ordinal logits."""
