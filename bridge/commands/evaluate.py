@@ -151,7 +151,7 @@ def _summary(evaluation: Evaluation) -> list[str]:
 
 def _row(measure: Measure) -> tuple[str, str, str, str]:
     trivial = ", ".join(f"{t.answer}: {_number(t.value)}" for t in measure.trivial)
-    within = f"{_number(measure.low)} to {_number(measure.high)}"
+    within = "-" if measure.low is None else f"{_number(measure.low)} to {_number(measure.high)}"
     return (measure.label, _number(measure.value), within, trivial)
 
 

@@ -16,7 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from herohe_model.evaluation.metrics import Floats
 
 RESAMPLES: Final = 2000
-METHOD: Final = "plain bootstrap over cases, 95% percentile interval"
+METHOD: Final = (
+    "95%: Wilson's of shares and, through it, of F1; DeLong's of AUC on the logit scale, with fewer than ten "
+    "of a class Newcombe's; else percentiles of a plain bootstrap over cases"
+)
 
 _CHUNK: Final = 1 << 21
 """Case counts held at once, so that memory does not grow with the number of resamples."""

@@ -16,14 +16,18 @@ from herohe_model.dataset.cases import TEST_SPLIT, Case, grade_numbers
 from herohe_model.dataset.predictions import EvaluationError, Matched, Predictions
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import METHOD, RESAMPLES
+from herohe_model.evaluation.confounding import blocks, control, p_of_columns, within_strata
+from herohe_model.evaluation.intervals import FEWEST_OF_A_CLASS, auc_difference
 from herohe_model.evaluation.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
 from herohe_model.evaluation.measures import grade_measures, group, share, status_measures
 from herohe_model.evaluation.metrics import Floats
 from herohe_model.evaluation.schema import (
     Abstention,
     Agreement,
+    BesideColumns,
     BoardPlace,
     CaseLine,
+    Control,
     Evaluation,
     Group,
     LeftOut,
@@ -76,6 +80,7 @@ def evaluate(
     how = {"resamples": resamples, "seed": seed}
     measures = status_measures(status.truth, status.called, status.p, **how) if len(status) else ()
     names = np.array([case.id for case in cases])
+    controls = _controls(status)
     return rounded(
         Evaluation(
             title=title,
@@ -111,8 +116,11 @@ def evaluate(
                 without_status=tuple(names[~sample.with_status].tolist()),
                 without_grade=tuple(names[sample.grades < 0].tolist()),
             ),
-            warnings=_warnings(matched, status),
+            warnings=(*_warnings(matched, status), *_alarms(controls)),
             lines=sample.lines(),
+            by_column=_by_column(status),
+            controls=controls,
+            beside_columns=_beside_columns(status),
         )
     )
 
@@ -236,6 +244,88 @@ def _by_laboratory(s: _Sample) -> tuple[Group, ...]:
     )
 
 
+def _values(s: _Sample, column: str) -> list[str | None]:
+    return [dict(case.columns).get(column) for case in s.cases]
+
+
+def _columns(s: _Sample) -> list[str]:
+    """Return the labels' columns that divide the cases."""
+    names = dict.fromkeys(name for case in s.cases for name, _ in case.columns)
+    return [name for name in names if len(set(_values(s, name))) > 1]
+
+
+def _by_column(s: _Sample) -> tuple[tuple[str, tuple[Group, ...]], ...]:
+    found = []
+    for column in _columns(s):
+        values = _values(s, column)
+        known = [k for k, value in enumerate(values) if value is not None]
+        block = blocks([value for value in values if value is not None])
+        groups = []
+        for number in range(int(block.max()) + 1):
+            chosen = [k for k, of in zip(known, block.tolist(), strict=True) if of == number]
+            words = sorted({values[k] or "" for k in chosen}, key=_in_order)
+            name = words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
+            groups.append(_group_of(name, s.take(np.array(chosen))))
+        missing = [k for k, value in enumerate(values) if value is None]
+        groups += [_group_of("not known", s.take(np.array(missing)))] if missing else []
+        found.append((column, tuple(groups)))
+    return tuple(found)
+
+
+def _in_order(text: str) -> tuple[float, str]:
+    try:
+        return (float(text), text)
+    except ValueError:
+        return (0.0, text)
+
+
+def _controls(s: _Sample) -> tuple[Control, ...]:
+    """Ask what should not tell the status whether it does."""
+    numbers = [case.id if case.id.isdecimal() else None for case in s.cases]
+    composites = s.predictions.composites
+    asked: list[tuple[str, list[str | None]]] = [
+        ("laboratory", [case.laboratory for case in s.cases]),
+        ("block of case numbers", list(numbers)),
+    ]
+    if composites is not None:
+        asked.append(("number of composites", [str(len(p)) for p in composites]))
+    made = [control(name, values, s.truth, seed=s.seed) for name, values in asked]
+    return tuple(
+        Control(c.name, c.cases, c.groups, c.auc, c.p_value, c.flagged) for c in made if c is not None
+    )
+
+
+def _alarms(controls: Sequence[Control]) -> list[str]:
+    return [
+        f"The {c.name} alone tells the HER2 status (AUC {c.auc:.3f}, p {c.p_value:.3f} by permutation): a "
+        "model may have learned that instead, and its figures do not carry over to other places."
+        for c in controls
+        if c.flagged
+    ]
+
+
+def _beside_columns(s: _Sample) -> BesideColumns | None:
+    columns = {name: _values(s, name) for name in _columns(s)}
+    if not columns or min(int(s.truth.sum()), int((~s.truth).sum())) < FEWEST_OF_A_CLASS:
+        return None
+    alone = p_of_columns(columns, s.truth, seed=s.seed)
+    gain = auc_difference(s.truth, s.p, alone)
+    groups = []
+    for values in columns.values():
+        known = iter(blocks([value for value in values if value is not None]).tolist())
+        groups.append([-1 if value is None else next(known) for value in values])
+    strata = ["/".join(map(str, row)) for row in zip(*groups, strict=True)]
+    return BesideColumns(
+        columns=tuple(columns),
+        columns_auc=float(metrics.roc_auc(s.truth, alone)),
+        gain=gain.value,
+        gain_low=gain.low,
+        gain_high=gain.high,
+        p_value=gain.p_value,
+        within_strata_p=within_strata(s.truth, s.p, strata, seed=s.seed),
+    )
+
+
 def _group_of(name: str, s: _Sample) -> Group:
     return group(name, s.truth, s.called, s.p, resamples=s.resamples, seed=s.seed)
 
@@ -307,30 +397,24 @@ def _agreement(s: _Sample) -> Agreement | None:
 
 
 def _board_place(s: _Sample, measures: Sequence[Measure]) -> BoardPlace | None:
+    """Return the place of what can only be the challenge's test slides; None for all else."""
     if not measures or not s.truth.any():
         return None
     f1 = measures[0]
     if f1.value is None or f1.low is None or f1.high is None or np.isnan([f1.value, f1.low, f1.high]).any():
         return None
-    where = place(f1.value, f1.low, f1.high)
     positives = int(s.truth.sum())
     tests = all(case.split == TEST_SPLIT for case in s.cases)
-    same = tests and positives == POSITIVES and len(s) - positives == NEGATIVES
-    caveats: tuple[str, ...] = CAVEATS
-    if not same:
-        apart = (
-            f"These are {len(s)} cases, {positives} of them positive, not the challenge's 150 test slides "
-            f"with {POSITIVES} positive: the place is a comparison, not a rank."
-        )
-        caveats = (apart, *CAVEATS)
+    if not (tests and positives == POSITIVES and len(s) - positives == NEGATIVES):
+        return None
+    where = place(f1.value, f1.low, f1.high)
     return BoardPlace(
         rank=where.rank,
         teams=where.teams,
         best_rank=where.best_rank,
         worst_rank=where.worst_rank,
         alike=where.alike,
-        same_slides=same,
-        caveats=caveats,
+        caveats=CAVEATS,
     )
 
 
@@ -349,4 +433,12 @@ def _warnings(matched: Matched, s: _Sample) -> tuple[str, ...]:
         )
     if len(s) and (s.truth.all() or not s.truth.any()):
         found.append("All cases have the same status: AUC and what compares the two is not defined.")
+    elif len(s):
+        positive = int(s.truth.sum())
+        few = [(positive, "positive"), (len(s) - positive, "negative")]
+        found += [
+            f"There are {number} {kind} cases, fewer than {FEWEST_OF_A_CLASS}: its figures say little."
+            for number, kind in few
+            if number < FEWEST_OF_A_CLASS
+        ]
     return tuple(found)

@@ -1,4 +1,9 @@
-"""Measures with bootstrap intervals, beside what trivial answers get on the same resamples."""
+"""Measures with their intervals, beside what trivial answers get on the same resamples.
+
+Shares have Wilson's interval, F1 the one that follows from it, AUC DeLong's; Brier score, kappa and the like,
+and the differences to trivial answers, have the bootstrap's, and none where all resamples give one value. The
+calibration error has none: the bootstrap's is biased upwards and misses it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import RESAMPLES, bootstrap, interval, wilson
+from herohe_model.evaluation.intervals import auc_interval, f1_interval
 from herohe_model.evaluation.metrics import Floats
 from herohe_model.evaluation.schema import Group, Measure, Share, Trivial, TrivialName
 from herohe_model.grades import GRADES
@@ -143,15 +149,40 @@ def _measured(asked: Sequence[_Asked], cases: int, *, resamples: int, seed: int)
     drawn = bootstrap(functions, cases, resamples=resamples, seed=seed)
     measures = []
     for a in asked:
+        own = _own_interval(a)
         sign = 1.0 if a.better == "higher" else -1.0
         value, values = float(a.metric(a.truth, a.predicted, None)), drawn[f"{a.name}/"]
         trivial = []
         for answer, predicted in a.trivial:
             other = float(a.metric(a.truth, predicted, None))
-            low, high = interval(sign * (values - drawn[f"{a.name}/{answer}"]))
+            low, high = _spread(sign * (values - drawn[f"{a.name}/{answer}"]))
             trivial.append(Trivial(answer, other, sign * (value - other), low, high))
-        measures.append(Measure(a.name, a.label, a.better, value, *interval(values), tuple(trivial)))
+        low, high = own if own is not None else _spread(values)
+        measures.append(Measure(a.name, a.label, a.better, value, low, high, tuple(trivial)))
     return tuple(measures)
+
+
+def _own_interval(a: _Asked) -> tuple[float, float] | None:
+    """Return the interval of a measure that has one of its own; None where the bootstrap's holds."""
+    truth, predicted = np.asarray(a.truth), np.asarray(a.predicted)
+    if a.name == "ece":
+        return (float("nan"), float("nan"))
+    if a.name == "auc":
+        return auc_interval(truth.astype(np.bool_), predicted.astype(np.float64))
+    if a.name in ("accuracy", "grade_accuracy"):
+        return wilson(int((truth == predicted).sum()), len(truth))
+    if a.name in ("f1", "precision", "recall", "specificity"):
+        n = metrics.count(truth, predicted)
+        tp, fp, fn, tn = (int(count) for count in (n.tp, n.fp, n.fn, n.tn))
+        of = {"precision": (tp, tp + fp), "recall": (tp, tp + fn), "specificity": (tn, tn + fp)}
+        return f1_interval(tp, fp, fn) if a.name == "f1" else wilson(*of[a.name])
+    return None
+
+
+def _spread(values: Floats) -> tuple[float, float]:
+    """Return the bootstrap's interval; NaN where all resamples give one value, which says nothing."""
+    low, high = interval(values)
+    return (low, high) if high - low > 1e-9 else (float("nan"), float("nan"))
 
 
 def _of_weights(a: _Asked, predicted: ArrayLike) -> Callable[[NDArray[np.int64]], Floats]:

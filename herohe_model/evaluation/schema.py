@@ -1,8 +1,6 @@
 """What an evaluation says, as values that travel to JSON and to the page.
 
-Intervals are 95%: of measures over all cases by the bootstrap
-(:data:`herohe_model.evaluation.bootstrap.METHOD`), of shares of a few cases Wilson's. None stands for what
-is not defined.
+Intervals are 95%, see :data:`herohe_model.evaluation.bootstrap.METHOD`. None stands for what is not defined.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Cases of known status that have something in common. F1 and AUC have bootstrap intervals."""
+    """Cases of known status that have something in common. See :mod:`herohe_model.evaluation.measures`."""
 
     name: str
     cases: int
@@ -121,8 +119,46 @@ class BoardPlace(msgspec.Struct, frozen=True):
     best_rank: int
     worst_rank: int
     alike: tuple[str, ...]
-    same_slides: bool
     caveats: tuple[str, ...]
+
+
+class Control(msgspec.Struct, frozen=True):
+    """How well something other than the picture tells the status, see ``evaluation.confounding``.
+
+    ``auc`` is of the share of positives among the other cases of the same group; ``p_value`` by permutation.
+    """
+
+    name: str
+    cases: int
+    groups: int
+    auc: Number
+    p_value: float
+    flagged: bool
+
+
+class BesideColumns(msgspec.Struct, frozen=True):
+    """The model beside what the labels' columns tell by themselves.
+
+    Attributes
+    ----------
+    columns
+        Their names.
+    columns_auc
+        Of a logistic regression of them, each case by one that has not seen it.
+    gain, gain_low, gain_high, p_value
+        How much higher the model's AUC is; DeLong's paired test.
+    within_strata_p
+        Share of permutations of the status within the columns' joint values whose AUC is as high as the
+        model's; None where no stratum has both.
+    """
+
+    columns: tuple[str, ...]
+    columns_auc: Number
+    gain: Number
+    gain_low: Number
+    gain_high: Number
+    p_value: Number
+    within_strata_p: Number
 
 
 class CaseLine(msgspec.Struct, frozen=True):
@@ -170,6 +206,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         (1 - specificity, sensitivity), and (recall, precision), at every threshold.
     lines
         Every case with a prediction and a label, in the order of the predictions.
+    by_column
+        For each column of the labels that divides the cases, its groups.
+    controls
+        What should not tell the status: laboratory, case number, number of patches.
     calibration, call
         Of a training with nested folds: the lines of each step with the calibration slope and intercept that
         they have on the cases of other folds, and the call's thresholds with its rates on these.
@@ -207,6 +247,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     left_out: LeftOut
     warnings: tuple[str, ...]
     lines: tuple[CaseLine, ...]
+    by_column: tuple[tuple[str, tuple[Group, ...]], ...] = ()
+    controls: tuple[Control, ...] = ()
+    beside_columns: BesideColumns | None = None
     calibration: dict[str, Platt] = {}
     call: CallRule | None = None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.feature_files import DIMENSION, write_cohort, write_trident
+from helpers.drawn_bags import DIMENSION, write_cohort, write_drawn
 from helpers.small_slides import small_slide
 
 from bridge.cli import cli
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_new_slides_are_predicted_from_their_features(trained: Path, tmp_path: Path) -> None:
     write_cohort(tmp_path / "new", 20, seed=7, share=0.5)
     features = tmp_path / "new" / "features"
-    write_trident(features / "other.h5", np.ones((20, DIMENSION), np.float32), encoder="other")
+    write_drawn(features / "other.h5", np.ones((20, DIMENSION), np.float32), encoder="other")
     model, output = trained / "run" / "model.safetensors", tmp_path / "submission.csv"
     code, said = run("predict", "--features", features, "--model", model, "--output", output)
     assert code == 1 and "other: " in said and "of other, not of small" in said

@@ -83,7 +83,7 @@ def test_results_are_evaluated_into_a_page_and_json(folder: Path) -> None:
     assert made.cases == 60 and made.model == "trial abababababab"
     f1 = made.measure("f1")
     assert f"{f1.value:.3f}" in done.stdout and "always positive: 0.667" in done.stdout
-    assert "At IHC 2+" in done.stdout and "Leaderboard: place" in done.stdout
+    assert "At IHC 2+" in done.stdout and "Leaderboard" not in done.stdout
     assert "Research use only" in done.stdout
     assert made.title == "results.csv against truth.csv"
     assert made.title in (folder / "evaluation.html").read_text(encoding="utf-8")
@@ -234,7 +234,7 @@ def test_a_damaged_results_file_names_its_rows(folder: Path) -> None:
     with pytest.raises(ResultFileError) as caught:
         read_predictions(path)
     assert f"row {slides[1] + 1}: The result of case-1 cannot be understood" in str(caught.value)
-    assert f"row {slides[3] + 1}: It has 26 cells" in str(caught.value)
+    assert f"row {slides[3] + 1}: It has {lines[0].count(',')} cells" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "text"), [("x.csv", "a,b\n1,2\n"), ("x.json", "{}"), ("none.csv", None)])

@@ -10,7 +10,7 @@ from helpers.feature_files import bag, write_stamp, write_trident
 from helpers.small_encoders import small, write_table, write_weights
 from helpers.small_slides import drawn, small_slide
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.cli import cli
 from herohe_model.errors import ModelFileError
 

@@ -13,7 +13,7 @@ from helpers.feature_files import bag, write_trident
 from helpers.small_encoders import random_network, random_state, small
 from helpers.small_slides import drawn, immunostained_picture, small_slide, tissue_picture
 
-from bridge.annotations.geojson import write_annotations
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.batch.options import BatchOptions
 from bridge.extraction.run import ExtractedSlide, ExtractionSummary, extract_features, feature_path
 from bridge.extraction.slide import ExtractionOptions, PatchProgress

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from helpers.feature_files import DIMENSION, drawn_bag, write_trident
+from helpers.drawn_bags import DIMENSION, drawn_bag, write_drawn
 from torch.nn import functional
 
 from herohe_model.bag.model import load_bag_model, new_bag_card, with_golden
@@ -22,7 +22,7 @@ from herohe_model.model.checkpoint import join_members, save_model
 
 def facts_of(tmp_path: Path, **settings: object):  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
-    return read_facts(write_trident(tmp_path / "slide.h5", drawn_bag(2, rng), **settings))  # type: ignore[arg-type]
+    return read_facts(write_drawn(tmp_path / "slide.h5", drawn_bag(2, rng), **settings))  # type: ignore[arg-type]
 
 
 def made(tmp_path: Path, pooling: Pooling, head: Head, members: int = 1) -> tuple[ModelCard, Path]:
@@ -86,7 +86,7 @@ def test_what_computes_other_logits_is_refused(tmp_path: Path, monkeypatch: pyte
     ("settings", "why"),
     [
         ({"encoder": "other"}, "they are of other, not of small"),
-        ({"mpp": 0.25}, "read at 0.25 µm/px, not at 0.5"),
+        ({"magnification": 40}, "read at 0.25 µm/px, not at 0.5"),
     ],
 )
 def test_features_of_another_kind_are_refused_by_name(

@@ -9,7 +9,7 @@ import h5py
 import msgspec
 import numpy as np
 import pytest
-from helpers.feature_files import DIMENSION, read_labels, write_cohort, write_trident
+from helpers.drawn_bags import DIMENSION, read_labels, write_cohort, write_drawn
 
 from herohe_model.bag.model import load_bag_model
 from herohe_model.errors import CancelledError, OptionError, SlideError
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_a_training_on_slides_leaves_and_the_same_bytes_again(
     trained = train(slides, tmp_path / "run")
     card, sha256 = read_card(trained.model)
     assert card.bag is not None and card.bag.encoder == "small" and card.bag.dimension == DIMENSION
-    assert card.members == 3 and card.patch_px == 224 and card.mpp == 0.5
+    assert card.members == 3 and card.patch_px == 256 and card.mpp == 0.5
     assert "15 cases" in card.trained_on and "have not seen it" in card.threshold_chosen
     for name in ("out-of-fold.json", "out-of-fold.csv", "evaluation.json", "evaluation.html"):
         assert (tmp_path / "run" / name).stat().st_size > 100
@@ -75,15 +75,15 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     train(slides, tmp_path / "run")
     with pytest.raises(OptionError, match="holds a run with other options"):
         train(slides, tmp_path / "run", BagOptions(width=8))
-    write_trident(slides[0].path, np.ones((30, DIMENSION), np.float32))
+    write_drawn(slides[0].path, np.ones((30, DIMENSION), np.float32))
     with pytest.raises(OptionError, match="other slides, labels or features"):
         train(slides, tmp_path / "run")
 
 
 def test_features_that_cannot_be_used_are_all_named_and_may_be_left_out(tmp_path: Path) -> None:
     slides = slides_of(tmp_path, write_cohort(tmp_path, 15))
-    write_trident(slides[3].path, np.ones((30, DIMENSION), np.float32), encoder="other")
-    write_trident(slides[4].path, np.ones((3, DIMENSION), np.float32))
+    write_drawn(slides[3].path, np.ones((30, DIMENSION), np.float32), encoder="other")
+    write_drawn(slides[4].path, np.ones((3, DIMENSION), np.float32))
     with h5py.File(slides[5].path, "r+") as file:
         file["features"][2, 1] = np.nan
     slides[6].path.write_bytes(b"nothing")

@@ -1,0 +1,98 @@
+"""Do the intervals of an evaluation hold? Synthetic cohorts of known truth, by hand.
+
+    python tests/benchmarks/evaluation_statistics.py
+
+Coverage is the share of cohorts whose 95% interval holds the value that the model behind them has; 0.92 is
+wanted. On shuffled labels it counts how often the gain over calling all positive is above 0; controls are
+counted on cohorts whose laboratory goes with the label, and on others.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+
+from herohe_model.evaluation.bootstrap import wilson
+from herohe_model.evaluation.confounding import control
+from herohe_model.evaluation.intervals import auc_difference, auc_interval, f1_interval
+from herohe_model.evaluation.measures import status_measures
+from herohe_model.evaluation.metrics import count
+
+SEEDS = 50
+COHORTS = 2000
+PREVALENCE = 0.4
+SKILLS = (0.7, 1.5, 2.5)
+"""Distance of the positive cases' mean score, in standard deviations: AUC 0.69, 0.86 and 0.96."""
+
+
+def cohort(n: int, skill: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    truth = rng.random(n) < PREVALENCE
+    return truth, rng.normal(skill * truth, 1)
+
+
+def holds(interval: tuple[float, float], value: float) -> float:
+    """Whether an interval holds a value; NaN where there is none."""
+    return float("nan") if np.isnan(interval).any() else float(interval[0] <= value <= interval[1])
+
+
+def coverage() -> None:
+    print(f"coverage of {COHORTS} cohorts\nn    skill  AUC    F1     sens.  spec.  paired AUC difference")
+    normal = NormalDist()
+    for n in (20, 60, 150):
+        for skill in SKILLS:
+            rng = np.random.default_rng(n)
+            auc = normal.cdf(skill / 2**0.5)
+            sensitivity = specificity = normal.cdf(skill / 2)
+            hits = PREVALENCE * sensitivity
+            f1 = 2 * hits / (hits + (1 - PREVALENCE) * (1 - specificity) + PREVALENCE)
+            found: list[tuple[float, ...]] = []
+            while len(found) < COHORTS:
+                truth, score = cohort(n, skill, rng)
+                if not 2 <= truth.sum() <= n - 2:
+                    continue
+                weaker = score + rng.normal(0, 1, n)
+                difference = auc_difference(truth, score, weaker)
+                c = count(truth, score >= skill / 2)
+                tp, fp, fn, tn = (int(x) for x in (c.tp, c.fp, c.fn, c.tn))
+                found.append(
+                    (
+                        holds(auc_interval(truth, score), auc),
+                        holds(f1_interval(tp, fp, fn), f1),
+                        holds(wilson(tp, tp + fn), sensitivity),
+                        holds(wilson(tn, tn + fp), specificity),
+                        holds((difference.low, difference.high), auc - normal.cdf(skill / 2)),
+                    )
+                )
+            print(f"{n:<4} {skill:<6} " + "  ".join(f"{x:.3f}" for x in np.nanmean(found, axis=0)))
+
+
+def shuffled() -> None:
+    above = 0
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        truth, score = cohort(150, 1.5, rng)
+        rng.shuffle(truth)
+        p = 1 / (1 + np.exp(-score))
+        f1 = status_measures(truth, p >= 0.5, p)[0]
+        above += (f1.trivial[0].gain_low or 0.0) > 0
+    print(f"shuffled labels: gain of F1 over always-positive above 0 in {above} of {SEEDS}")
+
+
+def controls() -> None:
+    for told in (0.0, 0.3, 0.6):
+        raised = 0
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            truth = rng.random(150) < PREVALENCE
+            anywhere = rng.integers(3, size=150)
+            where = np.where(rng.random(150) < told, np.where(truth, 0, 1), anywhere)
+            found = control("laboratory", [str(k) for k in where], truth, seed=seed)
+            raised += found is not None and found.flagged
+        print(f"laboratory that goes with the label in {told:.0%}: flag raised in {raised} of 200")
+
+
+if __name__ == "__main__":
+    shuffled()
+    controls()
+    coverage()
