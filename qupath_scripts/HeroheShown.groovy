@@ -41,12 +41,14 @@ class HeroheShown {
         // From outside QuPath no card is kept: what is asked of it here stands in the provenance, by the same names.
         card = (Map) kept?.get('card') ?: provenance
         warnings = ((List) result?.get('warnings') ?: []).collect { String.valueOf(it) }
-        def told = ((List<Map>) result?.get('annotations') ?: []).collectEntries { Map part -> [part.region, part] }
+        def told = ((List<Map>) result?.get('annotations') ?: []).groupBy { Map part -> String.valueOf(part.region) }
         def union = (Map) result?.get('union')
         for (PathObject object : image.annotations() + image.data.ownAnnotations(image.hierarchy.rootObject)) {
             def own = image.data.ownMeasurements(object)
+            def same = told.get(object.ID.toString())
+            // Of annotations with one identifier it is not known which part is whose: their own numbers must do.
             if (own)
-                parts.add(part(image, object, own, (Map) told.get(object.ID.toString()) ?: union))
+                parts.add(part(image, object, own, same == null ? union : same.size() == 1 ? same[0] : null))
         }
         slide = union == null ? fromMetadata(image) : fromResult(union)
     }

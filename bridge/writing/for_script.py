@@ -100,7 +100,8 @@ def composite_layout(result: SlideResult, transform: SlideTransform) -> dict[str
         for patch in region.patches:
             size = patch.size
             composites[patch.composite].append(transform.square_from_slide(patch.x, patch.y, patch.size))
-        layout[region.region] = composites
+        # Annotations of one identifier share a place: what is looked for in it is told by its patches.
+        layout.setdefault(region.region, []).extend(composites)
     patch_px = result.provenance.patch_px if result.provenance is not None else 0
     return {"size": size, "patch_px": patch_px, "regions": layout}
 

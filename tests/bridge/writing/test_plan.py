@@ -6,6 +6,7 @@ from helpers.example_results import made_result
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
+from bridge.annotations.transform import SlideTransform
 from bridge.results.schema import (
     Outcome,
     PlacedPatch,
@@ -14,6 +15,7 @@ from bridge.results.schema import (
     measurements,
 )
 from bridge.scoring.options import WriteOptions
+from bridge.writing.for_script import composite_layout
 from bridge.writing.plan import kept_result, plan_writing
 
 # Patches of made_result(), 50 px wide: sampled at (100, 200), (150, 200), (100, 250); not at (200, 250).
@@ -134,3 +136,12 @@ def test_what_is_kept_for_the_panel_has_everything_but_patches() -> None:
     assert kept["provenance"]["trained_on"] == result.provenance.trained_on
     assert kept["provenance"]["decision_threshold"] == result.provenance.decision_threshold
     assert not {"patches", "composites", "unsampled"} & kept["union"].keys() and "outlines" not in kept
+
+
+def test_composites_of_annotations_with_one_identifier_are_all_kept() -> None:
+    result = made_result()
+    assert result.union is not None
+    twin = msgspec.structs.replace(result.union, region="twin")
+    both = msgspec.structs.replace(result, annotations=(twin, twin))
+    layout = composite_layout(both, SlideTransform(1000, 1000))
+    assert len(layout["regions"]["twin"]) == 2 * len(result.union.composites)
