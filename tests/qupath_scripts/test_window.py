@@ -98,7 +98,7 @@ def test_who_changes_his_mind_finds_everything_as_it_was(inside: InsideQuPath, t
 
 
 def kept(project: Path) -> dict[str, Any]:
-    """What a project's folder holds; its own file without the names that QuPath draws anew when a project closes."""
+    """What a project's folder holds; its own file without names that QuPath draws anew at each saving."""
     held: dict[str, Any] = {
         str(path): path.read_bytes()
         for path in project.parent.rglob("*")
