@@ -149,7 +149,7 @@ def _train(
     from herohe_model.files import write_atomically
     from herohe_model.run_lock import only_run
     from herohe_model.training.affordable import check_affordable
-    from herohe_model.training.cross_validation import train_folds
+    from herohe_model.training.composite_folds import train_folds
     from herohe_model.training.foreground_cache import unusable_error
     from herohe_model.training.options import check_options
     from herohe_model.training.processes import join_processes

@@ -22,7 +22,8 @@ from herohe_model.files import write_atomically
 from herohe_model.grades import GRADES, Status, Target
 from herohe_model.synthetic.phantom import draw_phantom, look_like_tissue
 from herohe_model.synthetic.slides import write_mirax, write_tiff
-from herohe_model.training.cross_validation import FoldPlan, train_folds
+from herohe_model.training.composite_folds import train_folds
+from herohe_model.training.cross_validation import FoldPlan
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.loop import TrainListener
 from herohe_model.training.options import NO_AUGMENTATION, TrainOptions, check_options

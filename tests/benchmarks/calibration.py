@@ -45,7 +45,8 @@ from herohe_model.model.probabilities import slide_probabilities
 from herohe_model.slides.slide import Slide
 from herohe_model.training.calibrate import UnseenLogits, calibrate, calibration_slope
 from herohe_model.training.choose import Chosen, choose_nested
-from herohe_model.training.cross_validation import FoldPlan, train_folds
+from herohe_model.training.composite_folds import train_folds
+from herohe_model.training.cross_validation import FoldPlan
 from herohe_model.training.loop import NullListener
 from herohe_model.training.options import CallOptions, TrainOptions
 from herohe_model.training.processes import Processes

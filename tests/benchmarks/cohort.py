@@ -43,7 +43,8 @@ from herohe_model.evaluation.metrics import f1_score, roc_auc
 from herohe_model.model.card import Head, TargetName
 from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
-from herohe_model.training.cross_validation import FoldPlan, train_folds
+from herohe_model.training.composite_folds import train_folds
+from herohe_model.training.cross_validation import FoldPlan
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
 from herohe_model.training.processes import Processes
