@@ -154,9 +154,9 @@ class _Maps(torch.nn.Module):
 
 
 def _convert(openvino: Any, module: torch.nn.Module, shape: tuple[int, ...]) -> Any:
-    decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
     pixels = torch.zeros(shape, dtype=torch.uint8)
     with torch.no_grad(), _quiet():
+        decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
         exported = torch.export.export(module, (pixels,))
         graph = openvino.convert_model(decoder.from_exported_program(exported, dynamic_shapes=False))
     graph.reshape(list(shape))
@@ -165,17 +165,22 @@ def _convert(openvino: Any, module: torch.nn.Module, shape: tuple[int, ...]) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what OpenVINO's converter logs of operations that a newer PyTorch no longer has."""
+    """Hold back what OpenVINO's converter logs of operations that a newer PyTorch no longer has.
+
+    It also sets the level of everybody's log, which is put back.
+    """
 
     def from_elsewhere(record: logging.LogRecord) -> bool:
         return "openvino" not in record.pathname
 
     root = logging.getLogger()
+    level = root.level
     root.addFilter(from_elsewhere)
     try:
         yield
     finally:
         root.removeFilter(from_elsewhere)
+        root.setLevel(level)
 
 
 def _refusal(error: Exception) -> DeviceError:
