@@ -40,9 +40,12 @@ RESTART: Final = click.option(
 
 def _check_sees_slides(model: Path) -> None:
     from herohe_model.errors import ModelFileError
-    from herohe_model.model.card import FEATURES_ONLY, FROM_FEATURES, read_card
+    from herohe_model.model.card import FEATURES_ONLY, FROM_FEATURES, card_of, open_model_file, read_header
 
-    if read_card(model)[0].bag is not None:
+    # The card alone: whoever scores takes the digest of the whole file, once.
+    with open_model_file(model) as file:
+        card = card_of(read_header(file, model.stat().st_size, model), model)
+    if card.bag is not None:
         raise ModelFileError(f"{model} is a bag model: {FEATURES_ONLY}", FROM_FEATURES)
 
 
