@@ -99,7 +99,7 @@ def test_status_tells_the_load(peer: JavaClient, server: ServerRecord) -> None:
 
 def test_composites_come_back_as_logits_and_contributions(peer: JavaClient, server: ServerRecord) -> None:
     found = peer.ask("score_composites", **address(server), side=SIDE, count=2)["ok"]
-    assert found["header"]["scores"] == {"composites": 2, "cells": 25, "bits": 3}
+    assert found["header"]["scores"] == {"composites": 2, "cells": 25, "bits": 3, "members": 1}
     logits, shares = (np.frombuffer(base64.b64decode(f), "<f4") for f in found["frames"])
     assert np.allclose(shares.reshape(2, 25, 3).sum(axis=1), logits.reshape(2, 3), atol=1e-4)
 
