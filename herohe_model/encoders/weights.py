@@ -6,8 +6,6 @@ too. Of a pickle, tensors alone are taken.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from herohe_model.encoders.table import Encoder, TimmConfig, completed, read_con
 from herohe_model.errors import ModelFileError, os_problem
 from herohe_model.files import sha256_of
 from herohe_model.model.card import MAX_FILE_BYTES
+from herohe_model.model.pickled import read_pickled
 
 if TYPE_CHECKING:
     import torch
@@ -159,25 +158,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         return load_tensors(path)[1]
     import torch
 
-    try:
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = max(size, sum(entry.file_size for entry in archive.infolist()))
-        if size > MAX_FILE_BYTES:
-            raise ModelFileError(
-                f"{path} has {size} bytes, more than the {MAX_FILE_BYTES} of weights", _OTHER_FILE
-            )
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelFileError(os_problem(error), "Check the path") from error
-    except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            f"{path} holds more than tensors, which would have to be executed, or is damaged", _OTHER_FILE
-        ) from error
-    except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{path} is damaged: {why}", _OTHER_FILE) from error
+    held = read_pickled(path, max_bytes=MAX_FILE_BYTES, kind=ModelFileError, remedy=_OTHER_FILE)
     for key in _WRAPPED:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]

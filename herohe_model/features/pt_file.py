@@ -5,15 +5,13 @@ It says neither where patches lie nor what made them.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from herohe_model.errors import os_problem
 from herohe_model.features.schema import FeatureFileError, SlideFeatures
+from herohe_model.model.pickled import read_pickled
 
 _AGAIN: Final = "Use the HDF5 file that CLAM or TRIDENT wrote beside it"
 
@@ -30,23 +28,7 @@ def read_pt(path: Path) -> SlideFeatures:
 
     from herohe_model.features.hdf5 import MAX_BYTES, MAX_DIMENSION, MAX_PATCHES
 
-    try:
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = max(size, sum(entry.file_size for entry in archive.infolist()))
-        if size > MAX_BYTES:
-            raise FeatureFileError(f"{path} is larger than the features of a slide can be", _AGAIN)
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise FeatureFileError(os_problem(error), "Check the path") from error
-    except pickle.UnpicklingError as error:
-        raise FeatureFileError(
-            f"{path} holds more than a tensor, which would have to be executed, or is damaged", _AGAIN
-        ) from error
-    except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        why = " ".join(str(error).split())[:200]
-        raise FeatureFileError(f"{path} is damaged: {why}", _AGAIN) from error
+    tensor = read_pickled(path, max_bytes=MAX_BYTES, kind=FeatureFileError, remedy=_AGAIN)
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
         raise FeatureFileError(f"{path} holds no tensor of features", _AGAIN)
     # A tensor of few numbers may claim any shape, by strides of 0.

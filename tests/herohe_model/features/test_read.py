@@ -125,7 +125,7 @@ class Bomb:
 
 def test_nothing_in_a_pickle_is_executed(tmp_path: Path) -> None:
     torch.save(Bomb(tmp_path / "made"), tmp_path / "a.pt")
-    with pytest.raises(FeatureFileError, match=r"a\.pt holds more than a tensor"):
+    with pytest.raises(FeatureFileError, match=r"a\.pt holds more than tensors"):
         read_features(tmp_path / "a.pt")
     assert not (tmp_path / "made").exists()
 
