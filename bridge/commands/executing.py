@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from bridge.commands import model_option
 from bridge.commands.cluster_options import Cluster
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from herohe_model.model.compute import Compute
     from herohe_model.model.score import CompositeScorer
 
-MODEL: Final = click.option("--model", type=click.Path(path_type=Path), help="Model file (.safetensors).")
+MODEL: Final = click.option(
+    "--model", type=model_option.model, help="Model file (.safetensors), or a name of 'model list'."
+)
 SERVERS: Final = click.option(
     "--server",
     "servers",

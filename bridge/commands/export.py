@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands import model_option
+
 if TYPE_CHECKING:
     from bridge.export.geojson import Coordinates
 
@@ -40,7 +42,7 @@ _FORMATS = ("csv", "parquet", "geojson")
 @click.option(
     "--features", is_flag=True, help="Also compute each sampled patch's features, as .npz; needs --model."
 )
-@click.option("--model", type=click.Path(path_type=Path), help="The model file that scored the run.")
+@click.option("--model", type=model_option.model, help="The model that scored the run: a file, or a name.")
 @click.option(
     "--device",
     default="auto",

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands import model_option
 from bridge.commands.compute_options import compute_options
+from bridge.commands.shared_models import get, list_models
 from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 
 @click.group("model")
 def command() -> None:
-    """Make, show and verify model files."""
+    """Make, show and verify model files; get models that others published."""
+
+
+for _shared in (get, list_models):
+    command.add_command(_shared)
 
 
 @command.command("new")
@@ -83,7 +89,7 @@ def new(
 
 
 @command.command("show")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=model_option.model)
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 def show(file: Path, as_json: bool) -> None:
     """Show the model card of FILE."""
@@ -105,7 +111,7 @@ def show(file: Path, as_json: bool) -> None:
 
 
 @command.command("verify")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=model_option.model)
 @compute_options
 def verify(file: Path, compute: Compute) -> None:
     """Check that FILE is whole and scores as it must on this machine.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands import model_option
+
 if TYPE_CHECKING:
     from bridge.install.qupath_app import QuPathApp
     from bridge.install.scripts import Installed, Remote
@@ -39,7 +41,9 @@ def command() -> None:
 @_QUPATH
 @_USER_DIRECTORY
 @_PROJECT
-@click.option("--model", type=click.Path(path_type=Path), help="Model file that the scripts score with.")
+@click.option(
+    "--model", type=model_option.model, help="Model that the scripts score with: a file, or a name."
+)
 @click.option("--jar", "jars", multiple=True, type=click.Path(path_type=Path), help="A jar brought by hand.")
 @click.option("--server", metavar="tcp://HOST:PORT", help="Use a server on another machine.")
 @click.option("--server-key", type=click.Path(path_type=Path), help="The server's .key file.")

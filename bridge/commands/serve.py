@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands import model_option
 from bridge.commands.compute_options import worker_options
 from herohe_model.model.compute import Compute
 
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="Model file (.safetensors).")
+@click.option(
+    "--model",
+    required=True,
+    type=model_option.model,
+    help="Model file (.safetensors), or a name of 'model list'.",
+)
 @worker_options
 @click.option(
     "--bind",
