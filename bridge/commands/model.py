@@ -10,13 +10,11 @@ import click
 
 from bridge.commands import model_option
 from bridge.commands.compute_options import compute_options
-from bridge.commands.shared_models import get, list_models
+from bridge.commands.shared_models import get, list_models, publish
 from herohe_model.model.compute import Compute
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from herohe_model.model.card import Head, ModelCard, TargetName
     from herohe_model.model.score import CompositeScore
@@ -24,10 +22,10 @@ if TYPE_CHECKING:
 
 @click.group("model")
 def command() -> None:
-    """Make, show and verify model files; get models that others published."""
+    """Make, show and verify model files; publish them, and get those of others."""
 
 
-for _shared in (get, list_models):
+for _shared in (publish, get, list_models):
     command.add_command(_shared)
 
 
@@ -118,7 +116,8 @@ def verify(file: Path, compute: Compute) -> None:
 
     A composite of noise is scored twice. The answers must be equal to the last bit, contributions add up to
     the logits, probabilities be in order and sum to 1; in bf16, or by another engine than PyTorch, they must
-    be within 0.01 of PyTorch's in fp32. A bag model has to give its golden logits.
+    be within 0.01 of PyTorch's in fp32. A bag model has to give its golden logits, and so has one that was
+    published.
     """
     import numpy as np
 
@@ -127,6 +126,7 @@ def verify(file: Path, compute: Compute) -> None:
     from herohe_model.errors import ModelFileError
     from herohe_model.grades import bit_probabilities
     from herohe_model.model.checkpoint import load_model
+    from herohe_model.publishing.golden import check_golden, noise_composite
 
     card, state, sha256 = load_model(file)
     if card.bag is not None:
@@ -157,13 +157,8 @@ def verify(file: Path, compute: Compute) -> None:
     if problems:
         raise ModelFileError(f"{file} does not score as it must on {where}: {'; '.join(problems)}")
     click.echo(f"OK: {file} ({card.name}, SHA-256 {sha256}) scores as it must on {where}.")
-
-
-def noise_composite(side_px: int) -> NDArray[np.uint8]:
-    """Make the composite that models are verified with: (side_px, side_px, 3), uint8, always the same."""
-    import numpy as np
-
-    return np.random.default_rng(0).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+    if check_golden(file):
+        click.echo("    It gives the golden logits that it was published with.")
 
 
 def _problems(card: ModelCard, first: CompositeScore, second: CompositeScore) -> list[str]:

@@ -1,8 +1,54 @@
-"""Subcommands of ``herohe-bridge model`` about models that are given away: ``get`` and ``list``."""
+"""``herohe-bridge model publish``, ``get`` and ``list``: models that are given away, and taken."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from bridge.commands import model_option
+
+
+@click.command("publish")
+@click.argument("file", metavar="MODEL", type=model_option.model)
+@click.option("--to", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder to make.")
+@click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    help="Folder of an evaluation of this model.  [default: that of its training, beside MODEL]",
+)
+@click.option("--licence", help="Such as cc-by-nc-4.0.  [default: the first that is permitted]")
+@click.option(
+    "--terms",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the terms of cohorts and networks of your own; see docs/models.md.",
+)
+@click.option("--permission", default="", help="Who permitted what the terms leave open, in words.")
+@click.option("--contact", default="", help="Whom users of the model may write to.")
+def publish(
+    file: Path,
+    to: Path,
+    evaluation: Path | None,
+    licence: str | None,
+    terms: Path | None,
+    permission: str,
+    contact: str,
+) -> None:
+    """Write MODEL and all that belongs to it into a folder that can be given away.
+
+    Beside the file: a page in the Hugging Face hub's form with the figures of its evaluation, the licence
+    that its cohort and encoder permit, the evaluation page without any case, golden logits, and a manifest
+    with the SHA-256 of each. What the terms forbid is refused. Nothing is uploaded.
+    """
+    from herohe_model.printable import printable_name
+    from herohe_model.publishing.publish import Publication, publish_model
+
+    said = Publication(licence, terms, printable_name(permission), printable_name(contact))
+    manifest = publish_model(file, to, said, evaluation=evaluation)
+    click.echo(f"{to}: {printable_name(manifest.name)}, licence {manifest.licence}")
+    for name, digest in manifest.files.items():
+        click.echo(f"  {digest.sha256}  {name}")
+    click.echo("Read README.md before you give it away, and tell its SHA-256 by another way, too.")
 
 
 @click.command("get")

@@ -67,6 +67,7 @@ LOCAL_ERRORS: Final = frozenset(
         "result_file",
         "submission",
         "table",
+        "terms",
         "write",
     }
 )

@@ -253,6 +253,19 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     calibration: dict[str, Platt] = {}
     call: CallRule | None = None
 
+    def figures(self) -> dict[str, Any]:
+        """Return the measures with their intervals, as a model's card keeps them."""
+
+        def of(measures: tuple[Measure, ...]) -> dict[str, Any]:
+            return {m.name: {"value": m.value, "low": m.low, "high": m.high} for m in measures}
+
+        return {
+            "cases": self.cases,
+            "positive": self.positive,
+            "status": of(self.status),
+            "grade": of(self.grade),
+        }
+
     def measure(self, name: str) -> Measure:
         """Return a measure by its name, such as ``f1`` or ``quadratic_kappa``."""
         return next(m for m in (*self.status, *self.grade) if m.name == name)

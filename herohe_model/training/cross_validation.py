@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -37,7 +37,7 @@ from herohe_model.errors import OptionError
 from herohe_model.evaluation.evaluate import evaluate
 from herohe_model.evaluation.out_of_fold import pool_folds
 from herohe_model.evaluation.page import page
-from herohe_model.evaluation.schema import Evaluation, Measure, rounded, to_json
+from herohe_model.evaluation.schema import Evaluation, rounded, to_json
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
 from herohe_model.model.card import Knowledge
@@ -275,7 +275,7 @@ def _finish(
             temperature=chosen.temperature,
             decision_threshold=chosen.threshold.value,
             threshold_chosen=chosen.threshold.chosen,
-            metrics={"out_of_fold": _metrics(evaluation), "folds": [fold.name for fold in folds]},
+            metrics={"out_of_fold": evaluation.figures(), "folds": [fold.name for fold in folds]},
             trained_on=facts.trained_on,
             knowledge=facts.knowledge,
             cohort=facts.cohort,
@@ -296,17 +296,3 @@ def _finish(
         save_model(folder / MODEL_NAME, card, weights)
     processes.wait()
     return evaluation
-
-
-def _metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the measures with their intervals, for the model card."""
-
-    def of(measures: Sequence[Measure]) -> dict[str, Any]:
-        return {m.name: {"value": m.value, "low": m.low, "high": m.high} for m in measures}
-
-    return {
-        "cases": evaluation.cases,
-        "positive": evaluation.positive,
-        "status": of(evaluation.status),
-        "grade": of(evaluation.grade),
-    }

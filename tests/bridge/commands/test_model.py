@@ -9,12 +9,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from bridge.commands.model import command, noise_composite
+from bridge.commands.model import command
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.model.checkpoint import load_model, save_model
 from herohe_model.model.compute import Compute
 from herohe_model.model.new_model import new_model
+from herohe_model.publishing.golden import noise_composite
 from herohe_model.training.options import TrainOptions
 
 
