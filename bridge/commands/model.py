@@ -10,6 +10,7 @@ import click
 
 from bridge.commands import model_option
 from bridge.commands.compute_options import compute_options
+from bridge.commands.model_import import import_
 from bridge.commands.shared_models import get, list_models, publish
 from herohe_model.model.compute import Compute
 
@@ -25,7 +26,7 @@ def command() -> None:
     """Make, show and verify model files; publish them, and get those of others."""
 
 
-for _shared in (publish, get, list_models):
+for _shared in (import_, publish, get, list_models):
     command.add_command(_shared)
 
 

@@ -61,7 +61,7 @@ class BagNetwork(nn.Module):
         self.layer = nn.Linear(spec.dimension, spec.width)
         self.attends = spec.pooling == "attention"
         if self.attends:
-            inner = max(1, spec.width // 2)
+            inner = spec.attention_width or max(1, spec.width // 2)
             self.value, self.gate = nn.Linear(spec.width, inner), nn.Linear(spec.width, inner)
             self.weigh = nn.Linear(inner, 1)
         head = FreeHead if card.head == "free" else OrderedHead

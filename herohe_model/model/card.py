@@ -69,6 +69,8 @@ class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Numbers of a patch as the encoder gives them.
     width
         Numbers of a patch after the model's own layer.
+    attention_width
+        Numbers of each branch of the attention; None for half of `width`.
     encoder
         As files of features call it, see :mod:`herohe_model.encoders`. Its weights are not in the model file.
     encoder_sha256
@@ -80,6 +82,7 @@ class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pooling: Pooling
     dimension: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     width: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 128
+    attention_width: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
     encoder: Name
     encoder_sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     golden: tuple[float, ...] = ()
