@@ -18,7 +18,6 @@ from herohe_model.errors import HeroheError
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import new_model
 
-
 pytest.importorskip("pip", reason="environments of uv have none")
 
 
