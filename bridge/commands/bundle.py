@@ -21,11 +21,9 @@ from bridge.commands import model_option
     "--platform",
     "platforms",
     multiple=True,
-    help="Of the other machine, as pip names it, such as win_amd64; may be repeated.  [default: this one's]",
+    help="The other machine's, as pip names it, such as win_amd64; may be repeated.  [default: this one's]",
 )
-@click.option(
-    "--python", metavar="VERSION", help="Of the other machine, such as 3.12.  [default: this one's]"
-)
+@click.option("--python", metavar="VERSION", help="The other machine's, such as 3.12.  [default: this one's]")
 @click.option(
     "--source",
     type=click.Path(path_type=Path, exists=True),
