@@ -9,11 +9,14 @@ import click
 
 if TYPE_CHECKING:
     from herohe_model.dataset.labels import Labels
+    from herohe_model.dataset.predictions import Matched, Predictions
+    from herohe_model.evaluation.compare import Comparison
     from herohe_model.evaluation.schema import Evaluation, LeftOut, Measure, Number
 
 
 @click.command("evaluate")
 @click.argument("results", type=click.Path(path_type=Path))
+@click.argument("other", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--truth",
     required=True,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 )
 def command(
     results: Path,
+    other: Path | None,
     truth: Path,
     split: str | None,
     threshold: float | None,
@@ -59,9 +63,10 @@ def command(
     without its extension. Writes evaluation.html and evaluation.json. A threshold chosen on the slides that
     are evaluated makes every figure too good: choose it on out-of-fold predictions, as train does. Research
     use only.
+
+    With OTHER, predictions of the same slides, the two are compared case by case instead: comparison.html and
+    comparison.json hold the differences of AUC and F1 with their intervals, and who was right where.
     """
-    from bridge.results.predictions import read_predictions
-    from bridge.results.run import find_run
     from herohe_model.dataset.predictions import match_truth
     from herohe_model.evaluation.evaluate import evaluate
     from herohe_model.evaluation.page import page
@@ -69,12 +74,14 @@ def command(
     from herohe_model.files import write_atomically
     from herohe_model.printable import printable_name
 
-    if not results.is_file():
-        results = find_run(results).results
-    predictions, labels = read_predictions(results), _truth(truth, split)
-    if threshold is not None:
-        predictions = predictions.with_threshold(threshold, "given by hand with --threshold")
-    matched = match_truth(predictions, labels.cases if split is None else labels.of_split(split), labels.rows)
+    results, predictions = _predictions(results, threshold)
+    labels = _truth(truth, split)
+    cases = labels.cases if split is None else labels.of_split(split)
+    matched = match_truth(predictions, cases, labels.rows)
+    if other is not None:
+        other, others = _predictions(other, threshold)
+        _compare(matched, match_truth(others, cases, labels.rows), (results, other), truth, output, title)
+        return
     named = printable_name(title or f"{results.name} against {truth.name}")
     evaluation = evaluate(matched, title=named, resamples=resamples, seed=seed)
     html = page(evaluation)
@@ -87,6 +94,79 @@ def command(
         click.echo(line)
     click.echo(f"Page: {folder / 'evaluation.html'}")
     click.echo(evaluation.note)
+
+
+def _predictions(results: Path, threshold: float | None) -> tuple[Path, Predictions]:
+    """Return the file of predictions, of a run's folder its results, and what it says."""
+    from bridge.results.predictions import read_predictions
+    from bridge.results.run import find_run
+
+    file = results if results.is_file() else find_run(results).results
+    predictions = read_predictions(file)
+    if threshold is not None:
+        predictions = predictions.with_threshold(threshold, "given by hand with --threshold")
+    return file, predictions
+
+
+def _compare(
+    first: Matched,
+    second: Matched,
+    files: tuple[Path, Path],
+    truth: Path,
+    output: Path | None,
+    title: str | None,
+) -> None:
+    """Write and show how two predictions of the same cases compare."""
+    from herohe_model.evaluation.compare import compare, to_json
+    from herohe_model.evaluation.page import comparison_page
+    from herohe_model.files import write_atomically
+    from herohe_model.printable import printable_name
+
+    # Runs have the same file names; their folders tell them apart.
+    names = [
+        file.name if files[0].name != files[1].name else f"{file.parent.name}/{file.name}" for file in files
+    ]
+    named = printable_name(title or f"{names[0]} and {names[1]} against {truth.name}")
+    found = compare(first, second, names=(printable_name(names[0]), printable_name(names[1])), title=named)
+    folder = output or files[0].parent
+    html = comparison_page(found)
+    write_atomically(folder / "comparison.json", to_json(found))
+    write_atomically(folder / "comparison.html", html.encode())
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    for line in _compared(found):
+        click.echo(line)
+    click.echo(f"Page: {folder / 'comparison.html'}")
+    click.echo(found.note)
+
+
+def _compared(found: Comparison) -> list[str]:
+    """Return the comparison in words."""
+    a, b = found.measured
+    lines = [
+        f"A: {found.first}. B: {found.second}. {found.cases} cases of known status in both, "
+        f"{found.positive} positive."
+    ]
+    for gain, one, two in zip(found.gains, (a.auc, a.f1), (b.auc, b.f1), strict=True):
+        within = "no interval of so few cases"
+        if gain.low is not None and gain.high is not None:
+            within = f"95% {gain.low:+.3f} to {gain.high:+.3f}, p {_number(gain.p_value)}"
+        less = "-" if gain.value is None else f"{gain.value:+.3f}"
+        lines.append(
+            f"{gain.label}: A {_number(one.value)}, B {_number(two.value)}; A less B {less} ({within})"
+        )
+    lines.append(
+        f"Right: both {found.right[0]}, A alone {found.right[1]}, B alone {found.right[2]}, neither "
+        f"{found.right[3]}; McNemar's exact p {found.mcnemar_p:.3f}."
+    )
+    for names, what in (
+        (found.only_first, "predicted by A alone"),
+        (found.only_second, "predicted by B alone"),
+        (found.without_truth, "without a truth"),
+        (found.without_status, "without a HER2 status"),
+    ):
+        lines += [f"{len(names)} cases {what} take no part."] if names else []
+    return lines
 
 
 def _truth(path: Path, split: str | None) -> Labels:

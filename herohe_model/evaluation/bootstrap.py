@@ -23,7 +23,8 @@ METHOD: Final = (
 
 _CHUNK: Final = 1 << 21
 """Case counts held at once, so that memory does not grow with the number of resamples."""
-_Z95: Final = 1.959963984540054
+Z95: Final = 1.959963984540054
+"""Standard errors to either side of a 95% interval."""
 
 
 def resampled(cases: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[NDArray[np.int64]]:
@@ -82,11 +83,14 @@ def interval(values: ArrayLike) -> tuple[float, float]:
     return (low, high)
 
 
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share, which holds for few cases too; NaN for none (Wilson 1927)."""
+def wilson(hits: int, of: int, z: float = Z95) -> tuple[float, float]:
+    """Return Wilson's interval of a share, which holds for few cases too; NaN for none (Wilson 1927).
+
+    `z` is how many standard errors it reaches to either side.
+    """
     if not of:
         return (float("nan"), float("nan"))
-    share, z2 = hits / of, _Z95**2
+    share, z2 = hits / of, z**2
     centre = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z95 / (1 + z2 / of) * float(np.sqrt(share * (1 - share) / of + z2 / (4 * of * of)))
+    half = z / (1 + z2 / of) * float(np.sqrt(share * (1 - share) / of + z2 / (4 * of * of)))
     return (max(0.0, centre - half), min(1.0, centre + half))

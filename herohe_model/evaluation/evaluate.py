@@ -17,7 +17,8 @@ from herohe_model.dataset.predictions import EvaluationError, Matched, Predictio
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import METHOD, RESAMPLES
 from herohe_model.evaluation.confounding import blocks, control, p_of_columns, within_strata
-from herohe_model.evaluation.intervals import FEWEST_OF_A_CLASS, auc_difference
+from herohe_model.evaluation.differences import auc_difference
+from herohe_model.evaluation.intervals import FEWEST_OF_A_CLASS
 from herohe_model.evaluation.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
 from herohe_model.evaluation.measures import grade_measures, group, share, status_measures
 from herohe_model.evaluation.metrics import Floats

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from markupsafe import Markup
 
+from herohe_model.evaluation.compare import Comparison
 from herohe_model.evaluation.plots import plots
 from herohe_model.evaluation.schema import Abstention, Evaluation, Number
 from herohe_model.grades import GRADES
@@ -36,14 +38,23 @@ def page(evaluation: Evaluation) -> str:
         "wrong": sorted(wrong, key=lambda line: (-line.sureness, line.case))[:_WORST],
         "wrong_count": len(wrong),
     }
+    return _written("evaluation.html", context)
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """Return the page of a comparison; the same one gives the same bytes."""
+    return _written("comparison.html", {"c": comparison})
+
+
+def _written(template: str, context: Mapping[str, Any]) -> str:
     file = io.StringIO()
     write_page(
         file,
-        "evaluation.html",
+        template,
         context,
         package="herohe_model.pages",
         styles=("charts.css", "evaluation.css"),
-        filters={"number": _number, "percent": _percent},
+        filters={"number": _number, "percent": _percent, "signed": _signed},
     )
     return file.getvalue()
 
@@ -64,3 +75,7 @@ def _number(value: Number, decimals: int = 3) -> str:
 
 def _percent(value: Number) -> str:
     return "–" if value is None else f"{100 * value:.0f}%"
+
+
+def _signed(value: Number) -> str:
+    return "–" if value is None else f"{value:+.3f}"

@@ -146,7 +146,7 @@ class BesideColumns(msgspec.Struct, frozen=True):
     columns_auc
         Of a logistic regression of them, each case by one that has not seen it.
     gain, gain_low, gain_high, p_value
-        How much higher the model's AUC is; DeLong's paired test.
+        How much higher the model's AUC is, see :mod:`herohe_model.evaluation.differences`.
     within_strata_p
         Share of permutations of the status within the columns' joint values whose AUC is as high as the
         model's; None where no stratum has both.
@@ -286,15 +286,16 @@ def rounded(evaluation: Evaluation) -> Evaluation:
 
     So what the last bits of a platform's arithmetic differ in is not seen.
     """
-    return msgspec.convert(_plain(msgspec.to_builtins(evaluation)), Evaluation)
+    return msgspec.convert(plain(msgspec.to_builtins(evaluation)), Evaluation)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return builtins with numbers of 6 decimals, and None where they are not finite."""
     if isinstance(value, float):
         # Adding 0.0 turns -0.0 into 0.0.
         return round(value, DECIMALS) + 0.0 if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value

@@ -15,12 +15,13 @@ import numpy as np
 
 from herohe_model.evaluation.bootstrap import wilson
 from herohe_model.evaluation.confounding import control
-from herohe_model.evaluation.intervals import auc_difference, auc_interval, f1_interval
+from herohe_model.evaluation.differences import auc_difference, f1_difference
+from herohe_model.evaluation.intervals import auc_interval, f1_interval
 from herohe_model.evaluation.measures import status_measures
 from herohe_model.evaluation.metrics import count
 
 SEEDS = 50
-COHORTS = 2000
+COHORTS = 1000
 PREVALENCE = 0.4
 SKILLS = (0.7, 1.5, 2.5)
 """Distance of the positive cases' mean score, in standard deviations: AUC 0.69, 0.86 and 0.96."""
@@ -37,7 +38,10 @@ def holds(interval: tuple[float, float], value: float) -> float:
 
 
 def coverage() -> None:
-    print(f"coverage of {COHORTS} cohorts\nn    skill  AUC    F1     sens.  spec.  paired AUC difference")
+    print(
+        f"coverage of {COHORTS} cohorts\nn    skill  AUC    F1     sens.  spec.  "
+        "difference of AUC, F1; the same of scores much alike"
+    )
     normal = NormalDist()
     for n in (20, 60, 150):
         for skill in SKILLS:
@@ -51,8 +55,18 @@ def coverage() -> None:
                 truth, score = cohort(n, skill, rng)
                 if not 2 <= truth.sum() <= n - 2:
                     continue
-                weaker = score + rng.normal(0, 1, n)
-                difference = auc_difference(truth, score, weaker)
+                pairs = []
+                # Of another model, and of nearly the same.
+                for noise in (1.0, 0.3):
+                    weaker = score + rng.normal(0, noise, n)
+                    spread = (1 + noise**2) ** 0.5
+                    less = normal.cdf(skill / 2 / spread)
+                    called = PREVALENCE * less
+                    less_f1 = 2 * called / (called + (1 - PREVALENCE) * (1 - less) + PREVALENCE)
+                    d = auc_difference(truth, score, weaker)
+                    pairs.append(holds((d.low, d.high), auc - normal.cdf(skill / 2**0.5 / spread)))
+                    d = f1_difference(truth, score >= skill / 2, weaker >= skill / 2)
+                    pairs.append(holds((d.low, d.high), f1 - less_f1))
                 c = count(truth, score >= skill / 2)
                 tp, fp, fn, tn = (int(x) for x in (c.tp, c.fp, c.fn, c.tn))
                 found.append(
@@ -61,7 +75,7 @@ def coverage() -> None:
                         holds(f1_interval(tp, fp, fn), f1),
                         holds(wilson(tp, tp + fn), sensitivity),
                         holds(wilson(tn, tn + fp), specificity),
-                        holds((difference.low, difference.high), auc - normal.cdf(skill / 2)),
+                        *pairs,
                     )
                 )
             print(f"{n:<4} {skill:<6} " + "  ".join(f"{x:.3f}" for x in np.nanmean(found, axis=0)))

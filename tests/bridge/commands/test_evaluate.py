@@ -19,6 +19,7 @@ from herohe_model.dataset.labels import LabelError
 from herohe_model.dataset.predictions import EvaluationError
 from herohe_model.dataset.submission import Submission, write_submission
 from herohe_model.errors import HeroheError
+from herohe_model.evaluation.compare import from_json as from_comparison_json
 from herohe_model.evaluation.schema import Evaluation, from_json
 
 THRESHOLD = 0.45
@@ -253,3 +254,33 @@ def test_slides_that_were_not_scored_leave_nothing_to_evaluate(folder: Path) -> 
     write_csv(folder / "results.csv", none)
     with pytest.raises(EvaluationError, match="No slide has a truth"):
         run(folder / "results.csv", "--truth", folder / "truth.csv")
+
+
+def test_two_predictions_of_the_same_slides_are_compared(folder: Path) -> None:
+    read = read_predictions(folder / "results.csv")
+    p = read.p_positive.copy()
+    # case-0 is negative and case-3 positive; B calls both wrong, and lacks the last case.
+    p[0], p[3] = 0.99, 0.01
+    other = Submission(read.case_ids[:-1], p[:-1], (p >= THRESHOLD)[:-1])
+    write_submission(folder / "b.csv", other)
+    done = run(folder / "results.csv", folder / "b.csv", "--truth", folder / "truth.csv")
+    assert done.exit_code == 0 and not (folder / "evaluation.html").exists()
+    found = from_comparison_json((folder / "comparison.json").read_bytes())
+    assert found.cases == 59 and found.only_first == ("case-59",) and found.only_second == ()
+    before = {"case-0": read.called[0], "case-3": not read.called[3]}
+    expected = {name for name, wrong in before.items() if not wrong}
+    assert expected and {d.case for d in found.disagreements} == expected
+    assert found.right[1] == len(expected) and found.right[2] == 0 and sum(found.right) == 59
+    auc, f1 = found.gains
+    assert auc.value > 0 and f1.value > 0 and auc.low < auc.value < auc.high
+    assert f1.value == pytest.approx(found.measured[0].f1.value - found.measured[1].f1.value, abs=2e-6)
+    assert "A alone" in done.stdout and "1 cases predicted by A alone take no part" in done.stdout
+    text = (folder / "comparison.html").read_text(encoding="utf-8")
+    assert "case-59" in text and "McNemar" in text
+
+
+def test_a_run_beside_itself_differs_in_nothing(folder: Path) -> None:
+    run(folder / "results.csv", folder / "results.json", "--truth", folder / "truth.csv")
+    found = from_comparison_json((folder / "comparison.json").read_bytes())
+    assert [(g.value, g.low, g.high, g.p_value) for g in found.gains] == [(0, 0, 0, 1)] * 2
+    assert found.right[1:3] == (0, 0) and found.mcnemar_p == 1

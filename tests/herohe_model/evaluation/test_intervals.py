@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -7,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import bootstrap, interval
 from herohe_model.evaluation.confounding import control, logistic_regression, within_strata
-from herohe_model.evaluation.intervals import auc_difference, auc_interval, f1_interval
+from herohe_model.evaluation.differences import auc_difference, f1_difference, mcnemar
+from herohe_model.evaluation.intervals import auc_interval, f1_interval
 
 
 def scores(n: int = 200, skill: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,6 +31,47 @@ def test_delong_is_the_bootstraps_where_there_are_many_cases() -> None:
         float(metrics.roc_auc(truth, p) - metrics.roc_auc(truth, other)), abs=1e-12
     )
     assert difference.p_value < 0.05 < auc_difference(truth, p, p + 0.001 * other).p_value
+
+
+def test_the_difference_of_f1_is_the_bootstraps_where_there_are_many_cases() -> None:
+    truth, p, other = scores(400)
+    a, b = p > 0.5, other > 0.5
+    drawn = bootstrap({"d": lambda w: metrics.f1_score(truth, a, w) - metrics.f1_score(truth, b, w)}, 400)
+    found = f1_difference(truth, a, b)
+    assert (found.low, found.high) == pytest.approx(interval(drawn["d"]), abs=0.015)
+    turned = f1_difference(truth, b, a)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
+    assert turned.p_value == pytest.approx(found.p_value, abs=1e-9)
+
+
+def test_differences_of_few_cases_hold_what_is_true() -> None:
+    """DeLong's paired interval holds it in 0.85 of such cohorts, the bootstrap's of F1 in 0.45."""
+    rng, normal = np.random.default_rng(20), NormalDist()
+    true = normal.cdf(2.5 / 2**0.5) - normal.cdf(2.5 / 2)
+    held = []
+    while len(held) < 200:
+        truth = rng.random(20) < 0.4
+        if 2 <= truth.sum() <= 18:
+            p = rng.normal(2.5 * truth, 1)
+            found = auc_difference(truth, p, p + rng.normal(0, 1, 20))
+            held.append(found.low <= true <= found.high)
+    assert np.mean(held) >= 0.92
+
+
+def test_two_that_put_all_cases_right_in_other_orders_are_not_surely_alike() -> None:
+    truth = np.arange(20) < 8
+    p = truth + np.linspace(0, 0.1, 20)
+    other = truth + np.linspace(0.1, 0, 20)
+    found = auc_difference(truth, p, other)
+    assert found.value == 0 and found.low < -0.05 and found.high > 0.05
+    assert found.p_value == pytest.approx(1)
+    same = auc_difference(truth, p, 2 * p - 1)
+    assert (same.low, same.high, same.p_value) == (0, 0, 1)
+
+
+def test_mcnemar_is_the_binomial_test() -> None:
+    assert mcnemar(0, 0) == 1 and mcnemar(3, 3) == 1
+    assert mcnemar(0, 5) == pytest.approx(2 / 32) and mcnemar(9, 1) == pytest.approx(22 / 1024)
 
 
 def test_an_order_without_a_mistake_is_not_sure() -> None:
