@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "train": "Train a model on labelled slides.",
     "predict": "Score a folder of slides into a submission file.",
     "evaluate": "Say how good predictions are, beside the trivial answers.",
+    "bundle": "Gather all that an installation without a network needs.",
     "doctor": "Say what is installed, and what to do about what is not.",
 }
 

@@ -55,6 +55,7 @@ SERVER_ERRORS: Final[Mapping[str, type[HeroheError]]] = {
 
 LOCAL_ERRORS: Final = frozenset(
     {
+        "bundle",
         "error",
         "remote",
         "cluster",
