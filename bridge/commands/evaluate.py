@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the two files.  [default: that of RESULTS]",
 )
+@click.option(
+    "--prevalence",
+    type=click.FloatRange(0.001, 0.999),
+    help="Share of HER2-positive for predictive values, net benefit and calls; in practice 0.15 to 0.2.  "
+    "[default: that of the cases]",
+)
 @click.option("--title", help="Heading of the page.  [default: the files' names]")
 @click.option(
     "--resamples",
@@ -52,6 +58,7 @@ def command(
     split: str | None,
     threshold: float | None,
     output: Path | None,
+    prevalence: float | None,
     title: str | None,
     resamples: int,
     seed: int,
@@ -83,7 +90,7 @@ def command(
         _compare(matched, match_truth(others, cases, labels.rows), (results, other), truth, output, title)
         return
     named = printable_name(title or f"{results.name} against {truth.name}")
-    evaluation = evaluate(matched, title=named, resamples=resamples, seed=seed)
+    evaluation = evaluate(matched, title=named, resamples=resamples, seed=seed, prevalence=prevalence)
     html = page(evaluation)
     folder = output or results.parent
     write_atomically(folder / "evaluation.json", to_json(evaluation))

@@ -90,6 +90,8 @@ def predictions_of(
     models = []
     seen: list[str] = []
     fingerprints: list[str] = []
+    foreground: list[int] = []
+    saturation: list[float] = []
     thresholds: set[tuple[float | None, str]] = set()
     for result in results:
         if result.provenance is not None:
@@ -106,6 +108,8 @@ def predictions_of(
                     "Use the file as herohe-bridge score wrote it",
                 )
             made = result.provenance
+            foreground.append(result.union.patches_foreground)
+            saturation.append(float(np.mean([patch.saturation for patch in result.union.patches] or [0.0])))
             fingerprints.append("" if made is None else made.slide_fingerprint)
             scored.append((case_of(result), prediction, result.union.composites))
             if SEEN_IN_TRAINING in result.warnings:
@@ -134,6 +138,13 @@ def predictions_of(
         model=model,
         warnings=(*warnings, *_seen(seen)),
         fingerprints=tuple(fingerprints),
+        calls=tuple(prediction.call for _, prediction, _ in scored)
+        if scored and all(prediction.call for _, prediction, _ in scored)
+        else None,
+        measured=(
+            ("number of foreground patches", np.array(foreground, dtype=np.float64)),
+            ("mean saturation of the stain", np.array(saturation, dtype=np.float64)),
+        ),
     )
 
 

@@ -79,6 +79,10 @@ class Predictions:
         What made them, in words.
     warnings
         What is odd about them.
+    calls
+        The calls in three; None where the model has none.
+    measured
+        What else is known of each slide that should not tell its status, by name; each of shape (cases,).
     fingerprints
         Of the slides' content; "" where it is not known. None when none is.
     """
@@ -94,6 +98,8 @@ class Predictions:
     model: str = ""
     warnings: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] | None = None
+    calls: tuple[str, ...] | None = None
+    measured: tuple[tuple[str, NDArray[np.float64]], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
@@ -108,6 +114,8 @@ class Predictions:
         shapes += [self.at_least is None or self.at_least.shape == (n, 3)]
         shapes += [self.composites is None or len(self.composites) == n]
         shapes += [self.fingerprints is None or len(self.fingerprints) == n]
+        shapes += [self.calls is None or len(self.calls) == n]
+        shapes += [values.shape == (n,) for _, values in self.measured]
         if not all(shapes):
             raise EvaluationError("The arrays of the predictions differ in length")
         bad = ~((self.p_positive >= 0) & (self.p_positive <= 1))
@@ -136,6 +144,8 @@ class Predictions:
             grades=None if self.grades is None else self.grades[where],
             at_least=None if self.at_least is None else self.at_least[where],
             composites=None if self.composites is None else tuple(self.composites[i] for i in indices),
+            calls=None if self.calls is None else tuple(self.calls[i] for i in indices),
+            measured=tuple((name, values[where]) for name, values in self.measured),
             fingerprints=None if self.fingerprints is None else tuple(self.fingerprints[i] for i in indices),
         )
 

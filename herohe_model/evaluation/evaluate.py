@@ -7,7 +7,7 @@ The threshold comes with the predictions: it was chosen on out-of-fold predictio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from herohe_model.dataset.predictions import EvaluationError, Matched, Predictio
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import METHOD, RESAMPLES
 from herohe_model.evaluation.confounding import blocks, control, p_of_columns, within_strata
+from herohe_model.evaluation.decisions import call_rates, decision_curve, predictive_values
 from herohe_model.evaluation.differences import auc_difference
 from herohe_model.evaluation.intervals import FEWEST_OF_A_CLASS
 from herohe_model.evaluation.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
@@ -50,6 +51,8 @@ def evaluate(
     title: str = "Evaluation",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    prevalence: float | None = None,
+    folds: Sequence[str] | None = None,
 ) -> Evaluation:
     """Evaluate predictions against their truth.
 
@@ -62,6 +65,10 @@ def evaluate(
         Of the page.
     resamples, seed
         Of the bootstrap.
+    prevalence
+        How often HER2-positive comes where one decides; None for the cases' own share.
+    folds
+        The fold that held each case out, in the order of the cases.
 
     Returns
     -------
@@ -123,6 +130,8 @@ def evaluate(
             by_column=_by_column(status),
             controls=controls,
             beside_columns=_beside_columns(status),
+            by_fold=_by_fold(status, () if folds is None else np.array(folds)[sample.with_status].tolist()),
+            **_decisions(status, prevalence),
         )
     )
 
@@ -291,6 +300,7 @@ def _controls(s: _Sample) -> tuple[Control, ...]:
     ]
     if composites is not None:
         asked.append(("number of composites", [str(len(p)) for p in composites]))
+    asked += [(name, [f"{value:.9g}" for value in values]) for name, values in s.predictions.measured]
     made = [control(name, values, s.truth, seed=s.seed) for name, values in asked]
     return tuple(
         Control(c.name, c.cases, c.groups, c.auc, c.p_value, c.flagged) for c in made if c is not None
@@ -326,6 +336,25 @@ def _beside_columns(s: _Sample) -> BesideColumns | None:
         p_value=gain.p_value,
         within_strata_p=within_strata(s.truth, s.p, strata, seed=s.seed),
     )
+
+
+def _by_fold(s: _Sample, folds: Sequence[str]) -> tuple[Group, ...]:
+    of = np.array(folds)
+    return tuple(_group_of(name, s.take(np.flatnonzero(of == name))) for name in sorted(set(folds)))
+
+
+def _decisions(s: _Sample, prevalence: float | None) -> dict[str, Any]:
+    """Return what holds at a prevalence; nothing where all cases have one status."""
+    if not 0 < int(s.truth.sum()) < len(s):
+        return {}
+    at = float(s.truth.mean()) if prevalence is None else prevalence
+    calls = s.predictions.calls
+    return {
+        "prevalence": at,
+        "predictive": predictive_values(*_counts(s), at),
+        "decision_curve": decision_curve(s.truth, s.p, at),
+        "call_rates": {} if calls is None else call_rates(s.truth, np.array(calls, dtype=object), at),
+    }
 
 
 def _group_of(name: str, s: _Sample) -> Group:

@@ -13,7 +13,7 @@ from herohe_model.evaluation.leaderboard import (
 )
 from herohe_model.evaluation.schema import CaseLine, Evaluation
 from herohe_model.grades import GRADES
-from herohe_model.pages.svg import Chart
+from herohe_model.pages.svg import Chart, ticks
 
 _FIFTHS: Final = tuple((k / 5, f"{k / 5:.1f}") for k in range(6))
 _DOT: Final = 3.0
@@ -35,6 +35,8 @@ def plots(evaluation: Evaluation) -> dict[str, str]:
         drawn["precision_recall"] = _precision_recall(evaluation)
     if evaluation.reliability:
         drawn["reliability"] = _reliability(evaluation)
+    if evaluation.decision_curve:
+        drawn["decision"] = _decision(evaluation)
     if len(evaluation.abstention) > 1:
         drawn["abstention"] = _abstention(evaluation)
     if evaluation.leaderboard is not None:
@@ -119,6 +121,26 @@ def _reliability(e: Evaluation) -> str:
         note = f"{b.positive.hits} of {b.positive.of} positive at a mean probability of {at[0]:.3f}"
         chart.dot(*at, "spot model", radius=4.5, note=note)
         chart.words(*at, str(b.positive.of), dx=7, dy=14 if at[1] > 0.5 else -8, kind="faint")
+    return chart.svg()
+
+
+def _decision(e: Evaluation) -> str:
+    """Draw net benefit up to where even a perfect model has none to give; losses are cut off."""
+    most = e.prevalence or 0.0
+    floor = -0.15 * most
+    chart = Chart("Decision curve: net benefit by threshold", y=(floor, 1.1 * most))
+    chart.x_axis("Threshold on P(HER2-positive)", _FIFTHS)
+    chart.y_axis("Net benefit", [(value, f"{value:.2f}") for value in ticks(0, most, 5)])
+    chart.line([(0, 0), (1, 0)], "guide", note="calling no case positive")
+    for kind, points in (
+        ("second", [(d.threshold, d.all_positive) for d in e.decision_curve]),
+        ("model", [(d.threshold, d.model) for d in e.decision_curve]),
+    ):
+        shown = [(x, y) for x, y in points if y is not None and y >= floor]
+        if shown:
+            chart.line(shown, f"curve {kind}")
+    chart.words(1, most, "model", anchor="end", dy=4, kind="label model-text")
+    chart.words(1, most, "all positive", anchor="end", dy=20, kind="label second-text")
     return chart.svg()
 
 

@@ -161,6 +161,23 @@ class BesideColumns(msgspec.Struct, frozen=True):
     within_strata_p: Number
 
 
+class DecisionPoint(msgspec.Struct, frozen=True):
+    """Net benefit of calling positive from a threshold on, and of calling all cases positive."""
+
+    threshold: float
+    model: Number
+    all_positive: Number
+
+
+class Predictive(msgspec.Struct, frozen=True):
+    """A predictive value at the stated prevalence; None where nothing is called so."""
+
+    name: str
+    value: Number
+    low: Number
+    high: Number
+
+
 class CaseLine(msgspec.Struct, frozen=True):
     """One case: truth and prediction."""
 
@@ -210,6 +227,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         For each column of the labels that divides the cases, its groups.
     controls
         What should not tell the status: laboratory, case number, number of patches.
+    by_fold
+        Of a training, the groups of its folds.
+    apparent_f1
+        Of a training with nested folds, the F1 at a threshold chosen on these very cases; what it is above
+        the F1 is optimism.
+    prevalence, predictive, decision_curve
+        How often HER2-positive is said to come (the cases' own share where nobody said), and predictive
+        values and net benefit there.
+    call_rates
+        How the model's calls in three fall on these cases, see ``evaluation.decisions``; empty without calls.
     calibration, call
         Of a training with nested folds: the lines of each step with the calibration slope and intercept that
         they have on the cases of other folds, and the call's thresholds with its rates on these.
@@ -250,6 +277,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     by_column: tuple[tuple[str, tuple[Group, ...]], ...] = ()
     controls: tuple[Control, ...] = ()
     beside_columns: BesideColumns | None = None
+    by_fold: tuple[Group, ...] = ()
+    apparent_f1: Number = None
+    prevalence: Number = None
+    predictive: tuple[Predictive, ...] = ()
+    decision_curve: tuple[DecisionPoint, ...] = ()
+    call_rates: dict[str, Number] = {}
     calibration: dict[str, Platt] = {}
     call: CallRule | None = None
 

@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from herohe_model.dataset.cases import Case, target_arrays
 from herohe_model.errors import OptionError
+from herohe_model.evaluation.decisions import call_rates
 from herohe_model.grades import Target
-from herohe_model.model.calibration import NEGATIVE, POSITIVE, CallRule, Floats, Platt, sigmoid, slide_logit
+from herohe_model.model.calibration import CallRule, Floats, Platt, sigmoid, slide_logit
 from herohe_model.training.options import CallOptions
 
 FEWEST: Final = 5
@@ -267,42 +268,6 @@ def choose_call(unseen: UnseenLogits, line: Platt, options: CallOptions) -> Call
         prevalence=options.prevalence,
         out_of_fold=call_rates(truth, called, options.prevalence),
     )
-
-
-def call_rates(
-    truth: NDArray[np.bool_], called: NDArray[np.object_], prevalence: float | None
-) -> dict[str, float | None]:
-    """Return how the three calls fall; shares of the cases, or of their class.
-
-    ``share_saved`` is the share that needs no IHC because it is likely negative, ``positives_missed`` the
-    number of positives among them. Predictive values and shares of all are those at the prevalence; with
-    None, at the cases' own.
-    """
-    negative, positive = called == NEGATIVE, called == POSITIVE
-    at = float(truth.mean()) if prevalence is None else prevalence
-
-    def of(which: NDArray[np.bool_]) -> tuple[float, float]:
-        return float(which[truth].mean()), float(which[~truth].mean())
-
-    missed, ruled_out = of(negative)
-    found, false_alarm = of(positive)
-    saved = at * missed + (1 - at) * ruled_out
-    alarms = at * found + (1 - at) * false_alarm
-    rates: dict[str, float | None] = {
-        "cases": float(len(truth)),
-        "positive": float(truth.sum()),
-        "positives_missed": float((negative & truth).sum()),
-        "rule_out_sensitivity": 1 - missed,
-        "ruled_out_of_negative": ruled_out,
-        "rule_in_specificity": 1 - false_alarm,
-        "ruled_in_of_positive": found,
-        "prevalence": at,
-        "share_saved": saved,
-        "share_uncertain": 1 - saved - alarms,
-        "npv": (1 - at) * ruled_out / saved if saved else None,
-        "ppv": at * found / alarms if alarms else None,
-    }
-    return {name: None if value is None else round(value, _DECIMALS) for name, value in rates.items()}
 
 
 def _thresholds(

@@ -177,7 +177,7 @@ def run_folds(
         )
     ensemble = choose_nested(oof, unseen, call or CallOptions(), listener.say) if pairs else None
     chosen = ensemble or choose_single(oof, facts.learned)
-    evaluation = _finish(chosen, folds, networks, folder, facts, processes)
+    evaluation = _finish(chosen, cases, folds, networks, folder, facts, processes)
     return folder / MODEL_NAME, evaluation
 
 
@@ -257,6 +257,7 @@ class CardFacts:
 
 def _finish(
     chosen: Chosen,
+    cases: Sequence[Case],
     folds: Sequence[Fold],
     networks: Sequence[Path],
     folder: Path,
@@ -264,10 +265,21 @@ def _finish(
     processes: Processes,
 ) -> Evaluation:
     """Evaluate out of fold, and write everything down."""
+    held_out_by = {cases[i].key: fold.name for fold in folds for i in fold.held_out.tolist()}
     evaluation = evaluate(
-        Matched(chosen.predictions, chosen.cases, (), ()), title=f"{facts.name}, out of fold"
+        Matched(chosen.predictions, chosen.cases, (), ()),
+        title=f"{facts.name}, out of fold",
+        prevalence=None if chosen.call is None else chosen.call.prevalence,
+        folds=[held_out_by[case.key] for case in chosen.cases],
     )
-    evaluation = rounded(msgspec.structs.replace(evaluation, calibration=chosen.lines, call=chosen.call))
+    evaluation = rounded(
+        msgspec.structs.replace(
+            evaluation,
+            calibration=chosen.lines,
+            call=chosen.call,
+            apparent_f1=chosen.threshold.f1 if chosen.lines else None,
+        )
+    )
     if processes.first:
         loaded = [load_model(network) for network in networks]
         card = msgspec.structs.replace(

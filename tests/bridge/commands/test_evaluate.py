@@ -150,6 +150,40 @@ def test_a_threshold_can_be_given(folder: Path) -> None:
     assert "by hand" in made.threshold_source
 
 
+def test_predictive_values_are_those_of_the_stated_prevalence(folder: Path) -> None:
+    run(folder / "results.json", "--truth", folder / "truth.csv", "--prevalence", 0.15)
+    made = evaluated(folder)
+    assert made.prevalence == 0.15
+    sensitivity, specificity = made.measure("recall").value, made.measure("specificity").value
+    ppv = 0.15 * sensitivity / (0.15 * sensitivity + 0.85 * (1 - specificity))
+    assert made.predictive[0].value == pytest.approx(ppv, abs=1e-5)
+    assert made.predictive[0].low < ppv < made.predictive[0].high < 0.6
+    assert "At a prevalence of 15%" in (folder / "evaluation.html").read_text(encoding="utf-8")
+
+
+def test_the_calls_in_three_are_counted_on_the_page(folder: Path) -> None:
+    called = [
+        msgspec.structs.replace(
+            r,
+            union=msgspec.structs.replace(
+                r.union,
+                prediction=msgspec.structs.replace(
+                    r.union.prediction,
+                    call="likely negative" if r.union.prediction.p_positive < 0.4 else "likely positive",
+                ),
+            ),
+        )
+        for r in results()
+    ]
+    write_json(folder / "results.json", called)
+    run(folder / "results.json", "--truth", folder / "truth.csv")
+    made = evaluated(folder)
+    low = [line for line in made.lines if line.p_positive < 0.4]
+    assert made.call_rates["positives_missed"] == sum(line.positive for line in low)
+    assert made.call_rates["share_saved"] == pytest.approx(len(low) / 60, abs=1e-6)
+    assert "of IHC would be saved" in (folder / "evaluation.html").read_text(encoding="utf-8")
+
+
 def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
     for name in ("a", "b"):
         run(folder / "results.json", "--truth", folder / "truth.csv", "--output", folder / name)

@@ -33,6 +33,7 @@ from herohe_model.dataset.labels import read_labels
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, HeroheError, OptionError, RegionError, SlideError
+from herohe_model.evaluation.schema import from_json
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
@@ -192,6 +193,8 @@ def test_every_case_is_out_of_fold_once(trained: Path) -> None:
     lines = msgspec.json.decode((trained / "out-of-fold.json").read_bytes(), type=list[CaseLogits])
     assert sorted(line.case for line in lines) == [f"{k:03d}" for k in range(1, 11)]
     assert len(read_submission(trained / "out-of-fold.csv").case_ids) == 10
+    made = from_json((trained / "evaluation.json").read_bytes())
+    assert [(g.name, g.cases) for g in made.by_fold] == [("fold 1 of 2", 5), ("fold 2 of 2", 5)]
 
 
 def test_the_same_command_again_finds_the_run_finished(trained: Path, cohort: Path) -> None:

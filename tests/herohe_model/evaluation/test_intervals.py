@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import bootstrap, interval
 from herohe_model.evaluation.confounding import control, logistic_regression, within_strata
+from herohe_model.evaluation.decisions import decision_curve, predictive_values
 from herohe_model.evaluation.differences import auc_difference, f1_difference, mcnemar
 from herohe_model.evaluation.intervals import auc_interval, f1_interval
 
@@ -118,3 +119,25 @@ def test_a_score_that_only_tells_the_stratum_is_no_better_than_permutations_with
     assert within_strata(truth, stratum + rng.normal(0, 0.1, 200), names) > 0.02
     assert within_strata(truth, truth + rng.normal(0, 1, 200), names) < 0.01
     assert within_strata(stratum, truth.astype(float), names) is None
+
+
+def test_net_benefit_is_that_of_the_counts_at_the_cases_own_prevalence() -> None:
+    truth, p, _ = scores(200)
+    p = 1 / (1 + np.exp(-p))
+    at = float(truth.mean())
+    curve = {point.threshold: point for point in decision_curve(truth, p, at)}
+    for threshold in (0.1, 0.3, 0.7):
+        tp, fp = (p >= threshold)[truth].sum(), (p >= threshold)[~truth].sum()
+        odds = threshold / (1 - threshold)
+        assert curve[threshold].model == pytest.approx((tp - fp * odds) / 200)
+        assert curve[threshold].all_positive == pytest.approx((truth.sum() - (~truth).sum() * odds) / 200)
+
+
+def test_predictive_values_follow_bayes_and_are_never_sure() -> None:
+    ppv, npv = predictive_values(40, 10, 10, 90, 50 / 150)
+    assert (ppv.value, npv.value) == (pytest.approx(40 / 50), pytest.approx(90 / 100))
+    rare, _ = predictive_values(40, 10, 10, 90, 0.1)
+    assert rare.value == pytest.approx(0.08 / (0.08 + 0.09)) and rare.low < rare.value < rare.high < ppv.value
+    sure, without = predictive_values(0, 0, 5, 20, 0.15)
+    assert sure.value is None and without.low < without.value == pytest.approx(0.85)
+    assert predictive_values(12, 0, 0, 12, 0.15)[0].low < 0.95
