@@ -133,16 +133,18 @@ bag_options = option_group(
 """Gives a command ``bag``, a :class:`BagChoice`."""
 
 
-def _plan(folds: int, leave_one_laboratory_out: bool, nested: bool) -> FoldPlan:
+def _plan(folds: int, folds_by_id: bool, leave_one_laboratory_out: bool, nested: bool) -> FoldPlan:
     from herohe_model.training.cross_validation import FoldPlan
 
+    if folds_by_id and leave_one_laboratory_out:
+        raise click.UsageError("Choose one of --folds-by-id and --leave-one-laboratory-out.")
     if leave_one_laboratory_out:
         return FoldPlan("laboratories", nested=nested)
     if folds == 0:
         return FoldPlan("none")
     if folds == 1:
         raise click.UsageError("One fold holds out everything: ask for 2 or more, or 0 to train on all.")
-    return FoldPlan("folds", folds, nested=nested)
+    return FoldPlan("id blocks" if folds_by_id else "folds", folds, nested=nested)
 
 
 fold_options = option_group(
@@ -155,6 +157,7 @@ fold_options = option_group(
         show_default=True,
         help="Stratified folds, a network each; 0 trains once on all slides and chooses no threshold.",
     ),
+    click.option("--folds-by-id", is_flag=True, help="Hold out blocks of neighbouring case IDs instead."),
     click.option("--leave-one-laboratory-out", is_flag=True, help="Hold out one laboratory a fold instead."),
     click.option(
         "--nested/--no-nested",

@@ -238,6 +238,9 @@ def _equivocal(s: _Sample) -> Group | None:
 def _by_grade(s: _Sample) -> tuple[Group, ...]:
     names = ((-1, "not known"), *enumerate(GRADES))
     groups = [(name, np.flatnonzero(s.grades == number)) for number, name in (*names[1:], names[0])]
+    # They count among the 0, too: no target learns the difference.
+    faint = np.flatnonzero([case.ultralow for case in s.cases])
+    groups.insert(1, ("0+, of these", faint))
     return tuple(_group_of(name, s.take(chosen)) for name, chosen in groups if len(chosen))
 
 

@@ -96,7 +96,7 @@ def _precision_recall(e: Evaluation) -> str:
     chart = _square("Precision-recall curve", "Recall (sensitivity)", "Precision")
     prevalence = e.positive / e.cases
     chart.line([(0, prevalence), (1, prevalence)], "guide", note="calling every case positive")
-    chart.words(0, prevalence, "always positive", dx=6, dy=-6, kind="faint")
+    chart.words(0, prevalence, "always positive", dx=6, dy=-6 if prevalence < 0.9 else 16, kind="faint")
     chart.line(e.precision_recall, "curve model")
     tp, fp, fn, _ = e.status_counts
     if tp + fp:

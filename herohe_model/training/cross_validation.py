@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from herohe_model.bag.model import with_golden
 from herohe_model.dataset.cases import TEST_SPLIT, Case
-from herohe_model.dataset.folds import Fold, leave_one_laboratory_out, stratified_folds
+from herohe_model.dataset.folds import Fold, id_block_folds, leave_one_laboratory_out, stratified_folds
 from herohe_model.dataset.predictions import Matched
 from herohe_model.dataset.submission import Submission, write_submission
 from herohe_model.errors import OptionError
@@ -51,7 +51,7 @@ from herohe_model.training.options import CallOptions
 from herohe_model.training.processes import Processes
 from herohe_model.training.run_folder import MODEL_NAME
 
-Split = Literal["folds", "laboratories", "none"]
+Split = Literal["folds", "id blocks", "laboratories", "none"]
 
 EVALUATION_PAGE_NAME: Final = "evaluation.html"
 
@@ -66,10 +66,11 @@ class FoldPlan:
     Attributes
     ----------
     split
-        ``folds``: stratified; ``laboratories``: one held out after the other; ``none``: train once on all
-        slides, with no out-of-fold predictions and so no chosen threshold.
+        ``folds``: stratified; ``id blocks``: neighbouring case IDs together; ``laboratories``: one held out
+        after the other; ``none``: train once on all slides, with no out-of-fold predictions and so no chosen
+        threshold.
     count
-        Of stratified folds.
+        Of stratified folds, or blocks.
     nested
         Also train without each two of the folds, so that every case has as many networks that have not seen
         it as the ensemble has members; of three folds and more.
@@ -83,6 +84,8 @@ class FoldPlan:
         """Return the folds of some cases."""
         if self.split == "folds":
             return stratified_folds(cases, self.count, seed=seed)
+        if self.split == "id blocks":
+            return id_block_folds(cases, self.count)
         if self.split == "laboratories":
             return leave_one_laboratory_out(cases)
         return (Fold(ALL_SLIDES, np.arange(len(cases)), np.empty(0, dtype=np.int64)),)

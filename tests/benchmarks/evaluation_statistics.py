@@ -19,9 +19,10 @@ from herohe_model.evaluation.differences import auc_difference, f1_difference
 from herohe_model.evaluation.intervals import auc_interval, f1_interval
 from herohe_model.evaluation.measures import status_measures
 from herohe_model.evaluation.metrics import count
+from herohe_model.training.calibrate import calibration_slope
 
 SEEDS = 50
-COHORTS = 1000
+COHORTS = 2000
 PREVALENCE = 0.4
 SKILLS = (0.7, 1.5, 2.5)
 """Distance of the positive cases' mean score, in standard deviations: AUC 0.69, 0.86 and 0.96."""
@@ -106,7 +107,32 @@ def controls() -> None:
         print(f"laboratory that goes with the label in {told:.0%}: flag raised in {raised} of 200")
 
 
+def slopes() -> None:
+    """Calibration slope and intercept beside statsmodels, where it is installed; it is no dependency."""
+    try:
+        import statsmodels.api as sm
+    except ImportError:
+        print("calibration slope: statsmodels is not installed, nothing is compared")
+        return
+    furthest = 0.0
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        truth, score = cohort(150, 1.5, rng)
+        p = 1 / (1 + np.exp(-score))
+        found = calibration_slope(truth, p)
+        assert found is not None
+        binomial = {"family": sm.families.Binomial()}
+        line = sm.GLM(truth.astype(float), np.column_stack([score, np.ones(150)]), **binomial).fit()
+        level = sm.GLM(truth.astype(float), np.ones((150, 1)), offset=score, **binomial).fit()
+        apart = (found[0] - line.params[0], found[1] - level.params[0])
+        furthest = max(furthest, *map(abs, apart))
+    print(
+        f"calibration slope and intercept, at most so far from statsmodels in {SEEDS} cohorts: {furthest:.1e}"
+    )
+
+
 if __name__ == "__main__":
+    slopes()
     shuffled()
     controls()
     coverage()

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from herohe_model.dataset.cases import Case
-from herohe_model.dataset.folds import leave_one_laboratory_out, stratified_folds
+from herohe_model.dataset.folds import id_block_folds, leave_one_laboratory_out, stratified_folds
 from herohe_model.errors import OptionError
 
 
@@ -28,6 +29,20 @@ def cohort() -> list[Case]:
             cases.append(Case("train", str(number), ihc, ish, laboratory=laboratory))
     cases.append(Case("train", str(len(cases)), status="HER2-positive"))
     return cases
+
+
+def test_blocks_of_ids_hold_neighbours_together_in_the_order_of_their_numbers() -> None:
+    cases = [Case("train", str(k), status="HER2-positive") for k in (10, 9, 2, 1, 30, 100)]
+    folds = id_block_folds(cases, 3)
+    assert [[cases[i].id for i in fold.held_out.tolist()] for fold in folds] == [
+        ["2", "1"], ["10", "9"], ["30", "100"],
+    ]  # fmt: skip
+    assert all(len(fold.train) == 4 for fold in folds) and folds[0].name == "ID block 1 of 3"
+    same = [replace(case, patient="p") if case.id in ("1", "100") else case for case in cases]
+    (first, *_) = id_block_folds(same, 2)
+    assert {"1", "100"} <= {same[i].id for i in first.held_out.tolist()}
+    with pytest.raises(OptionError, match="cannot be split"):
+        id_block_folds(cases, 7)
 
 
 def test_every_case_is_held_out_once_and_trained_on_otherwise() -> None:

@@ -636,3 +636,12 @@ def test_names_cannot_break_the_page() -> None:
     parser = _Page()
     parser.feed(html)
     assert not parser.open and "script" not in parser.tags
+
+
+def test_faint_staining_has_a_row_of_its_own_among_the_0() -> None:
+    cases = [replace(case, ultralow=case.ihc == "0" and k % 2 == 0) for k, case in enumerate(cohort())]
+    made = evaluate(match_truth(predicted(cases), cases), resamples=100)
+    names = [g.name for g in made.by_grade]
+    assert names == ["0", "0+, of these", "1+", "2+", "3+", "not known"]
+    assert made.by_grade[1].cases == sum(case.ultralow for case in cases) < made.by_grade[0].cases
+    assert sum(g.cases for g in made.by_grade) - made.by_grade[1].cases == made.cases
