@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.annotations.regions import build_regions
 from bridge.annotations.unmatched_classes import ClassTally
 from bridge.projects.base import Collection, Entry
 from bridge.scoring.slide import as_herohe
 from herohe_model.dataset.cases import Case
+from herohe_model.dataset.fingerprints import find_twins, together
 from herohe_model.dataset.matching import MEANT, SEVERAL_SLIDES, Matching
 from herohe_model.errors import CancelledError, OptionError, RegionError
 from herohe_model.slides.guarded_slide import GuardedSlide
@@ -24,9 +25,11 @@ class LabelledSlides:
     Attributes
     ----------
     unusable
-        Slides that cannot be read or have no such region, and cases with several slides.
+        Slides that cannot be read or have no such region, cases with several slides, and slides that stand
+        under several cases with other labels.
     notes
-        A sentence for each class to cut out that no slide has.
+        A sentence for each class to cut out that no slide has, and for each slide that stands under several
+        cases; these stay in one fold.
     """
 
     slides: tuple[TrainingSlide, ...]
@@ -88,7 +91,17 @@ def label_slides(
     missed = tally.unmatched(region_classes, "--region-class")
     if missed:
         raise RegionError(" ".join(missed), "Name a class that the annotations have, or leave it out")
-    return LabelledSlides(tuple(slides), tuple(unusable), tally.unmatched(exclude_classes, "--exclude-class"))
+    notes = list(tally.unmatched(exclude_classes, "--exclude-class"))
+    twins = find_twins([slide.case for slide in slides], [slide.fingerprint for slide in slides])
+    bad = {case.key: str(pair) for pair in twins if pair.contradicting for case in pair.cases}
+    unusable += [Unusable(s.name, s.path, bad[s.case.key]) for s in slides if s.case.key in bad]
+    notes += [f"{pair} They stay in one fold." for pair in twins if not pair.contradicting]
+    slides = [
+        replace(slide, case=case)
+        for slide, case in zip(slides, together([s.case for s in slides], twins), strict=True)
+        if case.key not in bad
+    ]
+    return LabelledSlides(tuple(slides), tuple(unusable), tuple(notes))
 
 
 def _hint(matching: Matching) -> str:
@@ -115,9 +128,10 @@ def _read(
                 exclude_classes=exclude_classes,
                 slide_box=source.bounds,
             )
+            fingerprint = source.fingerprint
     except Exception as error:
         return Unusable(name, collection.root / entry.name, str(as_herohe(error, entry.name)))
     tally.add(regions.classes_present)
     if regions.union is None:
         return Unusable(name, content.slide_path, regions.no_match_message())
-    return TrainingSlide(case, content.slide_path, regions.union.geometry, content.mpp)
+    return TrainingSlide(case, content.slide_path, regions.union.geometry, content.mpp, fingerprint)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from bridge.results.files import ResultFileError, read_json
 from bridge.results.schema import Outcome, SlideResult
 from herohe_model.dataset.cases import case_id
-from herohe_model.dataset.predictions import Decision, Predictions, decision_of_calls
+from herohe_model.dataset.predictions import Decision, Predictions, decision_of_calls, some
 from herohe_model.dataset.submission import read_submission
 from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.grades import GRADES
-from herohe_model.notice import TOY_NOTICES
+from herohe_model.notice import SEEN_IN_TRAINING, TOY_NOTICES
 from herohe_model.printable import printable_name
 
 _NEEDED: Final = ("slide", "region", "outcome", "status", "grade", "p_positive", "p_ge_1", "p_ge_2", "p_3")
@@ -88,6 +88,8 @@ def predictions_of(
     scored = []
     not_scored = []
     models = []
+    seen: list[str] = []
+    fingerprints: list[str] = []
     thresholds: set[tuple[float | None, str]] = set()
     for result in results:
         if result.provenance is not None:
@@ -103,7 +105,11 @@ def predictions_of(
                     f"'{prediction.grade}'",
                     "Use the file as herohe-bridge score wrote it",
                 )
+            made = result.provenance
+            fingerprints.append("" if made is None else made.slide_fingerprint)
             scored.append((case_of(result), prediction, result.union.composites))
+            if SEEN_IN_TRAINING in result.warnings:
+                seen.append(case_of(result))
         else:
             not_scored.append((case_of(result), _reason(result.outcome.value, result.message)))
     p = np.array([prediction.p_positive for _, prediction, _ in scored], dtype=np.float64)
@@ -126,8 +132,19 @@ def predictions_of(
         composites=tuple(np.array([c.p_positive for c in composites]) for _, _, composites in scored),
         not_scored=tuple(not_scored),
         model=model,
-        warnings=warnings,
+        warnings=(*warnings, *_seen(seen)),
+        fingerprints=tuple(fingerprints),
     )
+
+
+def _seen(names: Sequence[str]) -> list[str]:
+    """Say of which slides the figures mean nothing."""
+    if not names:
+        return []
+    return [
+        f"The model was trained on {len(names)} of these slides, by their fingerprints: {some(names)}. "
+        "Figures that count them are too good."
+    ]
 
 
 def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
@@ -135,6 +152,7 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
     names, numbers, called, grades = [], [], [], []
     not_scored = []
     models = []
+    seen = []
     thresholds: set[tuple[float | None, str]] = set()
 
     def cell(row: Row, name: str) -> str:
@@ -164,6 +182,8 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
             thresholds.add((float(given) if given else None, cell(row, "threshold_chosen")))
         except ValueError:
             thresholds.add((None, ""))
+        if SEEN_IN_TRAINING in cell(row, "warnings"):
+            seen.append(name)
         names.append(name)
         numbers.append(values)
         called.append(status)
@@ -183,7 +203,7 @@ def _from_table(table: Table, columns: dict[str, int]) -> Predictions:
         at_least=p[:, 1:] if min(grades, default=0) >= 0 else None,
         not_scored=tuple(not_scored),
         model=model,
-        warnings=(*explain([p for p in problems if not p.fatal]), *warnings),
+        warnings=(*explain([p for p in problems if not p.fatal]), *warnings, *_seen(seen)),
     )
 
 

@@ -31,6 +31,7 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.region import as_annotation, contradiction, disagreement, region_result
 from bridge.scoring.suitability import stain_refusal, stain_warning
 from bridge.versions import package_versions
+from herohe_model.dataset.fingerprints import short_digest
 from herohe_model.errors import (
     ALLOW,
     CancelledError,
@@ -51,7 +52,7 @@ from herohe_model.model.score import (
     turned,
     turned_back,
 )
-from herohe_model.notice import TOY_NOTICES
+from herohe_model.notice import SEEN_IN_TRAINING, TOY_NOTICES
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import PatchSet, find_patches
@@ -342,8 +343,10 @@ def _warnings(
 ) -> tuple[str, ...]:
     scale = source.scale_warning(card.mpp)
     toy = TOY_NOTICES.get(card.knowledge)
+    seen = short_digest(source.fingerprint) in card.slides
     return (
         *((toy,) if toy else ()),
+        *((SEEN_IN_TRAINING,) if seen else ()),
         *before,
         *source.warnings,
         *regions.warnings,

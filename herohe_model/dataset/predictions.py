@@ -79,6 +79,8 @@ class Predictions:
         What made them, in words.
     warnings
         What is odd about them.
+    fingerprints
+        Of the slides' content; "" where it is not known. None when none is.
     """
 
     case_ids: tuple[str, ...]
@@ -91,6 +93,7 @@ class Predictions:
     not_scored: tuple[tuple[str, str], ...] = ()
     model: str = ""
     warnings: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
@@ -104,6 +107,7 @@ class Predictions:
         shapes += [self.grades is None or self.grades.shape == (n,)]
         shapes += [self.at_least is None or self.at_least.shape == (n, 3)]
         shapes += [self.composites is None or len(self.composites) == n]
+        shapes += [self.fingerprints is None or len(self.fingerprints) == n]
         if not all(shapes):
             raise EvaluationError("The arrays of the predictions differ in length")
         bad = ~((self.p_positive >= 0) & (self.p_positive <= 1))
@@ -132,6 +136,7 @@ class Predictions:
             grades=None if self.grades is None else self.grades[where],
             at_least=None if self.at_least is None else self.at_least[where],
             composites=None if self.composites is None else tuple(self.composites[i] for i in indices),
+            fingerprints=None if self.fingerprints is None else tuple(self.fingerprints[i] for i in indices),
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.dataset.cases import TEST_SPLIT, Case, grade_numbers
+from herohe_model.dataset.fingerprints import find_twins
 from herohe_model.dataset.predictions import EvaluationError, Matched, Predictions
 from herohe_model.evaluation import metrics
 from herohe_model.evaluation.bootstrap import METHOD, RESAMPLES
@@ -427,6 +428,11 @@ def _warnings(matched: Matched, s: _Sample) -> tuple[str, ...]:
             "No one threshold on P(positive) gives the calls; one half is used for plots and sureness. "
             "Were the slides scored with more than one model?"
         )
+    if matched.predictions.fingerprints is not None:
+        found += [
+            f"{pair} One slide counts as often as it has cases."
+            for pair in find_twins(matched.cases, matched.predictions.fingerprints)
+        ]
     missing = len(matched.without_prediction)
     if missing:
         found.append(

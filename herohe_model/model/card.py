@@ -56,6 +56,8 @@ Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
 
+SlideDigest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
+
 
 class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a bag model pools a region's patches, and what made their features.
@@ -143,6 +145,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         What the calibration was fitted on, in words.
     call
         How a slide is called likely positive, uncertain or likely negative; None: no call is claimed.
+    slides
+        A short digest of the fingerprint of each slide that it was trained on, see
+        :func:`herohe_model.dataset.fingerprints.short_digest`; empty where that was not recorded.
     bag
         Of a model that pools features of patches; None of one that sees composites. A bag has no grid.
     """
@@ -173,6 +178,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     calibration: dict[str, Platt] = {}
     calibrated_for: str = ""
     call: CallRule | None = None
+    slides: Annotated[tuple[SlideDigest, ...], msgspec.Meta(max_length=100_000)] = ()
     bag: BagCard | None = None
 
     def __post_init__(self) -> None:

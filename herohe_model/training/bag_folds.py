@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from herohe_model.bag.model import check_features, load_bag_model, new_bag_card
 from herohe_model.dataset.cases import Case, target_arrays, target_bits
+from herohe_model.dataset.fingerprints import find_twins, short_digest, together
 from herohe_model.dataset.folds import Fold
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.features.read import read_facts, read_features
@@ -121,12 +122,19 @@ def train_bag_folds(
     listener, stop = listener or NullListener(), stop or (lambda: False)
     card, bags, left_out = _usable(slides, options, name, skip_unusable, listener, stop)
     cases = [bag.slide.case for bag in bags]
+    twins = find_twins(cases, [bag.sha256 for bag in bags])
+    for pair in twins:
+        if pair.contradicting:
+            raise OptionError(str(pair).removesuffix("."), "Correct the labels, or remove all but one")
+        listener.say(f"Warning: {pair} They stay in one fold.")
+    cases = together(cases, twins)
     target = Target(options.target)
     check_cases(cases, plan, target)
     folds = plan.of(cases, options.seed)
     _begin(folder, options, bags)
     described = f"{trained_on or 'cohort not stated'}: {counts_in_words(cases)}"
     learned = learned_steps(cases, target)
+    digests = tuple(sorted({short_digest(f"features:{bag.sha256}") for bag in bags}))
 
     def train(fold: Fold, home: Path) -> Path:
         network = home / MODEL_NAME
@@ -138,7 +146,7 @@ def train_bag_folds(
     def predict(fold: Fold, network: Path) -> list[CaseLogits]:
         return _predict(network, bags, fold, listener, stop)
 
-    facts = CardFacts(name, described, "trained", trained_on, learned)
+    facts = CardFacts(name, described, "trained", trained_on, learned, digests)
     alone = Processes(0, 1, torch.device("cpu"))
     model, evaluation = run_folds(
         cases, folds, plan, target, folder, facts, call, train, predict, alone, listener

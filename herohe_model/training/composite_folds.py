@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from herohe_model.dataset.cases import target_bits
+from herohe_model.dataset.fingerprints import short_digest
 from herohe_model.dataset.folds import Fold
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
@@ -103,6 +104,7 @@ def train_folds(
     digest = _digest(slides, foreground)
     described = f"{trained_on or 'cohort not stated'}: {counts_in_words(cases)}"
     learned = learned_steps(cases, Target(options.target))
+    digests = [short_digest(slide.fingerprint) for slide in slides]
 
     def train(fold: Fold, home: Path) -> Path:
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
@@ -119,6 +121,7 @@ def train_folds(
             knowledge=knowledge,
             cohort=trained_on,
             learned=learned,
+            slides=tuple(sorted({digests[i] for i in fold.train.tolist()} - {""})),
             listener=listener,
             stop=stop,
         )
@@ -127,7 +130,7 @@ def train_folds(
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
         return _predict(network, data, options, fold, processes, resources, listener, stop)
 
-    facts = CardFacts(name, described, knowledge, trained_on, learned)
+    facts = CardFacts(name, described, knowledge, trained_on, learned, tuple(sorted({*digests} - {""})))
     model, evaluation = run_folds(
         cases, folds, plan, Target(options.target), folder, facts, call, train, predict, processes, listener
     )

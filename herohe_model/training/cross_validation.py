@@ -252,6 +252,7 @@ class CardFacts:
     knowledge: Knowledge
     cohort: str
     learned: tuple[str, ...]
+    slides: tuple[str, ...] = ()
 
 
 def _finish(
@@ -280,6 +281,7 @@ def _finish(
             knowledge=facts.knowledge,
             cohort=facts.cohort,
             learned=facts.learned,
+            slides=facts.slides,
             calibration=chosen.lines,
             calibrated_for=chosen.calibrated_for,
             call=chosen.call,

@@ -54,12 +54,15 @@ class TrainingSlide:
         Where to sample, level-0 px of the slide; None for the whole slide.
     mpp
         µm per level-0 px, overriding the file's; None for the file's own.
+    fingerprint
+        Of the slide's content; "" where it was not taken.
     """
 
     case: Case
     path: Path
     geometry: BaseGeometry | None = None
     mpp: float | None = None
+    fingerprint: str = ""
 
     @property
     def name(self) -> str:

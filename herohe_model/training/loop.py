@@ -97,6 +97,7 @@ def train_network(
     knowledge: Knowledge = "trained",
     cohort: str = "",
     learned: tuple[str, ...] | None = None,
+    slides: tuple[str, ...] = (),
     listener: TrainListener | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Path:
@@ -114,7 +115,7 @@ def train_network(
         Digest of slides, truth and regions: a run only goes on with the same ones.
     weights
         The safetensors file that ``options.weights_sha256`` names.
-    name, trained_on, knowledge, cohort, learned
+    name, trained_on, knowledge, cohort, learned, slides
         For the model card.
     stop
         Asked before each forward pass; a true answer ends the run after a checkpoint.
@@ -178,6 +179,7 @@ def train_network(
                 knowledge=knowledge,
                 cohort=cohort,
                 learned=learned,
+                slides=slides,
                 versions=library_versions(),
             )
             save_model(run_folder.model, card, network.state_dict())

@@ -216,6 +216,19 @@ def test_results_of_two_models_are_noticed(folder: Path) -> None:
     assert "results of 2 models" in run(folder / "results.json", "--truth", folder / "truth.csv").stderr
 
 
+def test_one_slide_under_several_names_is_told_by_its_fingerprint(folder: Path) -> None:
+    told = run(folder / "results.json", "--truth", folder / "truth.csv").stderr
+    assert "test/case-0, test/case-1" in told and "55 more have one and the same slide" in told
+    apart = [
+        msgspec.structs.replace(
+            r, provenance=msgspec.structs.replace(made_provenance(), slide_fingerprint=r.slide)
+        )
+        for r in results()
+    ]
+    write_json(folder / "results.json", apart)
+    assert "one and the same" not in run(folder / "results.json", "--truth", folder / "truth.csv").stderr
+
+
 def test_two_slides_of_one_name_are_refused(folder: Path) -> None:
     scored = results()
     scored[1] = msgspec.structs.replace(scored[1], slide="case-0.tif")

@@ -24,14 +24,19 @@ from bridge.batch.predict import predict_slides
 from bridge.commands.predict import command as predict
 from bridge.commands.train import command as train
 from bridge.projects.open import open_collection
+from bridge.results.files import read_json
+from bridge.results.predictions import predictions_of
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
+from herohe_model.dataset.cases import case_id
+from herohe_model.dataset.labels import read_labels
 from herohe_model.dataset.submission import read_submission
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, HeroheError, OptionError, RegionError, SlideError
 from herohe_model.grades import bit_probabilities
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import Compute
+from herohe_model.notice import SEEN_IN_TRAINING
 from herohe_model.run_lock import only_run
 from herohe_model.training.cross_validation import CaseLogits
 from herohe_model.training.options import AugmentOptions, TrainOptions
@@ -145,7 +150,7 @@ def test_training_by_folds_gives_one_file_of_all_members_with_a_full_card(traine
     assert "out-of-fold cases of 2 models" in card.threshold_chosen
     assert card.trained_on.startswith("cohort not stated: 10 cases")
     assert (card.knowledge, card.cohort, card.call) == ("trained", "", None)
-    assert card.learned == card.steps
+    assert card.learned == card.steps and len(card.slides) == 10
     assert card.metrics["out_of_fold"]["status"]["f1"].keys() == {"value", "low", "high"}
     for fold in ("fold-1", "fold-2"):
         assert {p.name for p in (trained / fold).iterdir()} == {
@@ -165,11 +170,18 @@ def test_out_of_fold_predictions_are_what_predict_says_with_the_folds_network(
     arguments = ("--region-class", "Tumor", "--composites", 2, "--precision", "fp32", "--device", "cpu")
     result = run(predict, cohort, "--model", model, "--output", tmp_path / "all.csv", *arguments)
     assert result.exit_code == 0, result.output
+    # This network has seen five of the ten slides, and each of their results says so.
+    scored = read_json(tmp_path / "all-results" / "results.json")
+    card, _ = read_card(model)
+    seen = {s.slide for s in scored if SEEN_IN_TRAINING in s.warnings}
+    assert len(card.slides) == len(seen) == 5
+    (told,) = (w for w in predictions_of(scored, tmp_path).warnings if "trained on 5 of these slides" in w)
+    assert any(case_id(name) in told for name in seen)
     said = read_submission(tmp_path / "all.csv")
     by_case = dict(zip(said.case_ids, said.soft.tolist(), strict=True))
     held_out = msgspec.json.decode((trained / "fold-1" / "held-out.json").read_bytes(), type=list[CaseLogits])
-    card, _ = read_card(model)
     assert len(held_out) == 5
+    assert not {line.case for line in held_out} & {case_id(name) for name in seen}
     for line in held_out:
         p = bit_probabilities(np.array(line.logits)).mean(axis=0)[card.positive_bit]
         assert by_case[line.case] == pytest.approx(p, abs=2e-6)
@@ -231,6 +243,20 @@ def test_what_has_no_partner_is_named_and_what_cannot_be_used_stops(cohort: Path
     assert kept[-1] == "slide without label,unlabelled.tif,,no label of that name in the split train"
     card, _ = read_card(tmp_path / "run" / "model.safetensors")
     assert card.trained_on.startswith("cohort not stated: 8 cases")
+
+
+def test_one_file_under_two_cases_with_other_labels_stops(cohort: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    cases = read_labels(cohort / "labels.csv").cases
+    first = cases[0].id
+    other = next(case.id for case in cases if case.positive != cases[0].positive)
+    for file in cohort.glob(f"{first}.*"):
+        for name in (first, other):
+            (slides / file.name.replace(first, name, 1)).write_bytes(file.read_bytes())
+    given = ("--labels", cohort / "labels.csv", "--output", tmp_path / "run", "--folds", 2)
+    with pytest.raises(SlideError, match=rf"train/{first}, train/{other} have one and the same slide"):
+        run(train, slides, *given, *_QUICK)
 
 
 def test_the_test_split_is_not_split_into_folds(cohort: Path, tmp_path: Path) -> None:
