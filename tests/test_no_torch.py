@@ -15,11 +15,17 @@ from bridge.annotations.geojson_writing import write_annotations
 _LIGHT = (
     *("bridge.cli", "bridge.doctor", "bridge.batch.run", "bridge.client.client", "bridge.cluster.executor"),
     *("bridge.cluster.worker", "bridge.console.batch_view", "bridge.export.tables", "bridge.export.geojson"),
-    *("bridge.install.scripts", "bridge.projects.qupath_project", "bridge.projects.slide_folder"),
+    *(
+        "bridge.install.bundle",
+        "bridge.install.scripts",
+        "bridge.projects.qupath_project",
+        "bridge.projects.slide_folder",
+    ),
     *("bridge.report.page", "bridge.server.server", "bridge.server.worker"),
     *("herohe_model.dataset.labels", "herohe_model.evaluation.evaluate", "herohe_model.evaluation.page"),
     *("herohe_model.features.find", "herohe_model.features.read", "herohe_model.features.write"),
     *("herohe_model.encoders.table", "herohe_model.encoders.weights", "herohe_model.encoders.fetch"),
+    *("herohe_model.model.library", "herohe_model.publishing.obtain", "herohe_model.publishing.publish"),
     *("herohe_model.sampling.composite_reader", "herohe_model.sampling.patches", "herohe_model.slides.slide"),
 )
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bridge.commands import model_option
+
+if TYPE_CHECKING:
+    from bridge.install.bundle import System
 
 
 @click.command("bundle")
@@ -18,10 +22,9 @@ from bridge.commands import model_option
     "--encoder", "encoders", multiple=True, help="An encoder whose weights to carry; may be repeated."
 )
 @click.option(
-    "--platform",
-    "platforms",
-    multiple=True,
-    help="The other machine's, as pip names it, such as win_amd64; may be repeated.  [default: this one's]",
+    "--system",
+    type=click.Choice(["linux", "windows", "macos"]),
+    help="The other machine's; uv chooses the wheels then.  [default: this one's]",
 )
 @click.option("--python", metavar="VERSION", help="The other machine's, such as 3.12.  [default: this one's]")
 @click.option(
@@ -34,7 +37,7 @@ def command(
     to: Path,
     models: tuple[Path, ...],
     encoders: tuple[str, ...],
-    platforms: tuple[str, ...],
+    system: System | None,
     python: str | None,
     source: Path | None,
     without_qupath: bool,
@@ -42,13 +45,13 @@ def command(
     """Gather all that an installation without a network needs: wheels, jars, models, encoders' weights.
 
     INSTALL.md in the folder says what to type on the other machine, which needs Python and, for QuPath
-    projects, QuPath. Wheels are brought by pip, whose settings hold; with neither --platform nor --python,
+    projects, QuPath. Wheels are brought by pip, whose settings hold; with neither --system nor --python,
     in the versions that are installed here.
     """
     from bridge.console.log import log_shown
     from bridge.install.bundle import TEXT, BundleContents, make_bundle
 
-    contents = BundleContents(source, platforms, python, models, encoders, not without_qupath)
+    contents = BundleContents(source, system, python, models, encoders, not without_qupath)
     with log_shown(lambda text: click.echo(text, err=True)):
         remarks = make_bundle(to, contents)
     files = [path for path in to.rglob("*") if path.is_file()]

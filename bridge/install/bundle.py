@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -48,6 +48,14 @@ TEXT: Final = "INSTALL.md"
 _DISTRIBUTION: Final = "herohe-bridge"
 _EXTRAS: Final = ("cluster", "export", "train")
 
+System = Literal["linux", "windows", "macos"]
+_TAGS: Final[dict[System, tuple[str, ...]]] = {
+    # pip looks for exactly these, of which a wheel may have any; as new a glibc as PyTorch wants.
+    "linux": (*(f"manylinux_2_{n}_x86_64" for n in range(28, 4, -1)), "manylinux2014_x86_64", "linux_x86_64"),
+    "windows": ("win_amd64",),
+    "macos": ("macosx_14_0_arm64",),
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,8 +73,8 @@ class BundleContents:
     ----------
     source
         The project's folder, or a wheel of it; None for where this installation comes from.
-    platforms, python
-        As pip names them, such as ``win_amd64`` and ``3.12``; empty for this machine's.
+    system, python
+        Of the other machine; None for this one's.
     models
         Model files; of a bag model, the weights of its encoder come along where they are here.
     encoders
@@ -76,7 +84,7 @@ class BundleContents:
     """
 
     source: Path | None = None
-    platforms: tuple[str, ...] = ()
+    system: System | None = None
     python: str | None = None
     models: tuple[Path, ...] = ()
     encoders: tuple[str, ...] = ()
@@ -189,15 +197,45 @@ def _add_wheels(contents: BundleContents, to: Path) -> None:
     elif source is not None:
         shutil.copy(source, to)
     wanted = f"{_named()}=={__version__}" if source is None else f"{_named()} @ {source.resolve().as_uri()}"
-    options = [f"--platform={platform}" for platform in contents.platforms]
-    options += [f"--python-version={contents.python}"] if contents.python else []
+    download = ("download", "--only-binary=:all:", "--dest", str(to))
     with tempfile.TemporaryDirectory() as folder:
-        if not options:
+        if contents.system is None and contents.python is None:
             # What was tried here is what is carried there.
             constraints = Path(folder, "constraints.txt")
             constraints.write_text("".join(_installed()), encoding="utf-8")
-            options = [f"--constraint={constraints}"]
-        _pip("download", "--only-binary=:all:", "--dest", str(to), *options, wanted)
+            _pip(*download, f"--constraint={constraints}", wanted)
+            return
+        system, python = contents.system or _this_system(), contents.python or _this_python()
+        pins = _pinned(wanted, system, python, Path(folder))
+        tags = [f"--platform={tag}" for tag in _TAGS[system]]
+        _pip(*download, "--no-deps", f"--python-version={python}", *tags, "--requirement", str(pins))
+
+
+def _pinned(wanted: str, system: System, python: str, folder: Path) -> Path:
+    """Have uv choose the versions for another machine: pip asks this one what a package needs."""
+    uv = shutil.which("uv")
+    if uv is None:
+        raise BundleError(
+            "The wheels for another system or Python are chosen by uv, which is not on the PATH",
+            "Install uv, or make the bundle on a machine like the one it is for",
+        )
+    asked, pins = folder / "wanted.txt", folder / "pins.txt"
+    asked.write_text(wanted + "\n", encoding="utf-8")
+    command = [uv, "pip", "compile", str(asked), "--quiet", "--no-header", "--no-annotate"]
+    command += ["--python-platform", system, "--python-version", python, "--output-file", str(pins)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split())[:300] or "uv said nothing"
+        raise BundleError(f"No versions fit {system} and Python {python}: {said}", "Name another --python")
+    return pins
+
+
+def _this_system() -> System:
+    return {"win32": "windows", "darwin": "macos"}.get(sys.platform, "linux")  # type: ignore[return-value]
+
+
+def _this_python() -> str:
+    return ".".join(map(str, sys.version_info[:2]))
 
 
 def _pip(*arguments: str) -> None:
@@ -215,7 +253,7 @@ def _pip(*arguments: str) -> None:
         )
     raise BundleError(
         f"pip {arguments[0]} failed: {said.strip()}",
-        "Check the network and pip's settings; a platform may not have wheels of everything",
+        "Check the network and pip's settings; a system may not have wheels of everything",
     )
 
 
@@ -248,14 +286,13 @@ def install_text(
     models: Sequence[str], encoders: Sequence[str], jars: Sequence[str], contents: BundleContents
 ) -> str:
     """Return what has to be typed on the machine without a network."""
-    python = contents.python or ".".join(map(str, sys.version_info[:2]))
-    platform = ", ".join(contents.platforms) or f"{sys.platform}, as where it was made"
+    python, system = contents.python or _this_python(), contents.system or _this_system()
     given = " ".join(f"--jar jars/{name}" for name in jars)
     install = f"install --no-index --find-links wheels '{_named()}'"
     lines = [
         f"# herohe-bridge {__version__} without a network",
         "",
-        f"For Python {python} on {platform}. Research use only, not for diagnosis.",
+        f"For Python {python} on {system}. Research use only, not for diagnosis.",
         "",
         "In this folder. First see that nothing changed on the way (on Windows, with certutil -hashfile):",
         "",

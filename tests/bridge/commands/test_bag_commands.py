@@ -27,6 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = write_cohort(folder, 40, share=0.5)
     code, said = run(
         *("train", "--features", folder / "features", "--labels", labels, "--output", folder / "run"),
+        *("--cohort", "BCNB"),
         *TRAINING,
     )
     assert code == 0, said
@@ -49,6 +50,28 @@ def test_new_slides_are_predicted_from_their_features(trained: Path, tmp_path: P
     before = output.read_bytes()
     run("predict", "--features", features, "--model", model, "--output", output)
     assert output.read_bytes() == before
+
+
+def test_a_trained_model_is_published_got_and_predicts_the_same_by_its_name(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEROHE_MODELS", str(tmp_path / "models"))
+    model, out = trained / "run" / "model.safetensors", tmp_path / "out"
+    code, said = run("model", "publish", model, "--to", out)
+    assert code == 1 and "licence of small (not known)" in said
+    row = '{"name": "small", "said": "drawn", "models": "yes", "facts_from": "here"}'
+    (tmp_path / "terms.json").write_text(f'{{"format": 1, "networks": [{row}]}}', encoding="utf-8")
+    code, said = run("model", "publish", model, "--to", out, "--terms", tmp_path / "terms.json")
+    assert code == 0 and "licence cc-by-nc-4.0" in said, said
+    page = (out / "README.md").read_text(encoding="utf-8")
+    assert "BCNB, out of fold (cross-validation): 40 cases" in page and "case1" not in page
+    assert run("model", "get", out, "--name", "reader")[0] == 0
+    said_by = {}
+    for named in (model, "reader"):
+        csv = tmp_path / "submission.csv"
+        assert run("predict", "--features", trained / "features", "--model", named, "--output", csv)[0] == 0
+        said_by[str(named)] = csv.read_bytes()
+    assert said_by["reader"] == said_by[str(model)]
 
 
 def test_a_bag_model_is_not_asked_about_slides(trained: Path, tmp_path: Path) -> None:
