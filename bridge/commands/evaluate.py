@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,8 +92,8 @@ def command(
         return
     named = printable_name(title or f"{results.name} against {truth.name}")
     evaluation = evaluate(matched, title=named, resamples=resamples, seed=seed, prevalence=prevalence)
-    html = page(evaluation)
     folder = output or results.parent
+    html = page(evaluation, report=_report(results, folder))
     write_atomically(folder / "evaluation.json", to_json(evaluation))
     write_atomically(folder / "evaluation.html", html.encode())
     for warning in (*evaluation.warnings, *_unmatched(evaluation.left_out)):
@@ -174,6 +175,20 @@ def _compared(found: Comparison) -> list[str]:
     ):
         lines += [f"{len(names)} cases {what} take no part."] if names else []
     return lines
+
+
+def _report(results: Path, folder: Path) -> str:
+    """Return the address of the run's report, seen from a page in the folder; "" without one."""
+    from urllib.parse import quote
+
+    report = results.with_name("report.html")
+    if not report.is_file():
+        return ""
+    try:
+        return quote(Path(os.path.relpath(report, folder)).as_posix())
+    except ValueError:
+        # On another drive of Windows.
+        return ""
 
 
 def _truth(path: Path, split: str | None) -> Labels:

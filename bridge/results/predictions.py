@@ -91,9 +91,10 @@ def predictions_of(
     seen: list[str] = []
     fingerprints: list[str] = []
     foreground: list[int] = []
+    numbers: list[int] = []
     saturation: list[float] = []
     thresholds: set[tuple[float | None, str]] = set()
-    for result in results:
+    for number, result in enumerate(results, start=1):
         if result.provenance is not None:
             models.append(
                 (_named(result.provenance.model, result.provenance.knowledge), result.provenance.model_sha256)
@@ -108,6 +109,7 @@ def predictions_of(
                     "Use the file as herohe-bridge score wrote it",
                 )
             made = result.provenance
+            numbers.append(number)
             foreground.append(result.union.patches_foreground)
             saturation.append(float(np.mean([patch.saturation for patch in result.union.patches] or [0.0])))
             fingerprints.append("" if made is None else made.slide_fingerprint)
@@ -138,6 +140,7 @@ def predictions_of(
         model=model,
         warnings=(*warnings, *_seen(seen)),
         fingerprints=tuple(fingerprints),
+        numbers=tuple(numbers),
         calls=tuple(prediction.call for _, prediction, _ in scored)
         if scored and all(prediction.call for _, prediction, _ in scored)
         else None,

@@ -83,6 +83,8 @@ class Predictions:
         The calls in three; None where the model has none.
     measured
         What else is known of each slide that should not tell its status, by name; each of shape (cases,).
+    numbers
+        Each slide's place in its run, from 1; None where there is no run.
     fingerprints
         Of the slides' content; "" where it is not known. None when none is.
     """
@@ -99,6 +101,7 @@ class Predictions:
     warnings: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] | None = None
     calls: tuple[str, ...] | None = None
+    numbers: tuple[int, ...] | None = None
     measured: tuple[tuple[str, NDArray[np.float64]], ...] = ()
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class Predictions:
         shapes += [self.at_least is None or self.at_least.shape == (n, 3)]
         shapes += [self.composites is None or len(self.composites) == n]
         shapes += [self.fingerprints is None or len(self.fingerprints) == n]
+        shapes += [self.numbers is None or len(self.numbers) == n]
         shapes += [self.calls is None or len(self.calls) == n]
         shapes += [values.shape == (n,) for _, values in self.measured]
         if not all(shapes):
@@ -144,6 +148,7 @@ class Predictions:
             grades=None if self.grades is None else self.grades[where],
             at_least=None if self.at_least is None else self.at_least[where],
             composites=None if self.composites is None else tuple(self.composites[i] for i in indices),
+            numbers=None if self.numbers is None else tuple(self.numbers[i] for i in indices),
             calls=None if self.calls is None else tuple(self.calls[i] for i in indices),
             measured=tuple((name, values[where]) for name, values in self.measured),
             fingerprints=None if self.fingerprints is None else tuple(self.fingerprints[i] for i in indices),

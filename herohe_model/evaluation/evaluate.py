@@ -6,6 +6,7 @@ The threshold comes with the predictions: it was chosen on out-of-fold predictio
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -124,6 +125,7 @@ def evaluate(
                 without_prediction=matched.without_prediction,
                 without_status=tuple(names[~sample.with_status].tolist()),
                 without_grade=tuple(names[sample.grades < 0].tolist()),
+                not_scored=_not_scored(predictions),
             ),
             warnings=(*_warnings(matched, status), *_alarms(controls)),
             lines=sample.lines(),
@@ -194,17 +196,25 @@ class _Sample:
                 grade=GRADES[grade] if grade >= 0 else None,
                 sureness=sure,
                 composites_agreeing=agreeing,
+                number=number,
             )
-            for case, p, called, grade, sure, agreeing in zip(
+            for case, p, called, grade, sure, agreeing, number in zip(
                 self.cases,
                 self.p.tolist(),
                 self.called.tolist(),
                 self.called_grades.tolist(),
                 self.sureness.tolist(),
                 self.agreeing,
+                self.predictions.numbers or [None] * len(self),
                 strict=True,
             )
         )
+
+
+def _not_scored(predictions: Predictions) -> tuple[tuple[str, int], ...]:
+    """Count the run's slides without a prediction by the outcome that begins their reason."""
+    outcomes = Counter(reason.partition(":")[0] for _, reason in predictions.not_scored)
+    return tuple(sorted(outcomes.items()))
 
 
 def _counts(s: _Sample) -> tuple[int, int, int, int]:

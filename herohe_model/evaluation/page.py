@@ -18,8 +18,11 @@ _KEPT: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _WORST: Final = 12
 
 
-def page(evaluation: Evaluation) -> str:
-    """Return the page; the same evaluation gives the same bytes."""
+def page(evaluation: Evaluation, *, report: str = "") -> str:
+    """Return the page; the same evaluation gives the same bytes.
+
+    `report` is the address of the run's report seen from the page: a case's slide is then one click away.
+    """
     wrong = [
         line
         for line in evaluation.lines
@@ -28,7 +31,8 @@ def page(evaluation: Evaluation) -> str:
     tp, fp, fn, tn = evaluation.status_counts
     context = {
         "e": evaluation,
-        "plots": {name: Markup(svg) for name, svg in plots(evaluation).items()},
+        "report": report,
+        "plots": {name: Markup(svg) for name, svg in plots(evaluation, report=report).items()},
         "grades": [(f"IHC {g}", row) for g, row in zip(GRADES, evaluation.grade_confusion, strict=True)]
         if evaluation.grade_confusion
         else [],

@@ -20,15 +20,20 @@ _DOT: Final = 3.0
 _ROW_PX: Final = 78
 
 
-def plots(evaluation: Evaluation) -> dict[str, str]:
+def plots(evaluation: Evaluation, *, report: str = "") -> dict[str, str]:
     """Draw what the evaluation has the data for.
+
+    Parameters
+    ----------
+    report
+        Address of the report of the same run, to which each case is linked; "" without one.
 
     Returns
     -------
     dict
         SVG by name: ``cases``, ``roc``, ``precision_recall``, ``reliability``, ``abstention``, ``board``.
     """
-    drawn = {"cases": _cases(evaluation)} if evaluation.lines else {}
+    drawn = {"cases": _cases(evaluation, report)} if evaluation.lines else {}
     if evaluation.roc:
         drawn["roc"] = _roc(evaluation)
     if evaluation.precision_recall:
@@ -44,7 +49,7 @@ def plots(evaluation: Evaluation) -> dict[str, str]:
     return drawn
 
 
-def _cases(e: Evaluation) -> str:
+def _cases(e: Evaluation, report: str) -> str:
     """Draw every case by its grade: what a threshold can and cannot tell apart."""
     names = {grade: f"IHC {grade}" for grade in reversed(GRADES)} | {None: "no grade"}
     rows = [(grade, name) for grade, name in names.items() if any(line.ihc == grade for line in e.lines)]
@@ -59,12 +64,12 @@ def _cases(e: Evaluation) -> str:
     middles = {grade: len(rows) - 0.5 - k for k, (grade, _) in enumerate(rows)}
     chart.y_axis("", [(middles[grade], name) for grade, name in rows])
     for grade, middle in middles.items():
-        _swarm(chart, [line for line in e.lines if line.ihc == grade], middle)
+        _swarm(chart, [line for line in e.lines if line.ihc == grade], middle, report)
     chart.line([(e.cut, 0), (e.cut, len(rows))], "cut", note=f"called positive from {e.cut:.3f}")
     return chart.svg()
 
 
-def _swarm(chart: Chart, lines: Sequence[CaseLine], middle: float) -> None:
+def _swarm(chart: Chart, lines: Sequence[CaseLine], middle: float, report: str) -> None:
     """Place dots side by side in lanes, so that none hides another as long as there is room."""
     lanes = [sign * k for k in range(6) for sign in ((1, -1) if k else (1,))]
     ends = dict.fromkeys(lanes, float("-inf"))
@@ -76,7 +81,9 @@ def _swarm(chart: Chart, lines: Sequence[CaseLine], middle: float) -> None:
         called = "positive" if line.called_positive else "negative"
         truth = {True: "positive", False: "negative", None: "of unknown status"}[line.positive]
         note = f"{line.case}: {truth}, called {called}, P(positive) {line.p_positive:.3f}"
-        chart.dot(line.p_positive, middle, f"dot {kind}", radius=_DOT, note=note, up=lane * (2 * _DOT + 0.5))
+        href = f"{report}#slide-{line.number}" if report and line.number is not None else ""
+        up = lane * (2 * _DOT + 0.5)
+        chart.dot(line.p_positive, middle, f"dot {kind}", radius=_DOT, note=note, up=up, href=href)
 
 
 def _roc(e: Evaluation) -> str:

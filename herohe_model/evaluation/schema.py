@@ -179,7 +179,7 @@ class Predictive(msgspec.Struct, frozen=True):
 
 
 class CaseLine(msgspec.Struct, frozen=True):
-    """One case: truth and prediction."""
+    """One case: truth and prediction; `number` is its slide's place in the run, from 1."""
 
     case: str
     split: str
@@ -192,15 +192,20 @@ class CaseLine(msgspec.Struct, frozen=True):
     grade: str | None
     sureness: float
     composites_agreeing: float | None
+    number: int | None = None
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """Who takes no part in the figures, and why."""
+    """Who takes no part in the figures, and why.
+
+    ``not_scored`` counts the slides of the run without a prediction by their outcome, labelled or not.
+    """
 
     without_truth: tuple[str, ...] = ()
     without_prediction: tuple[tuple[str, str], ...] = ()
     without_status: tuple[str, ...] = ()
     without_grade: tuple[str, ...] = ()
+    not_scored: tuple[tuple[str, int], ...] = ()
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

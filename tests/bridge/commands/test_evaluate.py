@@ -184,6 +184,26 @@ def test_the_calls_in_three_are_counted_on_the_page(folder: Path) -> None:
     assert "of IHC would be saved" in (folder / "evaluation.html").read_text(encoding="utf-8")
 
 
+def test_a_cases_slide_is_one_click_away_and_slides_of_the_run_without_a_prediction_are_counted(
+    folder: Path,
+) -> None:
+    scored = results()
+    for k, outcome in ((0, Outcome.UNREADABLE), (1, Outcome.INSUFFICIENT_TISSUE)):
+        scored[k] = msgspec.structs.replace(scored[k], outcome=outcome, union=None, annotations=())
+    write_json(folder / "results.json", scored)
+    write_truth(folder / "truth.csv", cases()[1:])
+    run(folder / "results.json", "--truth", folder / "truth.csv")
+    text = (folder / "evaluation.html").read_text(encoding="utf-8")
+    assert "1 insufficient tissue, 1 unreadable" in text and "#slide-" not in text
+    (folder / "report.html").touch()
+    run(folder / "results.json", "--truth", folder / "truth.csv", "--output", folder / "sub")
+    made = evaluated(folder / "sub")
+    assert {line.case: line.number for line in made.lines}["case-7"] == 8
+    wrong = next(line for line in made.lines if line.positive != line.called_positive)
+    text = (folder / "sub" / "evaluation.html").read_text(encoding="utf-8")
+    assert f'<a href="../report.html#slide-{wrong.number}">{wrong.case}</a>' in text
+
+
 def test_the_same_command_gives_the_same_bytes(folder: Path) -> None:
     for name in ("a", "b"):
         run(folder / "results.json", "--truth", folder / "truth.csv", "--output", folder / name)
