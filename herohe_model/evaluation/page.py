@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from herohe_model.evaluation.bootstrap import wilson
 from herohe_model.evaluation.compare import Comparison
 from herohe_model.evaluation.plots import plots
 from herohe_model.evaluation.schema import Abstention, Evaluation, Number
@@ -58,7 +59,7 @@ def _written(template: str, context: Mapping[str, Any]) -> str:
         context,
         package="herohe_model.pages",
         styles=("charts.css", "evaluation.css"),
-        filters={"number": _number, "percent": _percent, "signed": _signed},
+        filters={"number": _number, "percent": _percent, "signed": _signed, "wilson": _wilson},
     )
     return file.getvalue()
 
@@ -79,6 +80,12 @@ def _number(value: Number, decimals: int = 3) -> str:
 
 def _percent(value: Number) -> str:
     return "–" if value is None else f"{100 * value:.0f}%"
+
+
+def _wilson(hits_of: tuple[float, float]) -> str:
+    """Return Wilson's interval of a share in words."""
+    low, high = wilson(round(hits_of[0]), round(hits_of[1]))
+    return f"{_percent(low)} to {_percent(high)}"
 
 
 def _signed(value: Number) -> str:
