@@ -42,7 +42,7 @@ class HeroheActions {
 
     static void clear(HerohePanel panel) {
         work(panel, 'HER2-HE clear') { HeroheImage image, HeroheTask task ->
-            HeroheMarks.clear(image)
+            HeroheViewers.change(image.imageData) { HeroheMarks.clear(image) }
             return ''
         }
     }

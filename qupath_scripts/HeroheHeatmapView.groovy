@@ -146,7 +146,7 @@ class HeroheHeatmapView {
     }
 
     private QuPathViewer viewer() {
-        return qupath.allViewers.find { QuPathViewer viewer -> viewer.imageData.is(image?.imageData) && image != null }
+        return HeroheViewers.of(image?.imageData)
     }
 
     private BorderPane legend() {

@@ -106,7 +106,7 @@ class HeroheProjectRun {
             image.checkColours()
             def result = HeroheScore.score(image, options, row)
             if (saves)
-                entry.saveImageData(imageData)
+                HeroheViewers.change(imageData) { entry.saveImageData(imageData) }
             results.add((String) result.remove(HeroheScore.TEXT))
             scored++
             def notes = ((List) result.get('warnings') ?: []).join(' ')

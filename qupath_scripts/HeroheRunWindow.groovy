@@ -105,23 +105,12 @@ class HeroheRunWindow {
     /** The window of a script's run over a project: a new one for the first image. */
     static HeroheRunWindow ofScripts(String title, int index, int total, Consumer<String> log) {
         if (index == 0 || ofScripts == null || ofScripts.ended) {
-            onWindow {
+            HeroheViewers.onWindow {
                 ofScripts?.stage?.close()
                 ofScripts = new HeroheRunWindow(title, total, log)
             }
         }
         return ofScripts
-    }
-
-    /** Do something in the thread of the window, and wait for it. */
-    static void onWindow(Runnable action) {
-        if (Platform.isFxApplicationThread()) {
-            action.run()
-            return
-        }
-        def work = new java.util.concurrent.FutureTask<Object>(action, null)
-        Platform.runLater(work)
-        work.get()
     }
 
     boolean isCancelled() {

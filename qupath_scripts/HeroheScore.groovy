@@ -8,7 +8,6 @@ import groovy.transform.CompileStatic
 import javafx.application.Platform
 import qupath.lib.gui.QuPathGUI
 import qupath.lib.gui.UserDirectoryManager
-import qupath.lib.gui.viewer.QuPathViewer
 import qupath.lib.objects.PathObject
 import qupath.lib.objects.classes.PathClass
 import qupath.lib.plugins.workflow.DefaultScriptableWorkflowStep
@@ -40,7 +39,7 @@ class HeroheScore {
         request.put('write', [tiles: options.tiles, classify: options.classify])
         def objects = (List<PathObject>) work.objects
         def shapes = HeroheMarks.shapes(objects)
-        boolean shown = isShown(image)
+        boolean shown = HeroheViewers.of(image.imageData) != null
 
         task.onCancel { found.client.cancel() }
         def reader = { box -> image.read((Map) box) } as HeroheClient.Reader
@@ -54,15 +53,16 @@ class HeroheScore {
         if (result.outcome != 'scored')
             throw new HeroheClient.Failure((String) result.outcome,
                 "$image.name was not scored, and nothing was written: ${result.message}".toString())
-        if (shown && !isShown(image))
-            throw new HeroheClient.Failure('entry_changed',
-                "$image.name was closed while it was scored, so nothing was written".toString(),
-                'Open it and score it again')
-
-        def classes = HeroheMarks.write(image, (Map<String, Object>) answer.markup, shapes)
-        HeroheShown.keep(image.imageData, result, (Map) found.info.get('card'))
-        listClasses(image, classes)
-        addStep(image, options, objects, (String) work.sample)
+        HeroheViewers.change(image.imageData) {
+            if (shown && HeroheViewers.of(image.imageData) == null)
+                throw new HeroheClient.Failure('entry_changed',
+                    "$image.name was closed while it was scored, so nothing was written".toString(),
+                    'Open it and score it again')
+            def classes = HeroheMarks.write(image, (Map<String, Object>) answer.markup, shapes)
+            HeroheShown.keep(image.imageData, result, (Map) found.info.get('card'))
+            listClasses(image, classes)
+            addStep(image, options, objects, (String) work.sample)
+        }
         result.put(TEXT, answer.text)
         return result
     }
@@ -70,11 +70,6 @@ class HeroheScore {
     /** Where the settings are that 'herohe-bridge qupath install' wrote. */
     static File home() {
         return UserDirectoryManager.getInstance().userPath.resolve('herohe-bridge').toFile()
-    }
-
-    static boolean isShown(HeroheImage image) {
-        def viewers = QuPathGUI.getInstance()?.allViewers ?: [] as List<QuPathViewer>
-        return viewers.any { QuPathViewer viewer -> viewer.imageData.is(image.imageData) }
     }
 
     /** A line for each annotation, and the notice that belongs to every result. */

@@ -30,7 +30,7 @@ class HeroheScripts {
     /** Remove what was written. */
     static void clear(Script script) {
         run(script, "$TITLE clear") { HeroheImage image, HeroheTask task ->
-            def any = HeroheMarks.clear(image)
+            boolean any = HeroheViewers.change(image.imageData) { HeroheMarks.clear(image) }
             saved(script, image)
             return any ? "What HER2-HE wrote onto $image.name was removed." :
                 "There was nothing of HER2-HE on $image.name."
@@ -57,8 +57,8 @@ class HeroheScripts {
 
     private static void showHeatmap(HeroheImage image) {
         def qupath = QuPathGUI.getInstance()
-        if (qupath != null && HeroheScore.isShown(image))
-            HeroheRunWindow.onWindow { HerohePanel.of(qupath).showHeatmap() }
+        if (HeroheViewers.of(image.imageData) != null)
+            HeroheViewers.onWindow { HerohePanel.of(qupath).showHeatmap() }
     }
 
     private static List<String> pictures(HeroheImage image, HeroheTask task, PathObject annotation,
@@ -94,7 +94,7 @@ class HeroheScripts {
             Dialogs.showErrorMessage(title, problem.message)
             return
         }
-        if (HeroheScore.isShown(image) && number(script, 'batchSize') <= 1)
+        if (HeroheViewers.of(image.imageData) != null && number(script, 'batchSize') <= 1)
             inPanel(qupath, image, title, log, action)
         else
             inRun(script, image, title, log, action)
@@ -106,8 +106,7 @@ class HeroheScripts {
 
     private static void inPanel(QuPathGUI qupath, HeroheImage image, String title, Consumer<String> log,
             Closure action) {
-        HerohePanel panel = null
-        HeroheRunWindow.onWindow { panel = HerohePanel.of(qupath) }
+        def panel = HeroheViewers.onWindow { HerohePanel.of(qupath) }
         def progress = panel.begin(title, image, log)
         String problem = ''
         try {

@@ -42,6 +42,7 @@ CLASSES: Final = (
     "HeroheClient",
     "HeroheServer",
     "HeroheImage",
+    "HeroheViewers",
     "HeroheMarks",
     "HeroheTask",
     "HeroheParameters",

@@ -78,6 +78,7 @@ def test_the_menu_and_the_panel_do_what_they_say(inside: InsideQuPath, tmp_path:
     assert "Copy as script" in seen["dialog"] and "Classes to score" in seen["dialog"]
     assert "of second.tif" in seen["scored"] and seen["pictures"] >= 8
     assert "of second.tif" not in seen["cleared"]
+    assert seen["elsewhere"] == [], "QuPath's panes hear of changes to an open image in the window's thread"
     outcomes = {row[0]: row[1] for row in seen["project"]}
     assert outcomes == {"first.tif": "scored", "second.tif": "scored", "glass.tif": "insufficient tissue"}
     assert seen["report"]

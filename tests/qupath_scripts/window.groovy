@@ -93,6 +93,17 @@ class Driver {
         return (0..<10000).count { (picture.getRGB(it % 100, it.intdiv(100)) >>> 24) != 0 } / 10000d
     }
 
+    /** Names of what is changed from now on, of an open image, in another thread than the window's. */
+    Set<String> changedElsewhere() {
+        Set<String> found = Collections.synchronizedSet(new TreeSet<String>())
+        def hear = { String what -> if (!Platform.isFxApplicationThread()) found.add(what) }
+        fx {
+            qupath.imageData.addPropertyChangeListener { hear(it.propertyName) }
+            qupath.imageData.hierarchy.addListener { hear('hierarchy') }
+        }
+        return found
+    }
+
     static String preferences() {
         def out = new ByteArrayOutputStream()
         Preferences.userRoot().exportSubtree(out)
@@ -130,6 +141,7 @@ class Driver {
         seen.second = await('the second image') { words().contains('second.tif') && !layers() ? words() : null }
         seen.unchanged = fx { [preferences(), files(), qupath.viewer.overlayOptions.fillDetections] } == before
 
+        def elsewhere = changedElsewhere()
         seen.dialog = scoreByDialog()
         seen.scored = await('a result') { words().any { it.startsWith('P(positive)') } ? words() : null }
         seen.pictures = await('pictures of patches') {
@@ -138,6 +150,7 @@ class Driver {
         fx { button(panel(), 'Clear').fire() }
         seen.cleared = await('nothing') { words().any { it.startsWith('P(positive)') } ? null : words() }
         seen.project = scoreProject()
+        seen.elsewhere = elsewhere
         menu('Report')
         def page = new File(qupath.project.path.parent.toFile(), 'herohe-bridge/inside-qupath/report.html')
         seen.report = await('the report') { page.file && page.text.contains('</html>') }
