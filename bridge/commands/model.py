@@ -131,7 +131,7 @@ def verify(file: Path, compute: Compute) -> None:
 
     card, state, sha256 = load_model(file)
     if card.bag is not None:
-        from herohe_model.bag.model import load_bag_model
+        from herohe_model.model.bag_model import load_bag_model
 
         load_bag_model(file)
         click.echo(f"OK: {file} ({card.name}, SHA-256 {sha256}) gives its golden logits here.")

@@ -147,10 +147,10 @@ def _predict_features(features: Path, model: Path, output: Path, spelling: HardS
     from bridge.console.log import log_shown
     from bridge.console.training_view import TrainingView
     from bridge.results.schema import RESEARCH_USE_ONLY
-    from herohe_model.bag.model import load_bag_model
     from herohe_model.bag.predict import predict_features
     from herohe_model.dataset.submission import DECIMALS, Submission, write_submission
     from herohe_model.features.find import find_features
+    from herohe_model.model.bag_model import load_bag_model
 
     bags = load_bag_model(model)
     files = find_features(features)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import torch
 
-from herohe_model.bag.model import with_golden
+from herohe_model.bag.card import with_golden
 from herohe_model.encoders.table import find_encoder
 from herohe_model.encoders.weights import read_state
 from herohe_model.errors import ModelFileError, OptionError, os_problem

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from herohe_model.errors import ModelFileError
-from herohe_model.model.card import BagCard, ModelCard
+from herohe_model.model.bag_model import bag_of
+from herohe_model.model.card import ModelCard
 from herohe_model.model.network import FreeHead, OrderedHead
 
 _DROPOUT: Final = 0.25
@@ -91,19 +91,3 @@ class BagNetwork(nn.Module):
             return hidden.new_full((len(hidden),), 1 / len(hidden))
         gated = torch.tanh(self.value(hidden)) * torch.sigmoid(self.gate(hidden))
         return torch.softmax(self.weigh(gated)[:, 0], dim=0)
-
-
-def bag_of(card: ModelCard) -> BagCard:
-    """Return what a card says of its bags.
-
-    Raises
-    ------
-    ModelFileError
-        If it is the card of a model that sees composites.
-    """
-    if card.bag is None:
-        raise ModelFileError(
-            f"{card.name} scores composites of pixels, not features of patches",
-            "Score with it without --features",
-        )
-    return card.bag

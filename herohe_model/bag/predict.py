@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from herohe_model.bag.model import BagModel
+from herohe_model.bag.card import check_features
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.features.read import read_features
 from herohe_model.features.schema import FeatureFileError
+from herohe_model.model.bag_model import BagModel
 from herohe_model.model.probabilities import slide_probabilities
 
 
@@ -66,7 +67,7 @@ def predict_features(
             raise CancelledError(f"Predicting was stopped after {done - 1} of {len(files)} slides")
         try:
             found = read_features(path)
-            model.check(found)
+            check_features(model.card, found)
             if not found.count:
                 raise FeatureFileError(f"{path} holds no patches", "Extract its features again")
             said = slide_probabilities(model.score(found.features).logits[None], model.card)

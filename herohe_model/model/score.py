@@ -46,6 +46,25 @@ class CompositeScore:
         return self.logits[None] if self.members is None else self.members
 
 
+@dataclass(frozen=True)
+class BagScore:
+    """What a bag model says of one bag.
+
+    Attributes
+    ----------
+    logits
+        Shape (members, bits), float32, highest step first; the model's are their mean.
+    contributions
+        Shape (n, bits), float32: each patch's share of the model's logits. They add up to them within 1e-4.
+    attention
+        Shape (n,), float32, sums to 1; the mean of the members'.
+    """
+
+    logits: NDArray[np.float32]
+    contributions: NDArray[np.float32]
+    attention: NDArray[np.float32]
+
+
 def area_shares(cells: int, grid: int) -> NDArray[np.float64]:
     """Which part of each of `cells` equal intervals lies in each of `grid` equal intervals.
 

@@ -51,8 +51,8 @@ def golden_logits(path: Path) -> GoldenLogits:
     ModelFileError
         If it cannot be loaded, or a bag model gives something else than its card says.
     """
-    from herohe_model.bag.model import load_bag_model
     from herohe_model.engines.scorer import Scorer
+    from herohe_model.model.bag_model import load_bag_model
     from herohe_model.model.checkpoint import load_model
     from herohe_model.model.compute import Compute
     from herohe_model.model.new_model import library_versions

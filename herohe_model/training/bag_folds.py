@@ -22,7 +22,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from herohe_model.bag.model import check_features, load_bag_model, new_bag_card
+from herohe_model.bag.card import check_features, new_bag_card
 from herohe_model.dataset.cases import Case, target_arrays, target_bits
 from herohe_model.dataset.fingerprints import find_twins, short_digest, together
 from herohe_model.dataset.folds import Fold
@@ -30,6 +30,7 @@ from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.features.read import read_facts, read_features
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
+from herohe_model.model.bag_model import load_bag_model
 from herohe_model.model.card import ModelCard, check_card
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import library_versions

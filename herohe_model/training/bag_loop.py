@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from herohe_model.bag.model import with_golden
+from herohe_model.bag.card import with_golden
 from herohe_model.bag.network import BagNetwork
 from herohe_model.errors import CancelledError, HeroheError
 from herohe_model.model.card import Head, ModelCard, Pooling, TargetName
@@ -79,7 +79,7 @@ def train_bag(
     Parameters
     ----------
     card
-        Of :func:`~herohe_model.bag.model.new_bag_card`.
+        Of :func:`~herohe_model.bag.card.new_bag_card`.
     bags
         Features of each slide, shape (patches, dimension); half precision is enough.
     bits, known

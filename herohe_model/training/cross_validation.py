@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.bag.model import with_golden
+from herohe_model.bag.card import with_golden
 from herohe_model.dataset.cases import TEST_SPLIT, Case
 from herohe_model.dataset.folds import Fold, id_block_folds, leave_one_laboratory_out, stratified_folds
 from herohe_model.dataset.predictions import Matched

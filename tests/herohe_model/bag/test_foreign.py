@@ -17,9 +17,9 @@ from helpers.hub_server import hub_server
 from torch import nn
 
 from bridge.cli import cli
-from herohe_model.bag.model import load_bag_model
 from herohe_model.errors import ModelFileError
 from herohe_model.files import sha256_of
+from herohe_model.model.bag_model import load_bag_model
 from herohe_model.model.probabilities import slide_probabilities
 
 DIMENSION = 12

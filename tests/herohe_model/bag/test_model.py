@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.drawn_bags import DIMENSION, drawn_bag, write_drawn
-from torch.nn import functional
 
-from herohe_model.bag.model import load_bag_model, new_bag_card, with_golden
+from herohe_model.bag.card import check_features, new_bag_card, with_golden
 from herohe_model.bag.network import BagNetwork
 from herohe_model.errors import HeroheError, ModelFileError, OptionError
 from herohe_model.features.read import read_facts
 from herohe_model.features.schema import FeatureFileError
+from herohe_model.model.bag_model import load_bag_model
 from herohe_model.model.card import Head, ModelCard, Pooling
-from herohe_model.model.checkpoint import join_members, save_model
+from herohe_model.model.checkpoint import join_members, load_model, member_states, save_model
 
 
 def facts_of(tmp_path: Path, **settings: object):  # type: ignore[no-untyped-def]
@@ -65,6 +65,21 @@ def test_shares_add_up_to_the_logits(tmp_path: Path, pooling: Pooling, head: Hea
         assert score.attention.std() > 0
 
 
+@pytest.mark.parametrize("head", ["free", "ordered"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_what_scores_is_what_was_trained(tmp_path: Path, pooling: Pooling, head: Head) -> None:
+    card, file = made(tmp_path, pooling, head, 2)
+    bag = 3 * drawn_bag(3, np.random.default_rng(1), patches=40_000)
+    score = load_bag_model(file).score(bag)
+    states = member_states(card, load_model(file)[1])
+    for state, logits in zip(states, score.logits, strict=True):
+        network = BagNetwork(card)
+        network.load_state_dict(state)
+        with torch.inference_mode():
+            trained = network.eval()(torch.from_numpy(bag))
+        np.testing.assert_allclose(trained.logits.numpy(), logits, atol=2e-5)
+
+
 def test_the_order_of_patches_does_not_matter_and_their_number_does_not_to_a_mean(tmp_path: Path) -> None:
     _, file = made(tmp_path, "mean", "free")
     model = load_bag_model(file)
@@ -77,7 +92,7 @@ def test_the_order_of_patches_does_not_matter_and_their_number_does_not_to_a_mea
 def test_what_computes_other_logits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, file = made(tmp_path, "attention", "ordered")
     load_bag_model(file)
-    monkeypatch.setattr(functional, "relu", functional.gelu)
+    monkeypatch.setattr(np, "maximum", lambda layer, _: layer)
     with pytest.raises(ModelFileError, match="computes other logits here"):
         load_bag_model(file)
 
@@ -94,7 +109,7 @@ def test_features_of_another_kind_are_refused_by_name(
 ) -> None:
     _, file = made(tmp_path, "mean", "free")
     with pytest.raises(FeatureFileError, match=why):
-        load_bag_model(file).check(facts_of(tmp_path, **settings))
+        check_features(load_bag_model(file).card, facts_of(tmp_path, **settings))
 
 
 def test_a_file_that_names_no_encoder_makes_no_model(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.cli import cli
-from herohe_model.bag.model import with_golden
+from herohe_model.bag.card import with_golden
 from herohe_model.bag.network import BagNetwork
 from herohe_model.dataset.cases import Case
 from herohe_model.dataset.predictions import Decision, Matched, Predictions

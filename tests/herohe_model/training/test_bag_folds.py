@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from helpers.drawn_bags import DIMENSION, read_labels, write_cohort, write_drawn
 
-from herohe_model.bag.model import load_bag_model
 from herohe_model.errors import CancelledError, OptionError, SlideError
 from herohe_model.features.find import find_features
+from herohe_model.model.bag_model import load_bag_model
 from herohe_model.model.card import read_card
 from herohe_model.training.bag_folds import FeatureSlide, train_bag_folds
 from herohe_model.training.bag_loop import BagOptions
