@@ -104,6 +104,8 @@ class HeroheExplain {
         def layout = HeroheMarks.layout(image)
         def regions = (Map) layout?.get('regions')
         def composites = (List<List<List<Number>>>) (regions?.get(annotation.ID.toString()) ?: regions?.get('slide'))
+        if (regions != null && regions.isEmpty())
+            return ['Its model sees every patch for itself, so that there are no composites to export.']
         if (!composites)
             return ['Its composites were scored outside QuPath: score it again here to export them.']
         def corners = best.collect { [(int) it.ROI.boundsX, (int) it.ROI.boundsY] }.toSet()

@@ -16,7 +16,9 @@ import qupath.lib.plugins.workflow.DefaultScriptableWorkflowStep
 class HeroheScore {
     /** Key under which a result holds its own text, as the server sent it. */
     static final String TEXT = 'text'
-    private static final Map<String, String> STAGES = [composites: 'Scoring composites', foreground: 'Finding tissue']
+    private static final Map<String, String> STAGES = [
+        composites: 'Scoring composites', foreground: 'Finding tissue', patches: 'Embedding patches'
+    ]
 
     /**
      * Score the image's annotations, and write the result onto it.

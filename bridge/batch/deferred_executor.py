@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bridge.batch.executor import SlideExecutor
 from bridge.results.schema import SlideResult
 from bridge.scoring.job import SlideJob
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 from herohe_model.errors import HeroheError
 from herohe_model.model.score import ScorerInfo, ScoringModel
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from bridge.results.schema import SlideResult
 from bridge.scoring.job import SlideJob, score_job
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 from herohe_model.model.score import CompositeScorer, ScorerInfo, ScoringModel
 
 

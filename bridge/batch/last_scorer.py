@@ -12,7 +12,7 @@ from bridge.versions import package_versions
 from herohe_model.engines.cache import MeasurementCache
 from herohe_model.files import WriteError
 from herohe_model.model.compute import Compute
-from herohe_model.model.score import ScorerInfo, ScoringModel
+from herohe_model.model.score import Embeds, ScorerInfo, ScoringModel
 
 _KIND: Final = "scorers"
 
@@ -21,6 +21,7 @@ class _LastScorer(msgspec.Struct, frozen=True):
     device: str
     precision: str
     engine: str
+    embeds: Embeds | None = None
 
 
 def last_scorer(model: ScoringModel, compute: Compute) -> ScorerInfo | None:
@@ -28,14 +29,14 @@ def last_scorer(model: ScoringModel, compute: Compute) -> ScorerInfo | None:
     known = MeasurementCache(_KIND).known(_facts(model, compute), _LastScorer)
     if known is None:
         return None
-    return ScorerInfo(model.card, model.sha256, known.device, known.precision, known.engine)
+    return ScorerInfo(model.card, model.sha256, known.device, known.precision, known.engine, known.embeds)
 
 
 def remember_scorer(info: ScorerInfo, compute: Compute) -> None:
     """Remember what scores now, for :func:`last_scorer`; where nothing can be kept, nothing is."""
     with suppress(OSError, WriteError):
         MeasurementCache(_KIND).remember(
-            _facts(info.model, compute), _LastScorer(info.device, info.precision, info.engine)
+            _facts(info.model, compute), _LastScorer(info.device, info.precision, info.engine, info.embeds)
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from herohe_model.model.score import CompositeScore, CompositeScorer, ScorerInfo
+from herohe_model.model.score import BagHead, CompositeScore, CompositeScorer, ScorerInfo
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Counts:
     Attributes
     ----------
     read, scored
-        Composites handed to it, and composites it is done with.
+        Composites handed to it, and composites it is done with; of a bag model, patches.
     busy_s
         Seconds in which it had at least one composite in hand.
     """
@@ -61,20 +61,27 @@ class MeasuredScorer:
         """What scores."""
         return self._scorer.info
 
+    @property
+    def head(self) -> BagHead | None:
+        """What pools a bag model's patches."""
+        return self._scorer.head
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`~herohe_model.model.score.CompositeScorer`."""
+        embeds = self.info.embeds
+        count = 1 if embeds is None else len(pixels) // embeds.side_px
         with self._lock:
             if self._read == self._scored:
                 self._since = self._clock()
-            self._read += 1
+            self._read += count
         try:
             future = self._scorer.submit(pixels)
         except BaseException:
             with self._lock:
-                self._read -= 1
+                self._read -= count
                 self._let_go()
             raise
-        future.add_done_callback(self._done)
+        future.add_done_callback(lambda _: self._done(count))
         return future
 
     def close(self) -> None:
@@ -87,9 +94,9 @@ class MeasuredScorer:
             running = self._clock() - self._since if self._read > self._scored else 0.0
             return Counts(self._read, self._scored, self._busy_s + running)
 
-    def _done(self, _: Future[CompositeScore]) -> None:
+    def _done(self, count: int) -> None:
         with self._lock:
-            self._scored += 1
+            self._scored += count
             self._let_go()
 
     def _let_go(self) -> None:

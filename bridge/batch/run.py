@@ -28,7 +28,8 @@ from bridge.results.files import ResultFileError, write_csv, write_json
 from bridge.results.manifest import MANIFEST_NAME, Manifest, work_key
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, unmatched_job
-from bridge.scoring.slide import Progress, failed_result
+from bridge.scoring.progress import Progress
+from bridge.scoring.slide import failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, UnsuitableSlideError
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable

@@ -12,7 +12,7 @@ import msgspec
 
 from bridge.batch.measured_scorer import Counts
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 
 _LEAST_S: Final = 1.0
 """Of shorter runs no rate is given."""
@@ -21,12 +21,17 @@ WINDOW_S: Final = 30.0
 
 
 class RunningSlide(msgspec.Struct, frozen=True):
-    """A slide at work; `stage` as in :class:`bridge.scoring.slide.Progress`, `done` of `total` composites."""
+    """A slide at work; see :class:`bridge.scoring.progress.Progress`."""
 
     slide: str
     stage: str
     done: int
     total: int
+
+    @property
+    def share(self) -> float:
+        """Share of it that is scored, 0 to 1."""
+        return self.done / self.total if self.stage != "foreground" and self.total else 0.0
 
 
 class BatchStatistics(msgspec.Struct, frozen=True):
@@ -37,7 +42,7 @@ class BatchStatistics(msgspec.Struct, frozen=True):
     slides_done, slides_reused, slides_scored, slides_waiting
         With an outcome; of these, known from an earlier run, and scored by this one; not begun.
     composites_scored
-        By this run, of finished and running slides.
+        By this run, of finished and running slides; of a bag model, here and below, patches.
     composites_per_s, read_per_s
         Scored, and read from slides, in the last :data:`WINDOW_S` seconds; `read_per_s` is None where
         nothing counts it.
@@ -103,7 +108,7 @@ class BatchProgress:
         self._scored = 0
         self._outcomes: Counter[str] = Counter()
         self._running: tuple[RunningSlide, ...] = ()
-        self._finished_composites = 0
+        self._finished = 0
         self._samples: deque[_Sample] = deque()
 
     def started(self, total: int) -> None:
@@ -128,7 +133,7 @@ class BatchProgress:
         if not reused:
             self._scored += result.outcome is Outcome.SCORED
             regions = [result.union, *result.annotations] if result.union else []
-            self._finished_composites += sum(len(region.composites) for region in regions)
+            self._finished += sum(r.patches_sampled if r.is_bag else len(r.composites) for r in regions)
         # Its composites must not count twice until the next report of what runs.
         self._running = tuple(slide for slide in self._running if slide.slide != result.slide)
 
@@ -161,7 +166,7 @@ class BatchProgress:
         )
 
     def _left(self, elapsed: float) -> float | None:
-        under_way = sum(s.done / s.total for s in self._running if s.stage == "composites" and s.total)
+        under_way = sum(slide.share for slide in self._running)
         fresh = self._scored + under_way
         if self._total and self._done == self._total:
             return 0.0
@@ -170,7 +175,5 @@ class BatchProgress:
         return round((self._total - self._done - under_way) * elapsed / fresh, 1)
 
     def _sample(self) -> _Sample:
-        scored = self._finished_composites + sum(
-            slide.done for slide in self._running if slide.stage == "composites"
-        )
+        scored = self._finished + sum(slide.done for slide in self._running if slide.stage != "foreground")
         return _Sample(self._clock(), scored, self.counts() if self.counts is not None else Counts())

@@ -34,6 +34,7 @@ from bridge.protocol.messages import (
     Hello,
     ImageHeader,
     Info,
+    ModelFile,
     Pixels,
     ProgressReply,
     Read,
@@ -52,6 +53,7 @@ from herohe_model.errors import (
     ServerError,
     ServerUnavailableError,
 )
+from herohe_model.model.bag_model import BagModel, bag_model_of
 from herohe_model.model.card import ModelCard, read_card
 from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.score import CompositeScore, ScorerInfo
@@ -101,6 +103,8 @@ class Client:
         What the server said of itself.
     info
         What scores there.
+    head
+        Of a bag model, what pools its patches: its file is fetched, and the SHA-256 checked.
 
     Raises
     ------
@@ -134,9 +138,16 @@ class Client:
         except BaseException:
             self.close()
             raise
-        self.info = ScorerInfo(card, server.model_sha256, server.device, server.precision, server.engine)
+        self.info = ScorerInfo(
+            card, server.model_sha256, server.device, server.precision, server.engine, server.embeds
+        )
         window = min(_WINDOW, server.limits.in_flight)
         self._loop_calls.call_soon_threadsafe(lambda: self._connection.open(window))
+        try:
+            self.head = None if server.embeds is None else self._fetch_head(address)
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.
@@ -144,7 +155,8 @@ class Client:
         Parameters
         ----------
         pixels
-            Shape (side, side, 3), uint8, R, G, B. It must not change until the future is done.
+            Shape (side, side, 3), uint8, R, G, B; of a bag model (n * side, side, 3). It must not change
+            until the future is done.
 
         Returns
         -------
@@ -158,16 +170,11 @@ class Client:
         CancelledError
             If the client is closed.
         """
-        card = self.info.card
-        side = card.side_px
-        if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
-            raise OptionError(
-                f"A composite for {card.name} is uint8 of shape ({side}, {side}, 3), "
-                f"not {pixels.dtype} of shape {pixels.shape}"
-            )
+        self.info.check_shape(pixels.shape, str(pixels.dtype))
+        height, width, _ = pixels.shape
         request = ScoreComposites(
             id=new_id(),
-            composites=(ArrayHeader((side, side, 3)),),
+            composites=(ArrayHeader((height, width, 3)),),
             model_sha256=self.info.model_sha256,
             deadline_s=self._deadline_s,
         )
@@ -253,6 +260,20 @@ class Client:
                 f"Update {older}, and restart the server",
             )
         return info
+
+    def _fetch_head(self, address: ServerAddress) -> BagModel:
+        """Fetch a bag model's file, and load its head."""
+        future: Future[bytes] = Future()
+        self._put(PendingRequest(ModelFile(id=new_id()), future, lambda _, frames: frames[0].bytes))
+        try:
+            head = bag_model_of(future.result(timeout=self._deadline_s), f"The model of {address.endpoint}")
+        except FutureTimeoutError as error:
+            raise ServerUnavailableError(
+                f"The server {address.endpoint} does not send its model", "Look whether it runs"
+            ) from error
+        if head.sha256 != self.info.model_sha256:
+            raise ProtocolError(f"The server {address.endpoint} sent another model", "Restart the server")
+        return head
 
     def _answer_read(self, request: str, asked: Read, read: Callable[[ReadBox], NDArray[np.uint8]]) -> None:
         images: list[NDArray[np.uint8]] = []

@@ -38,12 +38,13 @@ class SpreadScorer:
         self._in_hand = dict.fromkeys(servers, 0)
         self._lock = threading.Lock()
         has = [f"{s.info.model_sha256[:12]} on {s.info.computes_on}" for s in servers.values()]
-        if len(set(has)) > 1:
+        if len({(words, s.info.embeds) for words, s in zip(has, servers.values(), strict=True)}) > 1:
             raise OptionError(
                 f"The servers {', '.join(servers)} are not alike: they have {', '.join(has)}",
                 "Start them with one model file, device, precision and engine, on machines that are alike",
             )
-        self.info = next(iter(servers.values())).info
+        first = next(iter(servers.values()))
+        self.info, self.head = first.info, first.head
 
     def submit(self, pixels: NDArray[np.uint8]) -> _Scores:
         """Score one composite; see :class:`~herohe_model.model.score.CompositeScorer`."""

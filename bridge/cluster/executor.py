@@ -37,7 +37,8 @@ from bridge.cluster.messages import (
 from bridge.cluster.registry import WorkerRegistry
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
-from bridge.scoring.slide import Progress, failed_result
+from bridge.scoring.progress import Progress
+from bridge.scoring.slide import failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError, WorkerDiedError
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import AUTO, Compute
@@ -160,7 +161,7 @@ class DaskExecutor:
         except BaseException:
             self._client.close()
             raise
-        self.info = ScorerInfo(card, sha256, facts.device, facts.precision, facts.engine)
+        self.info = ScorerInfo(card, sha256, facts.device, facts.precision, facts.engine, facts.embeds)
         self._encoded_spec = encode(self._spec)
 
     def __enter__(self) -> DaskExecutor:

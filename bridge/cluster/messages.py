@@ -13,6 +13,7 @@ import msgspec
 from bridge.results.schema import SlideResult
 from bridge.versions import is_older
 from herohe_model.model.compute import Compute
+from herohe_model.model.score import Embeds
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -26,6 +27,8 @@ class Environment(msgspec.Struct, frozen=True):
         Of the loaded model; see :class:`herohe_model.engines.scorer.Scorer`.
     packages
         Versions of the packages that decide a result, by name.
+    embeds
+        Of a bag model, what embeds patches.
     """
 
     version: str
@@ -34,6 +37,7 @@ class Environment(msgspec.Struct, frozen=True):
     engine: str
     threads: int
     packages: dict[str, str]
+    embeds: Embeds | None = None
 
     def difference(self, other: Environment) -> tuple[str, str, str]:
         """Return the first thing that differs, as its name, this value and the other; "" if none does."""
@@ -44,6 +48,8 @@ class Environment(msgspec.Struct, frozen=True):
         for name, mine in self.packages.items():
             if other.packages.get(name) != mine:
                 return name, mine, other.packages.get(name, "none")
+        if self.embeds != other.embeds:
+            return "encoder", str(self.embeds), str(other.embeds)
         return "", "", ""
 
 
@@ -111,7 +117,7 @@ class Step(msgspec.Struct, frozen=True):
 
     run: str
     entry: str
-    stage: Literal["foreground", "composites"]
+    stage: Literal["foreground", "composites", "patches"]
     done: int
     total: int
 

@@ -37,7 +37,7 @@ from bridge.cluster.messages import (
 )
 from bridge.results.schema import Outcome
 from bridge.scoring.job import decode_job, score_job
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 from bridge.versions import is_older, package_versions
 from herohe_model.errors import HeroheError, ModelFileError
 from herohe_model.files import sha256_of
@@ -48,14 +48,14 @@ from herohe_model.model.machine import wait_passively
 if TYPE_CHECKING:
     from distributed import Worker
 
-    from herohe_model.engines.scorer import Scorer
+    from herohe_model.engines.bag_scorer import LoadedScorer
 
 _HELD_MODELS: Final = 2
 """Models that a process keeps: drivers that share a cluster may take turns."""
 _STEP_S: Final = 1.0
 
 _lock = threading.Lock()
-_held: list[tuple[tuple[str, str, int], Scorer]] = []
+_held: list[tuple[tuple[str, str, int], LoadedScorer]] = []
 """Scorers with model, device as it was asked for and threads; the one used last is the last."""
 
 
@@ -135,7 +135,7 @@ def _prepare(spec: RunSpec, worker: Worker) -> Ready | ModelMissing | Rejected:
     return Ready(socket.gethostname(), _environment(scorer), _cpus())
 
 
-def _join(spec: RunSpec, worker: Worker) -> Scorer | ModelMissing | Rejected:
+def _join(spec: RunSpec, worker: Worker) -> LoadedScorer | ModelMissing | Rejected:
     """Return the model that a run wants, or why this worker cannot take part in it."""
     host = socket.gethostname()
     if spec.version != __version__:
@@ -158,7 +158,7 @@ def _join(spec: RunSpec, worker: Worker) -> Scorer | ModelMissing | Rejected:
     return scorer
 
 
-def _environment(scorer: Scorer) -> Environment:
+def _environment(scorer: LoadedScorer) -> Environment:
     return Environment(
         version=__version__,
         device=scorer.info.device,
@@ -166,10 +166,11 @@ def _environment(scorer: Scorer) -> Environment:
         engine=scorer.info.engine,
         threads=scorer.threads,
         packages=dict(package_versions()),
+        embeds=scorer.info.embeds,
     )
 
 
-def _scorer(spec: RunSpec, directory: Path) -> Scorer | None:
+def _scorer(spec: RunSpec, directory: Path) -> LoadedScorer | None:
     """Return the model that a run wants, loaded once a process; None when its file is not here."""
     with _lock:
         scorer = _pop(spec) or _load(spec, directory)
@@ -180,7 +181,7 @@ def _scorer(spec: RunSpec, directory: Path) -> Scorer | None:
         return scorer
 
 
-def _pop(spec: RunSpec) -> Scorer | None:
+def _pop(spec: RunSpec) -> LoadedScorer | None:
     """Take the model of a run out of those that are held."""
     for index, (key, scorer) in enumerate(_held):
         fits = spec.compute.leaves_open(engine_name(scorer.info.engine), scorer.info.precision)
@@ -190,15 +191,17 @@ def _pop(spec: RunSpec) -> Scorer | None:
     return None
 
 
-def _load(spec: RunSpec, directory: Path) -> Scorer | None:
+def _load(spec: RunSpec, directory: Path) -> LoadedScorer | None:
     # The driver imports this module too, to name its functions, and computes nothing.
     wait_passively()
-    from herohe_model.engines.scorer import Scorer
+    from herohe_model.engines.bag_scorer import load_scorer
 
     for path in (Path(spec.model), directory / _name(spec.model_sha256)):
+        found = ""
         with contextlib.suppress(ModelFileError):
-            if read_card(path)[1] == spec.model_sha256:
-                return Scorer.load(path, spec.compute, spec.threads)
+            found = read_card(path)[1]
+        if found == spec.model_sha256:
+            return load_scorer(path, spec.compute, spec.threads)
     return None
 
 

@@ -140,7 +140,7 @@ def verify(name: str, table: Path | None, weights: Path | None, against: Path | 
     from herohe_model.encoders.network import load_network
     from herohe_model.encoders.table import find_encoder
     from herohe_model.encoders.weights import load_weights
-    from herohe_model.engines.remembered_encoders import recall_record, remember_record
+    from herohe_model.engines.remembered_encoders import recall_record, remember_record, remember_weights
 
     loaded = load_weights(find_encoder(name, table), weights)
     network = load_network(loaded.encoder, loaded.state, str(loaded.path))
@@ -155,6 +155,7 @@ def verify(name: str, table: Path | None, weights: Path | None, against: Path | 
         compared.append("what this machine remembers")
     else:
         remember_record(record)
+    remember_weights(loaded)
     said = f"as in {' and '.join(compared)}" if compared else "remembered from now on"
     click.echo(f"OK: {loaded.encoder.name} ({loaded.path}, SHA-256 {loaded.sha256})")
     click.echo(f"    {record.dimension} numbers for each of {len(record.golden)} drawn pictures, {said}.")

@@ -41,25 +41,12 @@ RESTART: Final = click.option(
 )
 
 
-def _check_sees_slides(model: Path) -> None:
-    from herohe_model.errors import ModelFileError
-    from herohe_model.model.card import FEATURES_ONLY, FROM_FEATURES, card_of, open_model_file, read_header
-
-    # The card alone: whoever scores takes the digest of the whole file, once.
-    with open_model_file(model) as file:
-        card = card_of(read_header(file, model.stat().st_size, model), model)
-    if card.bag is not None:
-        raise ModelFileError(f"{model} is a bag model: {FEATURES_ONLY}", FROM_FEATURES)
-
-
 def check_source(model: Path | None, servers: Sequence[str], cluster: Cluster | None) -> None:
     """Refuse options that name nothing to score with, or two things at once."""
     if model is None and not servers:
         raise click.UsageError("Name a model file with --model, or a running server with --server.")
     if cluster is not None and (servers or model is None):
         raise click.UsageError("--dask needs --model, and goes without --server.")
-    if model is not None and model.is_file():
-        _check_sees_slides(model)
 
 
 @contextmanager

@@ -85,15 +85,19 @@ def extract(
     from herohe_model.encoders.table import find_encoder
     from herohe_model.encoders.weights import load_weights
     from herohe_model.engines.embedder import Embedder
+    from herohe_model.engines.remembered_encoders import remember_weights
 
     row = find_encoder(encoder, table)
+    found = load_weights(row, weights)
     collection = open_collection(what, slides_root=slides_root)
     view = ExtractionView(Console(stderr=True))
     with (
         until_interrupted() as interrupted,
         log_shown(view.say),
-        Embedder(load_weights(row, weights), compute) as embedder,
+        Embedder(found, compute) as embedder,
     ):
+        # A bag model that learns from these features scores slides without being told where the weights are.
+        remember_weights(found)
         info = embedder.info
         click.echo(f"{info.encoder.name} on {info.device} ({info.precision}, {info.engine})", err=True)
         with view:

@@ -18,7 +18,7 @@ from rich.text import Text
 from bridge.batch.measured_scorer import MeasuredScorer
 from bridge.batch.stats import BatchProgress, BatchStatistics, RunningSlide
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring.slide import Progress as SlideProgress
+from bridge.scoring.progress import Progress as SlideProgress
 from herohe_model.model.score import CompositeScorer, ScorerInfo
 
 _LINE_EVERY_S: Final = 10.0
@@ -152,7 +152,7 @@ def render(figures: BatchStatistics, device: str) -> Group:
     hidden = len(figures.running) - _SHOWN_SLIDES
     if hidden > 0:
         slides.add_row(Text(f"and {hidden} more"), "", "")
-    under_way = sum(s.done / s.total for s in figures.running if s.stage == "composites" and s.total)
+    under_way = sum(slide.share for slide in figures.running)
     whole = Table.grid(padding=(0, 1))
     whole.add_row(
         Text("all slides"),
@@ -202,7 +202,8 @@ def _flow(figures: BatchStatistics) -> str:
     parts.append(f"scored {figures.composites_per_s:.2f}/s")
     if figures.composites_queued is not None:
         parts.append(f"{figures.composites_queued} queued")
-    return f"composites: {', '.join(parts)}; {figures.slides_waiting} slides waiting"
+    what = "patches" if any(slide.stage == "patches" for slide in figures.running) else "composites"
+    return f"{what}: {', '.join(parts)}; {figures.slides_waiting} slides waiting"
 
 
 def _busy(figures: BatchStatistics) -> str:
@@ -217,4 +218,4 @@ def _outcomes(figures: BatchStatistics) -> str:
 
 
 def _stage(slide: RunningSlide) -> str:
-    return "finding tissue" if slide.stage == "foreground" else f"{slide.done}/{slide.total} composites"
+    return "finding tissue" if slide.stage == "foreground" else f"{slide.done}/{slide.total} {slide.stage}"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +11,22 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from bridge.annotations.regions import SlideRegions
 from bridge.batch.options import BatchOptions
+from bridge.scoring.embedding import embedded
 from bridge.scoring.suitability import stain_refusal, stain_warning
 from bridge.versions import package_versions
 from herohe_model.engines.embedder import Embedder, EmbedderInfo
 from herohe_model.errors import CancelledError, UnsuitableSlideError
 from herohe_model.features.write import PlacedPatches, writing_features
-from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.patches import find_patches
-from herohe_model.slides.source import Box, SlideSource
+from herohe_model.slides.source import SlideSource
 from herohe_model.slides.view import SlideView
 
 FORMAT: Final = 1
 _IN_HAND: Final = 2
 """Batches in the encoder's hands while the next are being read."""
-_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -151,6 +147,11 @@ def extract_slide(
         slide_mpp=source.mpp,
     )
     info = embedder.info
+
+    def check() -> None:
+        if stop():
+            raise CancelledError(f"Extracting the features of {source.path.name} was cancelled")
+
     with (
         writing_features(
             path,
@@ -160,7 +161,18 @@ def extract_slide(
             dimension=info.encoder.dimension,
             provenance=_provenance(source, work, options, info),
         ) as writer,
-        closing(_embedded(source, placed, embedder, stop)) as rows,
+        closing(
+            embedded(
+                source,
+                placed.corners,
+                placed.size,
+                embedder.submit,
+                side_px=info.encoder.input_px,
+                batch=info.batch,
+                in_hand=_IN_HAND,
+                check=check,
+            )
+        ) as rows,
     ):
         for some in rows:
             writer.append(some)
@@ -169,42 +181,6 @@ def extract_slide(
     scale = source.scale_warning(options.mpp)
     said = (*source.warnings, *work.regions.warnings, *filter(None, (scale, doubt)))
     return len(patches), said
-
-
-def _embedded(
-    source: SlideSource, placed: PlacedPatches, embedder: Embedder, stop: Callable[[], bool]
-) -> Generator[NDArray[np.float32], None, None]:
-    """Yield the features of all patches in their order, a batch at a time."""
-    side, batch, size = embedder.info.encoder.input_px, embedder.info.batch, placed.size
-    waiting: deque[Future[NDArray[np.float32]]] = deque()
-
-    def read(first: int) -> NDArray[np.uint8]:
-        boxes = [Box(x, y, size, size) for x, y in placed.corners[first : first + batch].tolist()]
-        return np.stack(list(source.read_boxes(boxes, (side, side))))
-
-    def next_rows() -> NDArray[np.float32]:
-        while not wait([waiting[0]], timeout=_POLL_S).done:
-            check()
-        return waiting.popleft().result()
-
-    def check() -> None:
-        if stop():
-            raise CancelledError(f"Extracting the features of {source.path.name} was cancelled")
-
-    firsts = range(0, len(placed.corners), batch)
-    readers = max(1, source.readers)
-    with closing(read_ahead(firsts, read, workers=readers, ahead=2 * readers)) as batches:
-        try:
-            for pixels in batches:
-                check()
-                waiting.append(embedder.submit(pixels))
-                if len(waiting) > _IN_HAND:
-                    yield next_rows()
-            while waiting:
-                yield next_rows()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _provenance(

@@ -38,7 +38,8 @@ Requests
     Who asks, such as "qupath", and its version of herohe-bridge. Answer: ``info``.
 ``score_composites`` {``composites``, ``model_sha256``?, ``deadline_s``?} + a frame a composite
     ``composites`` lists {``shape``, ``dtype``: "uint8"}, at most 16. ``model_sha256`` refuses any other
-    model. After ``deadline_s`` seconds, what has not begun is dropped. Answer: ``result`` with ``scores``.
+    model. Of a bag model, each is a column of patches as its encoder sees them.
+    After ``deadline_s`` seconds, what has not begun is dropped. Answer: ``result`` with ``scores``.
 ``score_slide`` {``slide``, ``entry``, ``path``?, ``source``?, ``sample``, ``region_classes``,
 ``exclude_classes``, ``builder``?, ``options``, ``write``?, ``model_sha256``?} + one frame
     The frame is a GeoJSON FeatureCollection as QuPath exports it, in px of the image as QuPath shows it
@@ -62,6 +63,9 @@ Requests
     Stop the request of that ``id``, which is answered by ``error`` "cancelled". Answer: ``result``.
 ``status`` {}
     Answer: ``info``.
+``model_file`` {}
+    The file of a bag model, from which a client that reads slides itself takes the head. Answer: ``result``
+    with ``file``, and a frame of its bytes.
 ``stop`` {``finish``}
     End the server, after the running work with ``finish``. Answer: ``result``.
 
@@ -75,7 +79,8 @@ All have ``protocol``, ``type`` and the ``id`` of the request they belong to.
     The request is known and not forgotten; about one a second while it is worked on. A client that hears
     nothing of a request for ten seconds repeats it.
 ``progress`` {``stage``, ``done``, ``total``}
-    Of a ``score_slide``, at least twice a second; ``stage`` is "waiting", "foreground" or "composites".
+    Of a ``score_slide``, at least twice a second; ``stage`` is "waiting", "foreground",
+    "composites" or, of a bag model, "patches".
 ``read`` {``read``, ``boxes``, ``encoding``}
     The server needs pixels. Each box {``x``, ``y``, ``width``, ``height``, ``out_width``, ``out_height``}
     is in level-0 px of the client's image, inside it, and wanted scaled to ``out_width`` x ``out_height``:
@@ -83,7 +88,8 @@ All have ``protocol``, ``type`` and the ``id`` of the request they belong to.
 ``result`` {``scores``?, ``slide``?} + frames
     ``scores`` {``composites``, ``cells``, ``bits``, ``members``?}: a frame of logits, float32 (composites,
     bits), one of contributions, float32 (composites, cells, bits), highest step first, and of an ensemble,
-    whose ``members`` are more than 1, one of its members' logits (composites, members, bits). ``slide``
+    whose ``members`` are more than 1, one of its members' logits (composites, members, bits). Of a bag model,
+    ``cells`` are the column's patches, the contributions their features, and the logits 0. ``slide``
     {``origin_x``,
     ``origin_y``}: a frame of JSON, or two; coordinates of the first are level-0 px of the slide, and those
     minus the origin are QuPath's. An acknowledgement has neither.
@@ -254,7 +260,7 @@ def decode_reply(body: Sequence[Frame]) -> tuple[Reply, list[Frame]]:
             problem = f"A slide's result has 1 or 2 frames, not {len(body) - 1}"
             raise ProtocolError(problem, "Restart the server")
         return reply, list(body[1:])
-    return reply, _checked_frames(body[1:], _score_sizes(reply))
+    return reply, _checked_frames(body[1:], _result_sizes(reply))
 
 
 def version_mismatch(client: int, *, server: int = PROTOCOL) -> tuple[str, str]:
@@ -309,7 +315,9 @@ def _request_sizes(request: Request) -> list[tuple[int, int]]:
     return []
 
 
-def _score_sizes(reply: Reply) -> list[tuple[int, int]]:
+def _result_sizes(reply: Reply) -> list[tuple[int, int]]:
+    if isinstance(reply, Result) and reply.file:
+        return [(reply.file, reply.file)]
     if isinstance(reply, Result) and reply.scores is not None:
         s = reply.scores
         sizes = [4 * s.composites * s.bits, 4 * s.composites * s.cells * s.bits]

@@ -11,6 +11,8 @@ import msgspec
 
 from bridge.scoring.options import ScoreOptions, WriteOptions
 from herohe_model.errors import HeroheError, RemoteError
+from herohe_model.model.bag_model import MAX_BYTES
+from herohe_model.model.score import Embeds
 
 PROTOCOL: Final = 1
 
@@ -145,13 +147,17 @@ class StatusRequest(_Request, frozen=True, kw_only=True, tag="status"):
     """Ask how busy the server is."""
 
 
+class ModelFile(_Request, frozen=True, kw_only=True, tag="model_file"):
+    """Ask for the file of a bag model, whose head the client needs."""
+
+
 class Stop(_Request, frozen=True, kw_only=True, tag="stop"):
     """End the server."""
 
     finish: bool = False
 
 
-Request = Hello | ScoreComposites | ScoreSlide | Pixels | Cancel | StatusRequest | Stop
+Request = Hello | ScoreComposites | ScoreSlide | Pixels | Cancel | StatusRequest | ModelFile | Stop
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -196,7 +202,7 @@ class Info(_Reply, frozen=True, kw_only=True, tag="info"):
     """The server, its model and its load.
 
     ``instance`` changes with every start; ``card`` is the model card; ``paths`` says whether this client may
-    name files; ``engine`` is what computes, and its version.
+    name files; ``engine`` is what computes, and its version; ``embeds``, of a bag model, what embeds patches.
     """
 
     version: str
@@ -212,6 +218,7 @@ class Info(_Reply, frozen=True, kw_only=True, tag="info"):
     load: Load
     workers: tuple[WorkerInfo, ...] = ()
     engine: str = ""
+    embeds: Embeds | None = None
 
 
 class Heartbeat(_Reply, frozen=True, kw_only=True, tag="heartbeat"):
@@ -221,7 +228,7 @@ class Heartbeat(_Reply, frozen=True, kw_only=True, tag="heartbeat"):
 class ProgressReply(_Reply, frozen=True, kw_only=True, tag="progress"):
     """How far a slide is."""
 
-    stage: Literal["waiting", "foreground", "composites"]
+    stage: Literal["waiting", "foreground", "composites", "patches"]
     done: int
     total: int
 
@@ -248,12 +255,13 @@ class Read(_Reply, frozen=True, kw_only=True, tag="read"):
 class Scores(msgspec.Struct, frozen=True):
     """Shapes of the frames: logits (composites, bits), contributions (composites, cells, bits).
 
-    Of an ensemble, its members' logits follow: (composites, members, bits).
+    Of an ensemble, its members' logits follow: (composites, members, bits). Of a bag model, which gets
+    columns of patches, the cells are the patches, and the bits their features.
     """
 
     composites: Annotated[int, msgspec.Meta(ge=1, le=MAX_COMPOSITES)]
     cells: Annotated[int, msgspec.Meta(ge=1, le=256)]
-    bits: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    bits: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     members: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
 
 
@@ -265,10 +273,11 @@ class SlideOrigin(msgspec.Struct, frozen=True):
 
 
 class Result(_Reply, frozen=True, kw_only=True, tag="result"):
-    """What was asked for, or an acknowledgement."""
+    """What was asked for, or an acknowledgement; ``file`` is the size of a model's file, 0 for none."""
 
     scores: Scores | None = None
     slide: SlideOrigin | None = None
+    file: Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)] = 0
 
 
 class ErrorReply(_Reply, frozen=True, kw_only=True, tag="error"):

@@ -139,7 +139,7 @@ def draw_pictures(
         layers=tuple(layers),
         speaking_for=patches(highest),
         speaking_against=patches(lowest),
-        composites=reader.composites(region, sizes) if region is not None else (),
+        composites=reader.composites(region, sizes) if region is not None and not region.is_bag else (),
         problem=reader.problem,
     )
 

@@ -152,7 +152,8 @@ def _region(region: RegionResult, shown: Sequence[Tile]) -> dict[str, Any]:
                 "grade": composite.grade,
                 "cells": [_short(c) for _, c in sorted(cells.get(composite.index, {}).items())],
             }
-            for composite in region.composites
+            # A bag is no picture, and its only probability is the region's.
+            for composite in (() if region.is_bag else region.composites)
         ],
         "tiles": {
             "size": shown[0].size if shown else 1,

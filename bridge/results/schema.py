@@ -43,7 +43,8 @@ class Outcome(str, Enum):
 class PlacedPatch(msgspec.Struct, frozen=True):
     """One cell of one composite.
 
-    ``contributions`` holds this patch's share of each logit, highest step first.
+    ``contributions`` holds this patch's share of each logit, highest step first. Of a bag model, whose one
+    composite is the whole bag, ``attention`` is the patch's weight in it; they sum to 1.
     """
 
     x: int
@@ -53,6 +54,7 @@ class PlacedPatch(msgspec.Struct, frozen=True):
     cell: int
     saturation: float
     contributions: tuple[float, ...]
+    attention: float | None = None
 
 
 class ForegroundPatch(msgspec.Struct, frozen=True):
@@ -150,6 +152,11 @@ class RegionResult(msgspec.Struct, frozen=True):
             raise ValueError("a patch lies in a composite that is not there")
 
     @property
+    def is_bag(self) -> bool:
+        """Whether a bag model scored it: its one composite is no picture, but all of its patches."""
+        return any(patch.attention is not None for patch in self.patches[:1])
+
+    @property
     def title(self) -> str:
         """What a reader knows it by: its name, or else its class."""
         return self.name or self.class_name or ("Annotation" if self.annotations else "Whole image")
@@ -162,7 +169,8 @@ class Provenance(msgspec.Struct, frozen=True):
     2026.4.1``. The rest comes from the model's card: the step that is read as P(positive), the least
     P(positive) that is called positive, how that was chosen, what logits were divided by, what the weights
     were trained on, what stands behind them, how the thresholds of the call were chosen, and what the
-    calibration was fitted on. All of these are empty in results of before they were recorded.
+    calibration was fitted on; of a bag model, what embedded the patches, and the SHA-256 of its weights. All
+    of these are empty in results of before they were recorded.
     """
 
     run: str
@@ -190,6 +198,8 @@ class Provenance(msgspec.Struct, frozen=True):
     knowledge: str = ""
     call_chosen: str = ""
     calibrated_for: str = ""
+    encoder: str = ""
+    encoder_sha256: str = ""
 
     @property
     def is_toy(self) -> bool:

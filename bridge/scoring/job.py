@@ -16,8 +16,10 @@ from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.regions import SlideRegions
 from bridge.results.schema import SlideResult
+from bridge.scoring.feature_cache import FeatureCache
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import ProgressCallback, failed_result, score_slide, unmatched_result
+from bridge.scoring.progress import ProgressCallback
+from bridge.scoring.slide import failed_result, score_slide, unmatched_result
 from herohe_model.model.score import CompositeScorer, ScoringModel
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.source import SlideSource
@@ -85,6 +87,7 @@ def score_job(
             slide=job.slide,
             path=job.path,
             warnings=job.warnings,
+            cache=FeatureCache(),
             progress=progress,
             cancelled=cancelled,
         ),

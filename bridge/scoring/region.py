@@ -45,8 +45,9 @@ def region_result(
     scores: Sequence[CompositeScore],
     card: ModelCard,
     options: ScoreOptions,
+    attention: NDArray[np.float32] | None = None,
 ) -> RegionResult:
-    """Put the composites of one region together."""
+    """Put the composites of one region together; `attention` is that of each cell of a bag, its only one."""
     outcome, message = Outcome.SCORED, ""
     if not scores:
         outcome = Outcome.INSUFFICIENT_TISSUE
@@ -61,6 +62,7 @@ def region_result(
     saturation = rounded(patches.saturation)
     told = [card.steps.index(step) for step in card.claimed_steps]
     xs, ys = patches.x.tolist(), patches.y.tolist()
+    weights = None if attention is None else rounded(attention)
     placed = tuple(
         PlacedPatch(
             x=xs[index],
@@ -70,6 +72,7 @@ def region_result(
             cell=cell,
             saturation=saturation[index],
             contributions=tuple(rounded(score.contributions[cell, told])),
+            attention=None if weights is None else weights[cell],
         )
         for number, (cells, score) in enumerate(zip(drawn, scores, strict=True))
         for cell, index in enumerate(cells.tolist())

@@ -7,18 +7,12 @@ stored digit.
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, wait
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region, SlideRegions
 from bridge.results.schema import (
@@ -27,8 +21,12 @@ from bridge.results.schema import (
     Provenance,
     SlideResult,
 )
+from bridge.scoring.bags import score_bags
+from bridge.scoring.composites import score_composites
+from bridge.scoring.feature_cache import FeatureCache
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.region import as_annotation, contradiction, disagreement, region_result
+from bridge.scoring.progress import Progress, ProgressCallback
+from bridge.scoring.region import as_annotation, contradiction, disagreement
 from bridge.scoring.suitability import stain_refusal, stain_warning
 from bridge.versions import package_versions
 from herohe_model.dataset.fingerprints import short_digest
@@ -43,41 +41,16 @@ from herohe_model.errors import (
 )
 from herohe_model.model.card import ModelCard
 from herohe_model.model.score import (
-    SYMMETRIES,
-    CompositeScore,
     CompositeScorer,
     ScorerInfo,
     ScoringModel,
-    mean_over_symmetries,
-    turned,
-    turned_back,
 )
 from herohe_model.notice import SEEN_IN_TRAINING, TOY_NOTICES
-from herohe_model.sampling.composite import draw_composites
-from herohe_model.sampling.composite_reader import read_composites
 from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.source import SlideSource
 
-READ_AHEAD: Final = 2
-"""Composites of a slide that are in the scorer's hands while the next are being read."""
-
-_POLL_S: Final = 0.2
-"""How long a wait for the scorer may be deaf to cancelling."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a slide is: `done` of `total` composites are scored, or the foreground is being found."""
-
-    stage: Literal["foreground", "composites"]
-    done: int
-    total: int
-
-
 _POINTS_A_PATCH: Final = 64
 """How finely outlines are kept for display."""
-
-ProgressCallback = Callable[[Progress], None]
 
 
 def score_slide(
@@ -90,10 +63,13 @@ def score_slide(
     slide: str | None = None,
     path: str | None = None,
     warnings: Sequence[str] = (),
+    cache: FeatureCache | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> SlideResult:
     """Sample composites inside the regions of one slide, have them scored, and say what they mean.
+
+    A bag model gets all foreground patches of a region instead, as one composite of as many cells.
 
     Parameters
     ----------
@@ -108,6 +84,8 @@ def score_slide(
         result; by default the source's path and its file's name.
     warnings
         What was noticed before, to be kept with the result.
+    cache
+        Features that are known, for a bag model; None to embed everything.
     progress, cancelled
         Called often from the calling thread; a true `cancelled` ends the work within one composite.
 
@@ -174,36 +152,15 @@ def score_slide(
     doubt = stain_warning(found[0].stain, slide)
     all_warnings = (*all_warnings, doubt) if doubt else all_warnings
 
-    cells = card.grid * card.grid
     enough = [len(patches) >= options.min_patches for patches in found]
     # A grade that none of the annotations has is none of the slide's.
     enough[0] = enough[0] and (len(targets) == 1 or any(enough[1:]))
-    sampled = [
-        (
-            region,
-            patches,
-            draw_composites(len(patches), composites=options.composites, seed=options.seed, cells=cells)
-            if drawn
-            else np.empty((0, cells), dtype=np.int64),
-        )
-        for region, patches, drawn in zip(targets, found, enough, strict=True)
-    ]
-    total = sum(len(drawn) for _, _, drawn in sampled)
-    notice(Progress("composites", 0, total))
-    with closing(
-        _score_all(
-            source,
-            sampled,
-            scorer,
-            SYMMETRIES if options.symmetries else 1,
-            stop,
-            lambda done: notice(Progress("composites", done, total)),
-        )
-    ) as scores:
-        results = [
-            region_result(region, patches, drawn, [next(scores) for _ in drawn], card, options)
-            for region, patches, drawn in sampled
-        ]
+    each_region = list(zip(targets, found, enough, strict=True))
+    results = (
+        score_composites(source, each_region, options, scorer, stop, notice)
+        if scorer.head is None
+        else score_bags(source, each_region, options, scorer, cache, stop, notice)
+    )
     union = results[0]
     each = tuple(results[1:])
     if len(annotated) == 1:
@@ -267,48 +224,6 @@ def as_herohe(error: Exception, slide: str) -> HeroheError:
     )
     unforeseen.__cause__ = error
     return unforeseen
-
-
-def _score_all(
-    source: SlideSource,
-    sampled: Sequence[tuple[Region, PatchSet, NDArray[np.int64]]],
-    scorer: CompositeScorer,
-    turns: int,
-    stop: Callable[[], bool],
-    done: Callable[[int], None],
-) -> Generator[CompositeScore, None, None]:
-    """Yield the scores of all composites in order, keeping the scorer ahead by :data:`READ_AHEAD`."""
-    waiting: deque[list[Future[CompositeScore]]] = deque()
-    finished = 0
-
-    def check() -> None:
-        if stop():
-            raise CancelledError(f"Scoring of {source.path.name} was cancelled")
-
-    def next_score() -> CompositeScore:
-        nonlocal finished
-        while True:
-            check()
-            if not wait(waiting[0], timeout=_POLL_S).not_done:
-                finished += 1
-                done(finished)
-                scores = [future.result() for future in waiting.popleft()]
-                back = [turned_back(score, turn) for turn, score in enumerate(scores)]
-                return back[0] if len(back) == 1 else mean_over_symmetries(back)
-            done(finished)
-
-    drawn = [(patches, cells) for _, patches, cells in sampled]
-    with closing(read_composites(source, drawn, patch_px=scorer.info.card.patch_px, check=check)) as pictures:
-        try:
-            for picture in pictures:
-                waiting.append([scorer.submit(turned(picture, turn)) for turn in range(turns)])
-                if len(waiting) > READ_AHEAD:
-                    yield next_score()
-            while waiting:
-                yield next_score()
-        finally:
-            for future in itertools.chain.from_iterable(waiting):
-                future.cancel()
 
 
 def unmatched_result(
@@ -384,5 +299,7 @@ def _provenance(
         knowledge=card.knowledge,
         call_chosen="" if card.call is None else f"{card.call.positive_chosen}; {card.call.negative_chosen}",
         calibrated_for=card.calibrated_for,
+        encoder="" if card.bag is None else card.bag.encoder,
+        encoder_sha256="" if scored_by.embeds is None else scored_by.embeds.weights_sha256,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])

@@ -25,6 +25,7 @@ from bridge.protocol.messages import (
     Info,
     Limits,
     Load,
+    ModelFile,
     Pixels,
     Reply,
     Request,
@@ -43,6 +44,8 @@ from bridge.server.slide_request import SlideRequest, any_path, paths_below
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.discovery import ServerRecord
 from bridge.transport.loop_calls import LoopCalls
+from herohe_model.errors import OptionError
+from herohe_model.model.bag_model import BagModel
 
 HEARTBEAT_S: Final = 1.0
 PROGRESS_S: Final = 0.25
@@ -74,8 +77,8 @@ class BrokerSettings:
     ----------
     record
         The server's discovery record.
-    side_px
-        Side of the model's composites.
+    head
+        What pools a bag model's patches; None of a model that sees composites.
     in_flight
         Composites that one client may have open.
     slides_at_once
@@ -87,7 +90,7 @@ class BrokerSettings:
     """
 
     record: ServerRecord
-    side_px: int
+    head: BagModel | None
     in_flight: int
     slides_at_once: int
     slides_roots: tuple[Path, ...]
@@ -190,6 +193,8 @@ class Broker:
             opened.work.take_pixels(request, list(frames))
         elif isinstance(request, Cancel):
             self._cancel(incoming, request)
+        elif isinstance(request, ModelFile):
+            self._send_file(incoming, request)
         else:
             self._stop(incoming, request)
 
@@ -249,13 +254,13 @@ class Broker:
     def _open_composites(
         self, key: Key, incoming: Incoming, request: ScoreComposites, frames: Sequence[zmq.Frame], size: int
     ) -> OpenRequest:
-        side = self._settings.side_px
-        if any(array.shape != (side, side, 3) for array in request.composites):
-            raise Refusal(
-                "wrong_shape",
-                f"Composites for {self._settings.record.model_name} have the shape ({side}, {side}, 3)",
-                "Take patch_px and grid from the model card",
-            )
+        assert self._pool.info is not None
+        try:
+            for array in request.composites:
+                self._pool.info.check_shape(array.shape)
+        except OptionError as error:
+            remedy = "Take patch_px and grid from the model card, or side_px and batch of what embeds"
+            raise Refusal("wrong_shape", error.problem, remedy) from error
         mine = [o.work for o in self._open.values() if o.client == incoming.client]
         composites = sum(len(w.composites) for w in mine if isinstance(w, CompositesRequest))
         if composites + len(request.composites) > self._settings.in_flight:
@@ -306,7 +311,15 @@ class Broker:
 
     def _scorer(self, client: Hashable) -> PoolScorer:
         assert self._pool.info is not None
-        return PoolScorer(self._pool, self._loop_calls, client=client, info=self._pool.info)
+        return PoolScorer(
+            self._pool, self._loop_calls, client=client, info=self._pool.info, head=self._settings.head
+        )
+
+    def _send_file(self, incoming: Incoming, request: ModelFile) -> None:
+        head = self._settings.head
+        if head is None:
+            raise Refusal("wrong_model", "This server's model is no bag model", "Send it composites")
+        self._frontend.send(incoming.address, Result(id=request.id, file=len(head.data)), [head.data])
 
     def _cancel(self, incoming: Incoming, request: Cancel) -> None:
         opened = self._open.get((incoming.who, request.request))
@@ -384,6 +397,7 @@ class Broker:
             device=record.device,
             precision=record.precision,
             engine=record.engine,
+            embeds=info.embeds,
             paths=not incoming.who or bool(self._settings.slides_roots),
             limits=Limits(in_flight=self._settings.in_flight),
             load=Load(

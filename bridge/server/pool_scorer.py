@@ -16,7 +16,7 @@ from bridge.server.tasks import CompositeTask, TaskFailure, TaskScore
 from bridge.server.worker_pool import WorkerPool
 from bridge.transport.loop_calls import LoopCalls
 from herohe_model.errors import ServerUnavailableError
-from herohe_model.model.score import CompositeScore, ScorerInfo
+from herohe_model.model.score import BagHead, CompositeScore, ScorerInfo
 
 
 class PoolScorer:
@@ -26,15 +26,24 @@ class PoolScorer:
     ----------
     client
         Whose turn the composites take.
+    head
+        Of a bag model, what pools its patches.
     """
 
     def __init__(
-        self, pool: WorkerPool, loop_calls: LoopCalls, *, client: Hashable, info: ScorerInfo
+        self,
+        pool: WorkerPool,
+        loop_calls: LoopCalls,
+        *,
+        client: Hashable,
+        info: ScorerInfo,
+        head: BagHead | None,
     ) -> None:
         self._pool = pool
         self._loop_calls = loop_calls
         self._client = client
         self.info = info
+        self.head = head
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite; see :class:`herohe_model.model.score.CompositeScorer`."""

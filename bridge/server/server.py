@@ -54,6 +54,7 @@ from bridge.transport.loop_calls import Context, LoopCalls
 from bridge.transport.runtime_directory import SocketDirectory
 from herohe_model.ending_signals import ending_signals
 from herohe_model.errors import ModelFileError, OptionError, ServerError
+from herohe_model.model.bag_model import load_bag_model
 from herohe_model.model.compute import AUTO, Compute
 
 TICK_S: Final = 0.2
@@ -230,14 +231,17 @@ class Server:
     ) -> None:
         s, info = self._settings, pool.info
         assert info is not None
-        side = info.card.side_px
+        head = None if info.embeds is None else load_bag_model(s.model)
+        if head is not None and head.sha256 != info.model_sha256:
+            raise ModelFileError(f"{s.model} was changed while it was loaded", "Start the server again")
+        side = info.card.side_px if info.embeds is None else info.embeds.side_px
         if side > MAX_SIDE_PX:
             raise ModelFileError(
                 f"{s.model} takes composites of {side} px; a server takes up to {MAX_SIDE_PX}",
                 "Use a model with smaller patches",
             )
         # A little more than the largest frame: ZeroMQ counts some overhead.
-        largest = max(3 * side * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
+        largest = max(3 * info.largest_rows * side, MAX_REGIONS_BYTES, MAX_READ_BYTES) + (1 << 20)
         frontend = Frontend(self._context, largest, most_connections(raise_descriptor_limit()))
         record = None
         try:
@@ -270,7 +274,7 @@ class Server:
                 frontend,
                 pool,
                 self._loop_calls,
-                BrokerSettings(record, side, s.in_flight, s.slides_at_once, s.slides_roots, s.allow_stop),
+                BrokerSettings(record, head, s.in_flight, s.slides_at_once, s.slides_roots, s.allow_stop),
             )
             write_record(record)
             started(record)

@@ -42,7 +42,9 @@ from bridge.qupath.image_source import (
     upright_frame,
     view_of,
 )
-from bridge.scoring.slide import Progress, score_slide
+from bridge.scoring.feature_cache import FeatureCache
+from bridge.scoring.progress import Progress
+from bridge.scoring.slide import score_slide
 from bridge.server.frontend import SendReply
 from bridge.server.remote_slide import RemoteSlide, decode_image, turned
 from bridge.writing.for_script import plan_for_script
@@ -180,6 +182,8 @@ class SlideRequest:
                 slide=request.slide,
                 path=request.path or request.slide,
                 warnings=warnings,
+                # Of pixels that a client sends, it is only the client's word whose they are.
+                cache=None if isinstance(source, RemoteSlide) else FeatureCache(),
                 progress=self._note,
                 cancelled=self._cancelled.is_set,
             )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
@@ -184,9 +185,9 @@ def _failure(number: int, error: BaseException) -> JobFailed:
 
 
 def _load(settings: WorkerSettings) -> CompositeScorer:
-    from herohe_model.engines.scorer import Scorer
+    from herohe_model.engines.bag_scorer import load_scorer
 
-    return Scorer.load(settings.model, settings.compute)
+    return load_scorer(Path(settings.model), settings.compute)
 
 
 if __name__ == "__main__":

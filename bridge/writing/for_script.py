@@ -90,12 +90,13 @@ def composite_layout(result: SlideResult, transform: SlideTransform) -> dict[str
     -------
     dict
         ``size``: side of a patch in QuPath's px; ``patch_px``: its side in a composite; ``regions``: for each
-        region's id its composites, each a list of the cells' (x, y) in QuPath's px, row by row.
+        region's id its composites, each a list of the cells' (x, y) in QuPath's px, row by row; none of a
+        bag model, which sees no composites.
     """
     regions = [*((result.union,) if result.union is not None else ()), *result.annotations]
     layout: dict[str, list[list[tuple[int, int]]]] = {}
     size = 0
-    for region in regions:
+    for region in (region for region in regions if not region.is_bag):
         composites: list[list[tuple[int, int]]] = [[] for _ in region.composites]
         for patch in region.patches:
             size = patch.size

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _SCALE_TOLERANCE: Final = 0.02
+_USUAL_THRESHOLD: Final = 0.07
+"""Least mean saturation of a patch where the files of features do not say theirs."""
 
 
 def new_bag_card(
@@ -51,6 +53,7 @@ def new_bag_card(
         )
     assert facts.encoder is not None and facts.patch_px is not None and facts.mpp is not None
     sha256 = facts.provenance.get("weights_sha256", "")
+    threshold = facts.provenance.get("foreground_threshold")
     return ModelCard(
         name=name,
         backbone="",
@@ -59,7 +62,7 @@ def new_bag_card(
         patch_px=facts.patch_px,
         grid=1,
         mpp=facts.mpp,
-        foreground_threshold=0.07,
+        foreground_threshold=threshold if isinstance(threshold, float) else _USUAL_THRESHOLD,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         positive_step=positive_step,
@@ -70,8 +73,21 @@ def new_bag_card(
             width=width,
             encoder=facts.encoder,
             encoder_sha256=sha256 if isinstance(sha256, str) else "",
+            encoder_golden=_golden_feature(facts, sha256),
         ),
     )
+
+
+def _golden_feature(facts: FeatureFacts, sha256: object) -> tuple[float, ...]:
+    """Return what the record beside a file of features says that its encoder gave; () without one."""
+    # Reads by timm's and PyTorch's leave, which who only checks features does without.
+    from herohe_model.encoders.golden import read_record, record_path
+
+    path = record_path(facts.path.parent)
+    if not path.is_file():
+        return ()
+    record = read_record(path)
+    return record.golden[0] if record.golden and record.weights_sha256 == sha256 else ()
 
 
 def check_features(card: ModelCard, facts: FeatureFacts) -> None:

@@ -42,8 +42,11 @@ from herohe_model.model.device import choose_device, choose_precision, device_la
 from herohe_model.model.machine import default_threads, machine_memory
 
 BATCH_CPU: Final = 8
-BATCH_GPU: Final = 64
-"""Patches of a forward pass: more made neither faster (ViT-S/16: 51 a second on a core by 8, 52 by 16)."""
+BATCH_GPU: Final = 32
+"""Patches of a forward pass: on a CPU, more were not faster (ViT-S/16: 51 a second by 8, 52 by 16)."""
+
+COLUMN_PX: Final = 8192
+"""Height of a batch whose patches lie one below the other, as they travel to a server, at most."""
 
 ENGINES_APART: Final = 0.03
 """How far an engine's features may lie from PyTorch's in float32, of their length: bf16 has about 0.01."""
@@ -171,7 +174,7 @@ def _begin(
     """Record what the encoder gives, choose what computes it, and check that this gives the same."""
     encoder = loaded.encoder
     record = make_record(encoder, network, loaded.sha256)
-    batch = BATCH_CPU if device.type == "cpu" else BATCH_GPU
+    batch = min(BATCH_CPU if device.type == "cpu" else BATCH_GPU, max(1, COLUMN_PX // encoder.input_px))
     passes = _Passes(network, encoder, device, batch, threads)
     choice = _choose(passes, record, compute)
     embed = passes.make(choice.engine, choice.precision)

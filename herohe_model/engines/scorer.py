@@ -124,6 +124,10 @@ class Scorer:
         card, state, sha256 = load_model(path)
         return cls(card, state, compute, model_sha256=sha256, threads=threads, what=str(path))
 
+    @property
+    def head(self) -> None:
+        """Nothing: what scores composites has no bags."""
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         """Score one composite in the background.
 
@@ -140,12 +144,7 @@ class Scorer:
         CancelledError
             If the scorer is closed.
         """
-        side = self.info.card.side_px
-        if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
-            raise OptionError(
-                f"A composite for {self.info.card.name} is uint8 of shape ({side}, {side}, 3), "
-                f"not {pixels.dtype} of shape {pixels.shape}"
-            )
+        self.info.check_shape(pixels.shape, str(pixels.dtype))
         future: Future[CompositeScore] = Future()
         with self._lock:
             if self._closed:

@@ -38,10 +38,6 @@ _ITEM_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 
 
 MAKE_ANOTHER: Final = "Use a file made by herohe-bridge train or herohe-bridge model new"
 
-FEATURES_ONLY: Final = "it scores features of patches, not slides"
-
-FROM_FEATURES: Final = "Extract features (herohe-bridge features extract), and use predict --features"
-
 COPY_AGAIN: Final = "Copy the file again from where it came"
 
 Head = Literal["free", "ordered"]
@@ -79,6 +75,9 @@ class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Of the encoder's weights; "" where the files of features did not say.
     golden
         Logits of drawn features, highest step first; what computes others must not score.
+    encoder_golden
+        What the encoder gave for the first picture of :mod:`herohe_model.encoders.golden`, `dimension`
+        numbers; empty where the files of features did not say. What gives others must not embed.
     """
 
     pooling: Pooling
@@ -88,6 +87,7 @@ class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     encoder: Name
     encoder_sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     golden: tuple[float, ...] = ()
+    encoder_golden: tuple[float, ...] = ()
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from herohe_model.errors import ModelFileError, OptionError
-from herohe_model.model.card import FEATURES_ONLY, FROM_FEATURES, ModelCard
+from herohe_model.model.card import ModelCard
 from herohe_model.model.checkpoint import member_states
 
 
@@ -257,7 +257,10 @@ def load_networks(
         If the weights do not fit the card's backbone, head and target.
     """
     if card.bag is not None:
-        raise ModelFileError(f"{what} is a bag model: {FEATURES_ONLY}", FROM_FEATURES)
+        raise ModelFileError(
+            f"{what} is a bag model: its network sees features, not composites",
+            "Load it with herohe_model.engines.bag_scorer.load_scorer",
+        )
     try:
         # Without storage first: weights that do not fit are refused before memory is taken.
         with torch.device("meta"):

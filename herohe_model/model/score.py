@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from herohe_model.errors import OptionError
 from herohe_model.model.card import ModelCard
 
 
@@ -63,6 +64,16 @@ class BagScore:
     logits: NDArray[np.float32]
     contributions: NDArray[np.float32]
     attention: NDArray[np.float32]
+
+
+def features_as_score(features: NDArray[np.float32]) -> CompositeScore:
+    """Return features of a column of patches, (n, dimension) float32, as they travel: as contributions."""
+    return CompositeScore(np.zeros(features.shape[1], dtype=np.float32), features)
+
+
+def features_of(score: CompositeScore) -> NDArray[np.float32]:
+    """Return the features, (n, dimension) float32, that :func:`features_as_score` was given."""
+    return score.contributions
 
 
 def area_shares(cells: int, grid: int) -> NDArray[np.float64]:
@@ -146,6 +157,33 @@ def mean_over_symmetries(scores: Sequence[CompositeScore]) -> CompositeScore:
 
 
 @dataclass(frozen=True)
+class Embeds:
+    """What embeds a bag model's patches.
+
+    Attributes
+    ----------
+    side_px
+        Side of a patch as the encoder sees it, px.
+    batch
+        Patches of a forward pass, and of a column.
+    weights_sha256
+        Of the encoder's weights, hexadecimal.
+    """
+
+    side_px: int
+    batch: int
+    weights_sha256: str
+
+
+class BagHead(Protocol):
+    """The part of a bag model that pools: :class:`herohe_model.model.bag_model.BagModel`."""
+
+    def score(self, features: NDArray[np.float32]) -> BagScore:
+        """Score one bag, (n, dimension) float32, n at least 1."""
+        ...
+
+
+@dataclass(frozen=True)
 class ScoringModel:
     """A model that scores, as it is known without being loaded: its card, and the SHA-256 of its file."""
 
@@ -169,6 +207,8 @@ class ScorerInfo:
         ``fp32`` or ``bf16``.
     engine
         What computes, and its version, such as ``torch 2.15.0`` or ``openvino 2026.4.1``.
+    embeds
+        Of a bag model, what embeds its patches; None of one that sees composites.
     """
 
     card: ModelCard
@@ -176,6 +216,21 @@ class ScorerInfo:
     device: str
     precision: str
     engine: str
+    embeds: Embeds | None = None
+
+    @property
+    def largest_rows(self) -> int:
+        """Height of a composite, or of the largest column of patches, px."""
+        return self.card.side_px if self.embeds is None else self.embeds.side_px * self.embeds.batch
+
+    def check_shape(self, shape: tuple[int, ...], dtype: str = "uint8") -> None:
+        """Raise an OptionError for what is no composite of the model, or no column of patches."""
+        side = self.card.side_px if self.embeds is None else self.embeds.side_px
+        rows, most = shape[0] if shape else 0, self.largest_rows
+        if dtype != "uint8" or shape[1:] != (side, 3) or rows % side or not side <= rows <= most:
+            what = "A composite" if self.embeds is None else f"A column of up to {self.embeds.batch} patches"
+            fits = f"is uint8 of shape ({most}, {side}, 3), not {dtype} of shape {shape}"
+            raise OptionError(f"{what} for {self.card.name} {fits}")
 
     @property
     def model(self) -> ScoringModel:
@@ -189,11 +244,21 @@ class ScorerInfo:
 
 
 class CompositeScorer(Protocol):
-    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server."""
+    """Anything that scores composites: :class:`Scorer` in this process, or a client of a server.
+
+    Of a bag model it embeds patches instead: it takes a column of them, (n * side, side, 3) with n up to
+    ``info.embeds.batch``, and what it gives are their features, see :func:`features_of`. What they mean
+    together is for its :attr:`head` to say.
+    """
 
     @property
     def info(self) -> ScorerInfo:
         """What scores."""
+        ...
+
+    @property
+    def head(self) -> BagHead | None:
+        """What pools a bag model's patches; None of a model that sees composites."""
         ...
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:

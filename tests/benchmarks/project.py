@@ -22,7 +22,7 @@ from bridge.client.client import connect_or_start
 from bridge.projects.open import open_collection
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.compute import Compute

@@ -54,6 +54,8 @@ class NothingScorer:
         self._pool = ThreadPoolExecutor(1)
         self._staged = np.zeros((card.side_px, card.side_px, 3), dtype=np.uint8)
 
+    head = None
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         return self._pool.submit(self._score, pixels)
 

@@ -38,6 +38,8 @@ class ScriptedScorer:
         self._folder = model.parent
         self._pool = ThreadPoolExecutor(1)
 
+    head = None
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[Any]:
         return self._pool.submit(self._score, pixels)
 

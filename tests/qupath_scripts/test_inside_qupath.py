@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.qupath_process import InsideQuPath, installed_qupath
 from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours, shown_images
+from helpers.small_bags import bag_model, small_weights
 from helpers.small_slides import (
     MPP,
     PATCH_PX,
@@ -106,6 +108,26 @@ def test_a_result_is_the_one_of_the_command_line_and_clear_takes_it_away(
     assert "was removed" in cleared.stdout
     assert described(project) == before
     assert not any("HER2-HE" in step for step in workflow(project))
+
+
+def test_a_bag_model_gives_the_result_of_the_command_line(
+    inside: InsideQuPath, world: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bag_model(tmp_path / "bag.safetensors", small_weights(tmp_path))
+    shutil.copytree(world.parent, tmp_path / "twin")
+    run = inside.script("herohe_score.groovy", project, f"model={model}", image="ü.tif")
+    assert run.stdout.count("Research use only") == 1, run.stdout
+    # Elsewhere, so that nothing is known of what was embedded here.
+    monkeypatch.setenv("HEROHE_CACHE_DIR", str(tmp_path / "cache"))
+    small_weights(tmp_path)
+    there = {**inside.environment, "HEROHE_CACHE_DIR": str(tmp_path / "cache")}
+    of_bag = dataclasses.replace(inside, model=model, environment=there)
+    of_bag.score(tmp_path / "twin" / world.name)
+    scored, wanted = described(project)["ü.tif"], described(tmp_path / "twin" / world.name)["ü.tif"]
+    assert scored == wanted
+    assert len(ours(scored)) > 20
+    said = inside.script("herohe_explain.groovy", project, "composite=all", image="ü.tif")
+    assert "sees every patch for itself" in said.stdout
 
 
 @pytest.mark.slide

@@ -87,6 +87,8 @@ class Renamed:
         self._scorer = scorer
         self.info = replace(scorer.info, engine="openvino 2020.1")
 
+    head = None
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         return self._scorer.submit(pixels)
 

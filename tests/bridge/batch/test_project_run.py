@@ -20,7 +20,7 @@ from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide

@@ -58,6 +58,8 @@ class Told:
         self.asked: list[Future[CompositeScore]] = []
         self.closed = False
 
+    head = None
+
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         self.asked.append(Future())
         return self.asked[-1]

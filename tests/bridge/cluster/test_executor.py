@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers.servers import wait_until
+from helpers.small_bags import bag_model, small_weights
 from helpers.small_slides import MPP, drawn, immunostained_picture, small_model, small_slide
 from msgspec.structs import replace
 
@@ -25,8 +26,8 @@ from bridge.projects.open import open_collection
 from bridge.results.files import read_json
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import Progress
-from herohe_model.engines.scorer import Scorer
+from bridge.scoring.progress import Progress
+from herohe_model.engines.bag_scorer import load_scorer
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.files import sha256_of
 from herohe_model.model.compute import Compute
@@ -116,7 +117,7 @@ def run_there(
 
 def run_here(model: Path, folder: Path) -> dict[str, bytes]:
     """Score a folder in this process, and return its result files."""
-    with Scorer.load(model, Compute("cpu", "fp32")) as scorer:
+    with load_scorer(model, Compute("cpu", "fp32")) as scorer:
         run_batch(open_collection(folder), scorer, OPTIONS, output=folder / "out", listener=Ear())
     return files(folder)
 
@@ -131,6 +132,21 @@ def damage(slide: Path) -> None:
     start = len(data) // 4
     data[start : start + len(data) // 4] = b"\0" * (len(data) // 4)
     slide.write_bytes(data)
+
+
+def test_a_cluster_gives_the_bytes_of_one_machine_for_a_bag_model(
+    dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bag_model(tmp_path / "bag.safetensors", small_weights(tmp_path))
+    folder = a_folder(tmp_path / "p", ["s1", "s2"])
+    with executor(dask, model) as where:
+        ear = Ear()
+        run_there(where, folder, ear)
+    assert set(ear.outcomes().values()) == {Outcome.SCORED}
+    # So that nothing is known of what was embedded there.
+    monkeypatch.setenv("HEROHE_CACHE_DIR", str(tmp_path / "cache"))
+    small_weights(tmp_path)
+    assert run_here(model, a_folder(tmp_path / "here", ["s1", "s2"])) == files(folder)
 
 
 def test_a_cluster_gives_the_bytes_of_one_machine(dask: Dask, model: Path, tmp_path: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers.drawn_bags import DIMENSION, write_cohort, write_drawn
-from helpers.small_slides import small_slide
+from helpers.small_encoders import small, write_table, write_weights
+from helpers.small_slides import drawn, small_slide
 
+from bridge.annotations.geojson_writing import write_annotations
 from bridge.cli import cli
+from bridge.results.files import read_json
 from herohe_model.dataset.submission import read_submission
+from herohe_model.files import sha256_of
 
 TRAINING = ("--width", 16, "--epochs", 25, "--batch", 4, "--lr", 0.005, "--folds", 3)
 
@@ -74,11 +79,53 @@ def test_a_trained_model_is_published_got_and_predicts_the_same_by_its_name(
     assert said_by["reader"] == said_by[str(model)]
 
 
-def test_a_bag_model_is_not_asked_about_slides(trained: Path, tmp_path: Path) -> None:
-    small_slide(tmp_path / "slide.tif")
-    for command in ("score", "predict"):
-        code, said = run(command, tmp_path, "--model", trained / "run" / "model.safetensors")
-        assert code == 1 and "is a bag model" in said and "predict --features" in said
+def test_from_slides_to_features_to_a_model_to_results_that_agree_on_every_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a user does, with an encoder of his own in a file: train on features, and score slides."""
+    encoder = msgspec.structs.replace(small(), name="mine", source="")
+    monkeypatch.setenv("HEROHE_ENCODER_TABLE", str(write_table(tmp_path / "table.json", encoder)))
+    weights = write_weights(tmp_path / "weights.safetensors", encoder)
+    slides, features = tmp_path / "slides", tmp_path / "features"
+    slides.mkdir()
+    lines = ["case,ihc,ish,status"]
+    for number, row in enumerate(("0,,", "1,,", "2,negative,", "2,positive,", "3,,") * 2):
+        slide = small_slide(slides / f"s{number}.tif", seed=number)
+        write_annotations(slide, [drawn(64, 64, 256, 320)])
+        lines.append(f"s{number},{row}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    inside = ("--region-class", "Tumor")
+    extracted = ("--encoder", "mine", "--weights", weights, "--output", features, "--patch-px", 32)
+    code, said = run("features", "extract", slides, *extracted, *inside)
+    assert code == 0, said
+    labelled = ("--features", features, "--labels", tmp_path / "labels.csv", "--output", tmp_path / "run")
+    code, said = run("train", *labelled, "--width", 8, "--epochs", 2, "--folds", 2)
+    assert code == 0, said
+
+    model = tmp_path / "run" / "model.safetensors"
+    one = ("--model", model, *inside, "--device", "cpu", "--precision", "fp32", "--engine", "torch")
+    code, said = run("score", slides, *one)
+    assert code == 0 and "10 scored" in said, said
+    code, said = run("predict", slides, *one, "--output", tmp_path / "slides.csv")
+    assert code == 0, said
+    code, said = run(
+        "predict", "--features", features, "--model", model, "--output", tmp_path / "features.csv"
+    )
+    assert code == 0, said
+    of_slides, of_features = (read_submission(tmp_path / f"{name}.csv") for name in ("slides", "features"))
+    assert of_slides.case_ids == of_features.case_ids
+    # The encoder may compute in another engine or precision than when its features were extracted.
+    np.testing.assert_allclose(of_slides.soft, of_features.soft, atol=2e-3)
+    results = read_json(slides / "herohe-bridge" / "results.json")
+    by_name = {Path(result.slide).stem: result for result in results}
+    for name, soft in zip(of_slides.case_ids, of_slides.soft, strict=True):
+        union = by_name[name].union
+        assert union is not None and union.prediction is not None and union.is_bag
+        assert union.prediction.p_positive == pytest.approx(soft, abs=1e-6)
+        assert union.patches_sampled == 80
+    made = by_name["s0"].provenance
+    assert made is not None and (made.encoder, made.encoder_sha256) == ("mine", sha256_of(weights))
+    assert run("report", slides / "herohe-bridge")[0] == 0
 
 
 def test_a_bag_model_is_verified_by_its_golden_logits(trained: Path) -> None:

@@ -23,7 +23,7 @@ from bridge.console.training_view import TrainingView
 from bridge.projects.open import open_collection
 from bridge.results.schema import Outcome, SlideResult
 from bridge.scoring.options import ScoreOptions
-from bridge.scoring.slide import Progress
+from bridge.scoring.progress import Progress
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError
 from herohe_model.model.compute import Compute
@@ -49,6 +49,8 @@ class Waiting:
         self.closed = False
         card, _ = new_model("test_resnet", head="free", target="ihc", patch_px=32, mpp=0.5)
         self.info = ScorerInfo(card, "ab", "cpu", "fp32", "abacus 1")
+
+    head = None
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
         if self.closed:

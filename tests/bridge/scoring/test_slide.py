@@ -19,8 +19,9 @@ from shapely.geometry import box
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
 from bridge.results.schema import Outcome, Prediction, RegionResult, SlideResult, image_metadata
 from bridge.scoring.options import ScoreOptions
+from bridge.scoring.progress import Progress
 from bridge.scoring.region import disagreement
-from bridge.scoring.slide import Progress, failed_result, score_slide
+from bridge.scoring.slide import failed_result, score_slide
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import (
     CancelledError,

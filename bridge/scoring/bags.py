@@ -1,0 +1,158 @@
+"""The bags of a slide's regions: their patches embedded, each once, and pooled by the model's head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.annotations.regions import Region
+from bridge.results.schema import RegionResult
+from bridge.scoring.embedding import embedded
+from bridge.scoring.feature_cache import FeatureCache, KnownFeatures
+from bridge.scoring.options import ScoreOptions
+from bridge.scoring.progress import Progress, ProgressCallback
+from bridge.scoring.region import region_result
+from bridge.versions import package_versions
+from herohe_model.errors import CancelledError
+from herohe_model.model.bag_model import bag_of
+from herohe_model.model.score import (
+    BagScore,
+    CompositeScore,
+    CompositeScorer,
+    ScorerInfo,
+    features_of,
+)
+from herohe_model.sampling.patches import PatchSet
+from herohe_model.slides.source import SlideSource
+
+_IN_HAND: Final = 8
+"""Columns on their way to the encoder and back, which may be a process or a machine away."""
+
+
+def score_bags(
+    source: SlideSource,
+    regions: Sequence[tuple[Region, PatchSet, bool]],
+    options: ScoreOptions,
+    scorer: CompositeScorer,
+    cache: FeatureCache | None,
+    stop: Callable[[], bool],
+    notice: ProgressCallback,
+) -> list[RegionResult]:
+    """Score the bag of each region, all of its patches.
+
+    Parameters
+    ----------
+    regions
+        Each with its foreground patches, and whether these are enough to be scored.
+    cache
+        What was embedded before; None to embed everything, and keep nothing.
+
+    Raises
+    ------
+    CancelledError
+        When `stop` said so; what was embedded until then is kept.
+    """
+
+    def check() -> None:
+        if stop():
+            raise CancelledError(f"Scoring of {source.path.name} was cancelled")
+
+    bags = _pool(
+        source,
+        [patches for _, patches, enough in regions if enough],
+        scorer,
+        cache=cache,
+        check=check,
+        progress=lambda done, total: notice(Progress("patches", done, total)),
+    )
+    results, card = [], scorer.info.card
+    for region, patches, enough in regions:
+        bag = bags.pop(0) if enough else None
+        drawn = np.arange(len(patches))[None] if enough else np.empty((0, len(patches)), dtype=np.int64)
+        scores = [] if bag is None else [_as_composite(bag)]
+        weights = None if bag is None else bag.attention
+        results.append(region_result(region, patches, drawn, scores, card, options, weights))
+    return results
+
+
+def _pool(
+    source: SlideSource,
+    regions: Sequence[PatchSet],
+    scorer: CompositeScorer,
+    *,
+    cache: FeatureCache | None,
+    check: Callable[[], None],
+    progress: Callable[[int, int], None],
+) -> list[BagScore]:
+    """Embed the patches of some regions, and pool those of each.
+
+    Parameters
+    ----------
+    regions
+        The foreground patches of each region, none empty; of one size, and many stand in several.
+    scorer
+        Of a bag model.
+    cache
+        What was embedded before; None to embed everything, and keep nothing.
+    check
+        Called several times a second; may raise to stop. What was embedded until then is kept.
+    progress
+        Told how many patches of how many are embedded.
+    """
+    info, head = scorer.info, scorer.head
+    if info.embeds is None or head is None or not regions:
+        return []
+    side, size = info.embeds.side_px, regions[0].size
+    each = [np.stack([patches.x, patches.y], axis=1) for patches in regions]
+    # Row by row, as they lie in the file.
+    corners = np.unique(np.concatenate(each)[:, ::-1], axis=0)[:, ::-1]
+    dimension = bag_of(info.card).dimension
+    known = cache.of(_facts(source, size, info), dimension) if cache else KnownFeatures(None, dimension)
+    lacking = corners[known.lacking(corners)]
+    done = len(corners) - len(lacking)
+
+    def submit(pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        return scorer.submit(pixels.reshape(-1, side, 3))
+
+    progress(done, len(corners))
+    rows = embedded(
+        source, lacking, size, submit, side_px=side, batch=info.embeds.batch, in_hand=_IN_HAND, check=check
+    )
+    with closing(rows):
+        try:
+            first = 0
+            for score in rows:
+                features = features_of(score)
+                known.add(lacking[first : first + len(features)], features)
+                first += len(features)
+                progress(done + first, len(corners))
+        finally:
+            known.write()
+    if cache is not None:
+        cache.prune()
+    return [head.score(known.rows(mine)) for mine in each]
+
+
+def _facts(source: SlideSource, size: int, info: ScorerInfo) -> Mapping[str, Any]:
+    """Return what a feature depends on but its patch's corner."""
+    assert info.embeds is not None
+    return {
+        "slide": source.fingerprint,
+        "size": size,
+        "side_px": info.embeds.side_px,
+        "weights": info.embeds.weights_sha256,
+        "encoder_golden": bag_of(info.card).encoder_golden,
+        "computed": [info.device, info.precision, info.engine],
+        "versions": dict(package_versions()),
+    }
+
+
+def _as_composite(bag: BagScore) -> CompositeScore:
+    """Return the score of a bag as that of one composite which holds all its patches."""
+    logits = np.asarray(np.mean(bag.logits, axis=0, dtype=np.float64), dtype=np.float32)
+    return CompositeScore(logits, bag.contributions, bag.logits if len(bag.logits) > 1 else None)
