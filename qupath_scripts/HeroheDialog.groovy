@@ -37,6 +37,7 @@ class HeroheDialog {
         seed: ['Seed', 'The same seed draws the same patches'],
         minPatches: ['Least patches', 'Fewer patches with tissue are too few to score'],
         minCoverage: ['Least coverage', 'Share of a patch that must lie in the annotation, 0 to 1'],
+        artefacts: ['Artefacts', 'Patches of pen, blood, folds, edges and the like: left out, marked, or scored'],
         tiles: ['Patches to keep', 'Which patches become tiles; the heat map needs them'],
         classify: ['Derive classes', 'Such as "Tumor: HER2-HE 2+"; Clear takes them away'],
         model: ['Model file', 'Empty for the one chosen at installation'],
@@ -44,7 +45,8 @@ class HeroheDialog {
         anyStain: ['Any stain', 'Also score what is not stained with H&E; its grade means nothing']
     ]
     private static final Map<String, List<String>> CHOICES = [
-        composites: ['4', '8', '16', '32', 'all'], tiles: ['sampled', 'all', 'none']
+        composites: ['4', '8', '16', '32', 'all'], tiles: ['sampled', 'all', 'none'],
+        artefacts: ['leave-out', 'mark', 'ignore']
     ]
 
     private final Map<String, Object> usual

@@ -15,7 +15,7 @@ class HeroheParameters {
         return [
             regionClasses: (Object) ['Tumor'], excludeClasses: [], perAnnotation: true, composites: 8, seed: 0,
             minPatches: 10, minCoverage: 0.5d, tiles: 'sampled', classify: true, model: '', anyStain: false,
-            pixelsFromQuPath: false
+            artefacts: 'leave-out', pixelsFromQuPath: false
         ]
     }
 

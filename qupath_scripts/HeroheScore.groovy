@@ -122,7 +122,8 @@ class HeroheScore {
             composites: options.composites == 'all' ? null : options.composites, seed: options.seed,
             min_patches: options.minPatches, min_coverage: options.minCoverage,
             per_annotation: (Object) (options.perAnnotation && sample != 'slide'), mpp: image.usersMpp(),
-            keep_unsampled: (Object) (options.tiles == 'all'), any_stain: (Object) (options.anyStain == true)
+            keep_unsampled: (Object) (options.tiles == 'all'), any_stain: (Object) (options.anyStain == true),
+            artefacts: options.artefacts ?: 'leave-out'
         ]
     }
 

@@ -123,12 +123,18 @@ class HeroheShown {
         return found
     }
 
+    private static Integer artefacts(Map byReason) {
+        int total = 0
+        byReason?.each { reason, count -> total += ((Number) count).intValue() }
+        return byReason == null ? null : total
+    }
+
     private static Part fromResult(Map region) {
         def prediction = (Map) region.get('prediction')
         def part = new Part(
             name: nameOf(region), message: String.valueOf(region.get('message') ?: ''),
             foreground: whole(region, 'patches_foreground'), sampled: whole(region, 'patches_sampled'),
-            artefacts: whole(region, 'patches_artefact')
+            artefacts: artefacts((Map) region.get('artefacts'))
         )
         if (prediction != null) {
             part.grade = String.valueOf(prediction.get('grade'))

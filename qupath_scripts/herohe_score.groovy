@@ -19,6 +19,7 @@ def parameters = [
     seed: 0,                    // the same seed draws the same patches
     minPatches: 10,             // fewer patches with tissue are too few to score
     minCoverage: 0.5,           // share of a patch that must lie in the annotation
+    artefacts: 'leave-out',     // pen, blood, folds and the like: 'leave-out', 'mark' or 'ignore'
     tiles: 'sampled',           // which patches become tiles: 'sampled', 'all' or 'none'
     classify: true,             // derive classes such as "Tumor: HER2-HE 2+"
     model: '',                  // path of a model file; '' for the one chosen at installation

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from bridge.batch.entry import read_entry
 from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection
+from bridge.scoring.foreground import region_patches
 from bridge.scoring.slide import as_herohe
 from bridge.scoring.suitability import stain_refusal
 from herohe_model.model.card import ModelCard
-from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.guarded_slide import GuardedSlide
 
 
@@ -40,14 +40,13 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
                 yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message(), regions.classes_present)
                 continue
             with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
-                patches = find_patches(
+                patches = region_patches(
                     content.view.of(slide),
                     regions.union.geometry,
+                    options.score,
                     patch_px=card.patch_px,
                     mpp=card.mpp,
                     threshold=card.foreground_threshold,
-                    min_coverage=options.score.min_coverage,
-                    exact=options.score.exact_foreground,
                 )
         except Exception as error:
             yield PlannedSlide(entry.name, 0, 0, 0, str(as_herohe(error, entry.name)))

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from bridge.scoring.options import Tiles
 
 
+def _threshold(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
+    """Read a number from 0 to 1, or ``otsu``."""
+    if value is None or value == "otsu":
+        return value
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{value!r} is neither a number from 0 to 1 nor 'otsu'.")
+    return share
+
+
 def _composite_count(_: click.Context, __: click.Parameter, value: str) -> int | None:
     """Read a number, or ``all`` as None."""
     if value == "all":
@@ -69,6 +82,19 @@ _PATCHES = (
         help="Share of a patch that a region must cover.",
     ),
     click.option("--mpp", type=click.FloatRange(0.01, 100), help="µm per pixel, overriding the slides' own."),
+    click.option(
+        "--artefacts",
+        type=click.Choice(["leave-out", "mark", "ignore"]),
+        default="leave-out",
+        show_default=True,
+        help="What is done about patches of pen, blood, folds, edges and the like.",
+    ),
+    click.option(
+        "--foreground-threshold",
+        callback=_threshold,
+        metavar="SHARE|otsu",
+        help="Least mean saturation of a patch.  [default: the model's, or 0.07]",
+    ),
     click.option(
         "--symmetries",
         is_flag=True,

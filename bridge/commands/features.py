@@ -43,13 +43,6 @@ def command() -> None:
     type=click.FloatRange(0.05, 20),
     help="Scale that patches are read at, µm per px.  [default: the encoder's]",
 )
-@click.option(
-    "--foreground-threshold",
-    type=click.FloatRange(0, 1),
-    default=0.07,
-    show_default=True,
-    help="Least mean saturation of a patch.",
-)
 @compute_options
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--restart", is_flag=True, help="Replace files of an earlier run that were made otherwise.")
@@ -64,7 +57,6 @@ def extract(
     options: BatchOptions,
     patch_px: int | None,
     patch_mpp: float | None,
-    foreground_threshold: float,
     compute: Compute,
     slides_root: Path | None,
     restart: bool,
@@ -108,7 +100,6 @@ def extract(
                     batch=options,
                     patch_px=patch_px or row.input_px,
                     mpp=patch_mpp or row.mpp,
-                    foreground_threshold=foreground_threshold,
                 ),
                 output=output,
                 listener=view,

@@ -256,6 +256,12 @@ training_options = option_group(
     _decides("--patch-px", default="512", type=int, help="Side of a patch, px."),
     _decides("--mpp", default="0.2425", type=float, help="µm per px that the network sees."),
     _decides("--foreground-threshold", default="0.07", type=float, help="Least mean saturation of a patch."),
+    _decides(
+        "--artefacts",
+        type=click.Choice(["leave-out", "ignore"]),
+        default="leave-out",
+        help="What is done about patches of pen, blood, folds, edges and the like.",
+    ),
     _decides("--min-coverage", default="0.5", type=float, help="Share of a patch that a region must cover."),
     _decides("--min-patches", default="10", type=int, help="Fewest foreground patches of a slide."),
     click.option(

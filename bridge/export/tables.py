@@ -49,6 +49,7 @@ _PREDICTION: Final[tuple[Column, ...]] = (
 _COUNTS: Final[tuple[Column, ...]] = (
     ("patches_foreground", "integer"),
     ("patches_sampled", "integer"),
+    ("patches_artefact", "integer"),
     ("composites", "integer"),
 )
 _PROVENANCE: Final[tuple[Column, ...]] = (
@@ -194,6 +195,7 @@ def _region_row(region: RegionResult) -> Row:
         "message": region.message,
         "patches_foreground": region.patches_foreground,
         "patches_sampled": region.patches_sampled,
+        "patches_artefact": region.patches_artefact,
         "composites": len(region.composites),
     }
     p = region.prediction

@@ -346,7 +346,7 @@ def _difference(made: object, work: SlideWork, options: ExtractionOptions) -> st
         "patch_px": (options.patch_px, f"with patches of {facts.get('patch_px')} px"),
         "mpp": (options.mpp, f"at {facts.get('mpp')} µm/px"),
         "regions_sha256": (work.regions.digest(), "of other regions"),
-        "foreground_threshold": (options.foreground_threshold, "with another foreground threshold"),
+        "artefacts": (options.batch.score.artefacts, "with another --artefacts"),
         "min_coverage": (options.batch.score.min_coverage, "with another --min-coverage"),
     }
     differs = [said for key, (value, said) in now.items() if facts.get(key) != value]

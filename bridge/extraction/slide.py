@@ -15,16 +15,18 @@ import numpy as np
 from bridge.annotations.regions import SlideRegions
 from bridge.batch.options import BatchOptions
 from bridge.scoring.embedding import embedded
+from bridge.scoring.foreground import artefact_warning, region_patches
 from bridge.scoring.suitability import stain_refusal, stain_warning
 from bridge.versions import package_versions
 from herohe_model.engines.embedder import Embedder, EmbedderInfo
 from herohe_model.errors import CancelledError, UnsuitableSlideError
 from herohe_model.features.write import PlacedPatches, writing_features
-from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.source import SlideSource
 from herohe_model.slides.view import SlideView
 
 FORMAT: Final = 1
+USUAL_THRESHOLD: Final = 0.07
+"""Least mean saturation of a patch where the options name none."""
 _IN_HAND: Final = 2
 """Batches in the encoder's hands while the next are being read."""
 
@@ -40,14 +42,11 @@ class ExtractionOptions:
     patch_px, mpp
         Side of a patch in px at the scale that it is read at, and that scale, µm/px; an encoder that sees
         another number of px gets it resampled.
-    foreground_threshold
-        Least mean saturation of a patch, 0 to 1.
     """
 
     batch: BatchOptions
     patch_px: int
     mpp: float
-    foreground_threshold: float = 0.07
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ def work_digest(work: SlideWork, options: ExtractionOptions, info: EmbedderInfo)
         "view": msgspec.to_builtins(work.view),
         "regions": work.regions.digest(),
         "encoder": encoder,
-        "patch": [options.patch_px, options.mpp, options.foreground_threshold],
-        "chosen": [score.min_coverage, score.exact_foreground],
+        "patch": [options.patch_px, options.mpp],
+        "chosen": [score.min_coverage, score.exact_foreground, score.artefacts, score.foreground_threshold],
     }
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
@@ -125,14 +124,13 @@ def extract_slide(
     assert work.regions.union is not None
     score = options.batch.score
     progress(PatchProgress(0, 0))
-    patches = find_patches(
+    patches = region_patches(
         source,
         work.regions.union.geometry,
+        score,
         patch_px=options.patch_px,
         mpp=options.mpp,
-        threshold=options.foreground_threshold,
-        min_coverage=score.min_coverage,
-        exact=score.exact_foreground,
+        threshold=USUAL_THRESHOLD,
         cancelled=stop,
     )
     refusal = "" if score.any_stain else stain_refusal(patches.stain, work.slide)
@@ -159,7 +157,7 @@ def extract_slide(
             name=work.name,
             encoder=info.encoder.name,
             dimension=info.encoder.dimension,
-            provenance=_provenance(source, work, options, info),
+            provenance=_provenance(source, work, options, info, patches.threshold),
         ) as writer,
         closing(
             embedded(
@@ -177,14 +175,21 @@ def extract_slide(
         for some in rows:
             writer.append(some)
             progress(PatchProgress(writer.written, len(patches)))
-    doubt = stain_warning(patches.stain, work.slide)
-    scale = source.scale_warning(options.mpp)
-    said = (*source.warnings, *work.regions.warnings, *filter(None, (scale, doubt)))
+    doubts = (
+        source.scale_warning(options.mpp),
+        stain_warning(patches.stain, work.slide),
+        artefact_warning(patches, score),
+    )
+    said = (*source.warnings, *work.regions.warnings, *filter(None, doubts))
     return len(patches), said
 
 
 def _provenance(
-    source: SlideSource, work: SlideWork, options: ExtractionOptions, info: EmbedderInfo
+    source: SlideSource,
+    work: SlideWork,
+    options: ExtractionOptions,
+    info: EmbedderInfo,
+    threshold: float,
 ) -> Mapping[str, Any]:
     """Say what made a file of features; no time and no machine: the same work gives the same bytes."""
     return {
@@ -201,7 +206,8 @@ def _provenance(
         "input_px": info.encoder.input_px,
         "patch_px": options.patch_px,
         "mpp": options.mpp,
-        "foreground_threshold": options.foreground_threshold,
+        "foreground_threshold": threshold,
+        "artefacts": options.batch.score.artefacts,
         "min_coverage": options.batch.score.min_coverage,
         "device": info.device,
         "precision": info.precision,

@@ -21,6 +21,7 @@ from bridge.results.schema import (
 from herohe_model.grades import Target
 from herohe_model.notice import TOY_NOTICES
 from herohe_model.pages.page import data_uri
+from herohe_model.sampling.artefacts import artefacts_in_words
 from herohe_model.slides.source import Box
 
 _DIGITS: Final = 5
@@ -145,6 +146,7 @@ def _region(region: RegionResult, shown: Sequence[Tile]) -> dict[str, Any]:
         "message": region.message,
         "foreground": region.patches_foreground,
         "sampled": region.patches_sampled,
+        "artefacts": artefacts_in_words(region.artefacts or {}),
         "prediction": _prediction(region.prediction),
         "composites": [
             {

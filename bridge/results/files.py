@@ -13,6 +13,7 @@ from bridge.results.schema import RESEARCH_USE_ONLY, RegionResult, SlideResult
 from herohe_model.dataset.tables import CsvWriter
 from herohe_model.errors import HeroheError
 from herohe_model.files import replacing
+from herohe_model.sampling.artefacts import artefacts_in_words
 
 JSON_FORMAT: Final = "herohe-bridge results"
 JSON_VERSION: Final = 1
@@ -36,6 +37,8 @@ COLUMNS: Final = (
     "p_positive_member_sd",
     "patches_foreground",
     "patches_sampled",
+    "patches_artefact",
+    "artefacts",
     "composites",
     "region_name",
     "region_class",
@@ -161,6 +164,8 @@ def _region_cells(region: RegionResult) -> dict[str, Any]:
         "message": region.message,
         "patches_foreground": region.patches_foreground,
         "patches_sampled": region.patches_sampled,
+        "patches_artefact": region.patches_artefact,
+        "artefacts": artefacts_in_words(region.artefacts or {}),
         "composites": len(region.composites),
         "region_name": region.name,
         "region_class": region.class_name,

@@ -44,7 +44,8 @@ class PlacedPatch(msgspec.Struct, frozen=True):
     """One cell of one composite.
 
     ``contributions`` holds this patch's share of each logit, highest step first. Of a bag model, whose one
-    composite is the whole bag, ``attention`` is the patch's weight in it; they sum to 1.
+    composite is the whole bag, ``attention`` is the patch's weight in it; they sum to 1. ``artefact`` is the
+    reason why it cannot be judged, where such patches are marked and not left out.
     """
 
     x: int
@@ -55,6 +56,7 @@ class PlacedPatch(msgspec.Struct, frozen=True):
     saturation: float
     contributions: tuple[float, ...]
     attention: float | None = None
+    artefact: str = ""
 
 
 class ForegroundPatch(msgspec.Struct, frozen=True):
@@ -130,7 +132,10 @@ class RegionResult(msgspec.Struct, frozen=True):
 
     ``region`` is ``"slide"`` for the union and the annotation's identifier (QuPath's UUID) otherwise.
     ``annotations`` are the identifiers of all annotations that the region is made of; empty when the whole
-    slide was sampled.
+    slide was sampled. ``artefacts`` counts patches that have enough saturation and cannot be judged, by
+    reason (:data:`herohe_model.sampling.artefacts.REASONS`); None where none were looked for. They are not
+    among the foreground, unless they were only marked. ``foreground_threshold`` is what told the foreground,
+    and ``out_of_focus`` the share of the patches the model saw that are blurred; None where nobody looked.
     """
 
     region: str
@@ -145,11 +150,19 @@ class RegionResult(msgspec.Struct, frozen=True):
     composites: tuple[CompositeResult, ...] = ()
     patches: tuple[PlacedPatch, ...] = ()
     unsampled: tuple[ForegroundPatch, ...] = ()
+    artefacts: dict[str, int] | None = None
+    foreground_threshold: float | None = None
+    out_of_focus: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse patches of composites that are not there."""
         if not all(0 <= patch.composite < len(self.composites) for patch in self.patches):
             raise ValueError("a patch lies in a composite that is not there")
+
+    @property
+    def patches_artefact(self) -> int | None:
+        """How many patches cannot be judged; None where none were looked for."""
+        return None if self.artefacts is None else sum(self.artefacts.values())
 
     @property
     def is_bag(self) -> bool:
@@ -303,6 +316,8 @@ def measurements(region: RegionResult) -> dict[str, float]:
         values = {name: value for name, value in known.items() if value is not None}
     values["patches foreground"] = float(region.patches_foreground)
     values["patches sampled"] = float(region.patches_sampled)
+    if region.patches_artefact is not None:
+        values["patches artefact"] = float(region.patches_artefact)
     values["composites"] = float(len(region.composites))
     return {f"{PREFIX}: {name}": float(value) for name, value in values.items()}
 

@@ -27,6 +27,7 @@ from herohe_model.model.score import (
     ScorerInfo,
     features_of,
 )
+from herohe_model.sampling.focus import out_of_focus
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import SlideSource
 
@@ -62,11 +63,12 @@ def score_bags(
         if stop():
             raise CancelledError(f"Scoring of {source.path.name} was cancelled")
 
-    bags = _pool(
+    bags, sharpness = _pool(
         source,
         [patches for _, patches, enough in regions if enough],
         scorer,
         cache=cache,
+        look=options.artefacts != "ignore",
         check=check,
         progress=lambda done, total: notice(Progress("patches", done, total)),
     )
@@ -75,8 +77,10 @@ def score_bags(
         bag = bags.pop(0) if enough else None
         drawn = np.arange(len(patches))[None] if enough else np.empty((0, len(patches)), dtype=np.int64)
         scores = [] if bag is None else [_as_composite(bag)]
-        weights = None if bag is None else bag.attention
-        results.append(region_result(region, patches, drawn, scores, card, options, weights))
+        attention, blurred = (None, None) if bag is None else (bag.attention, sharpness.pop(0))
+        results.append(
+            region_result(region, patches, drawn, scores, card, options, attention=attention, blurred=blurred)
+        )
     return results
 
 
@@ -86,9 +90,10 @@ def _pool(
     scorer: CompositeScorer,
     *,
     cache: FeatureCache | None,
+    look: bool,
     check: Callable[[], None],
     progress: Callable[[int, int], None],
-) -> list[BagScore]:
+) -> tuple[list[BagScore], list[NDArray[np.bool_] | None]]:
     """Embed the patches of some regions, and pool those of each.
 
     Parameters
@@ -99,24 +104,36 @@ def _pool(
         Of a bag model.
     cache
         What was embedded before; None to embed everything, and keep nothing.
+    look
+        Whether it shall be said which patches are out of focus.
     check
         Called several times a second; may raise to stop. What was embedded until then is kept.
     progress
         Told how many patches of how many are embedded.
+
+    Returns
+    -------
+    scores, blurred
+        Of each region; the latter (1, patches), or None.
     """
     info, head = scorer.info, scorer.head
     if info.embeds is None or head is None or not regions:
-        return []
+        return [], []
     side, size = info.embeds.side_px, regions[0].size
     each = [np.stack([patches.x, patches.y], axis=1) for patches in regions]
     # Row by row, as they lie in the file.
     corners = np.unique(np.concatenate(each)[:, ::-1], axis=0)[:, ::-1]
-    dimension = bag_of(info.card).dimension
+    # Beside the features of a patch stands whether it is out of focus: who finds them does not see it again.
+    dimension = bag_of(info.card).dimension + 1
+    mpp = info.card.mpp * info.card.patch_px / side
+    blurred: list[NDArray[np.bool_]] = []
+
     known = cache.of(_facts(source, size, info), dimension) if cache else KnownFeatures(None, dimension)
     lacking = corners[known.lacking(corners)]
     done = len(corners) - len(lacking)
 
     def submit(pixels: NDArray[np.uint8]) -> Future[CompositeScore]:
+        blurred.append(out_of_focus(pixels, mpp))
         return scorer.submit(pixels.reshape(-1, side, 3))
 
     progress(done, len(corners))
@@ -127,7 +144,8 @@ def _pool(
         try:
             first = 0
             for score in rows:
-                features = features_of(score)
+                column = blurred.pop(0)[:, None].astype(np.float32)
+                features = np.concatenate([features_of(score), column], axis=1)
                 known.add(lacking[first : first + len(features)], features)
                 first += len(features)
                 progress(done + first, len(corners))
@@ -135,7 +153,11 @@ def _pool(
             known.write()
     if cache is not None:
         cache.prune()
-    return [head.score(known.rows(mine)) for mine in each]
+    rows_of = [known.rows(mine) for mine in each]
+    return (
+        [head.score(np.ascontiguousarray(found[:, :-1])) for found in rows_of],
+        [found[None, :, -1] > 0 if look else None for found in rows_of],
+    )
 
 
 def _facts(source: SlideSource, size: int, info: ScorerInfo) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from herohe_model.model.score import (
 )
 from herohe_model.sampling.composite import draw_composites
 from herohe_model.sampling.composite_reader import read_composites
+from herohe_model.sampling.focus import composite_out_of_focus
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import SlideSource
 
@@ -71,6 +72,11 @@ def score_composites(
         for region, patches, enough in regions
     ]
     total = sum(len(drawn) for _, _, drawn in sampled)
+    blurred: list[NDArray[np.bool_]] = []
+
+    def look(picture: NDArray[np.uint8]) -> None:
+        blurred.append(composite_out_of_focus(picture, card.grid, card.mpp))
+
     notice(Progress("composites", 0, total))
     with closing(
         _score_all(
@@ -80,12 +86,18 @@ def score_composites(
             SYMMETRIES if options.symmetries else 1,
             stop,
             lambda done: notice(Progress("composites", done, total)),
+            None if options.artefacts == "ignore" else look,
         )
     ) as scores:
-        return [
-            region_result(region, patches, drawn, [next(scores) for _ in drawn], card, options)
-            for region, patches, drawn in sampled
-        ]
+        results, first = [], 0
+        for region, patches, drawn in sampled:
+            of_region = [next(scores) for _ in drawn]
+            seen = blurred[first : first + len(drawn)]
+            first += len(drawn)
+            results.append(
+                region_result(region, patches, drawn, of_region, card, options, blurred=np.array(seen))
+            )
+        return results
 
 
 def _score_all(
@@ -95,8 +107,12 @@ def _score_all(
     turns: int,
     stop: Callable[[], bool],
     done: Callable[[int], None],
+    look: Callable[[NDArray[np.uint8]], None] | None,
 ) -> Generator[CompositeScore, None, None]:
-    """Yield the scores of all composites in order, keeping the scorer ahead by :data:`READ_AHEAD`."""
+    """Yield the scores of all composites in order, keeping the scorer ahead by :data:`READ_AHEAD`.
+
+    `look` is shown each composite before it is scored.
+    """
     waiting: deque[list[Future[CompositeScore]]] = deque()
     finished = 0
 
@@ -120,6 +136,8 @@ def _score_all(
     with closing(read_composites(source, drawn, patch_px=scorer.info.card.patch_px, check=check)) as pictures:
         try:
             for picture in pictures:
+                if look is not None:
+                    look(picture)
                 waiting.append([scorer.submit(turned(picture, turn)) for turn in range(turns)])
                 if len(waiting) > READ_AHEAD:
                     yield next_score()

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from herohe_model.errors import OptionError
+from herohe_model.sampling.artefacts import ArtefactRule
 
 Tiles = Literal["sampled", "all", "none"]
 
@@ -36,6 +37,10 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Score whatever the slide is stained with, instead of H&E only.
     symmetries
         Score each composite in all eight positions of the square and take the mean: eight times the work.
+    artefacts
+        Whether patches that cannot be judged are left out, marked in the result, or not looked for.
+    foreground_threshold
+        Least mean saturation of a patch, 0 to 1, or ``otsu``; None for the model's own.
     """
 
     composites: int | None = 8
@@ -48,6 +53,8 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_unsampled: bool = False
     any_stain: bool = False
     symmetries: bool = False
+    artefacts: ArtefactRule = "leave-out"
+    foreground_threshold: float | Literal["otsu"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -59,6 +66,9 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise OptionError(f"min-patches is {self.min_patches}", "Use 1 or more")
         if not 0.0 < self.min_coverage <= 1.0:
             raise OptionError(f"min-coverage is {self.min_coverage}", "Use a share above 0 and up to 1")
+        threshold = self.foreground_threshold
+        if isinstance(threshold, float | int) and not 0.0 <= threshold <= 1.0:
+            raise OptionError(f"foreground-threshold is {threshold}", "Use 0 to 1, or otsu")
         if self.mpp is not None and not 0.01 <= self.mpp <= 100.0:
             raise OptionError(f"mpp is {self.mpp} µm/px", "Use the slide's scale, 0.01 to 100 µm per pixel")
 

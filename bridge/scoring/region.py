@@ -32,6 +32,7 @@ from herohe_model.model.calibration import NEGATIVE, POSITIVE
 from herohe_model.model.card import ModelCard
 from herohe_model.model.probabilities import SlideProbabilities, slide_probabilities
 from herohe_model.model.score import CompositeScore
+from herohe_model.sampling.artefacts import REASONS, artefacts_in_words
 from herohe_model.sampling.patches import PatchSet
 
 _NAMED: Final = 3
@@ -45,15 +46,29 @@ def region_result(
     scores: Sequence[CompositeScore],
     card: ModelCard,
     options: ScoreOptions,
+    *,
     attention: NDArray[np.float32] | None = None,
+    blurred: NDArray[np.bool_] | None = None,
 ) -> RegionResult:
-    """Put the composites of one region together; `attention` is that of each cell of a bag, its only one."""
+    """Put the composites of one region together.
+
+    Parameters
+    ----------
+    drawn
+        Which patches stand in the cells of each composite, (composites, cells).
+    attention
+        Of each cell of a bag, its only composite.
+    blurred
+        Which cells are out of focus, of the shape of `drawn`; None or empty where that was not looked at.
+    """
     outcome, message = Outcome.SCORED, ""
     if not scores:
         outcome = Outcome.INSUFFICIENT_TISSUE
+        spoilt = artefacts_in_words(patches.artefacts) if options.artefacts == "leave-out" else ""
         message = (
             f"{len(patches)} foreground patches of {patches.covered} covered by the region; at least "
-            f"{options.min_patches} are needed. Draw a larger region, or lower --min-patches."
+            f"{options.min_patches} are needed{f' ({spoilt} were left out as artefacts)' if spoilt else ''}. "
+            "Draw a larger region, or lower --min-patches."
             if len(patches) < options.min_patches
             else f"None of the annotations alone has the {options.min_patches} foreground patches that are "
             f"needed; together they have {len(patches)}. Draw larger ones, lower --min-patches, or score "
@@ -63,6 +78,8 @@ def region_result(
     told = [card.steps.index(step) for step in card.claimed_steps]
     xs, ys = patches.x.tolist(), patches.y.tolist()
     weights = None if attention is None else rounded(attention)
+    codes = np.zeros(len(patches), dtype=np.uint8) if patches.reasons is None else patches.reasons
+    reasons = [("", *REASONS)[code] for code in codes.tolist()]
     placed = tuple(
         PlacedPatch(
             x=xs[index],
@@ -73,6 +90,7 @@ def region_result(
             saturation=saturation[index],
             contributions=tuple(rounded(score.contributions[cell, told])),
             attention=None if weights is None else weights[cell],
+            artefact=reasons[index],
         )
         for number, (cells, score) in enumerate(zip(drawn, scores, strict=True))
         for cell, index in enumerate(cells.tolist())
@@ -101,7 +119,18 @@ def region_result(
         composites=composites,
         patches=placed,
         unsampled=unsampled,
+        artefacts=None if options.artefacts == "ignore" else dict(patches.artefacts),
+        foreground_threshold=rounded([patches.threshold])[0],
+        out_of_focus=_share(blurred, drawn),
     )
+
+
+def _share(blurred: NDArray[np.bool_] | None, drawn: NDArray[np.int64]) -> float | None:
+    """Return the share of the patches, each counted once, that are out of focus."""
+    if blurred is None or not blurred.size:
+        return None
+    _, first = np.unique(drawn, return_index=True)
+    return rounded([float(blurred.ravel()[first].mean())])[0]
 
 
 def as_annotation(union: RegionResult, region: Region) -> RegionResult:

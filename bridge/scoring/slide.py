@@ -24,6 +24,7 @@ from bridge.results.schema import (
 from bridge.scoring.bags import score_bags
 from bridge.scoring.composites import score_composites
 from bridge.scoring.feature_cache import FeatureCache
+from bridge.scoring.foreground import artefact_warning, focus_refusal, focus_warning, region_patches
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.progress import Progress, ProgressCallback
 from bridge.scoring.region import as_annotation, contradiction, disagreement
@@ -46,7 +47,7 @@ from herohe_model.model.score import (
     ScoringModel,
 )
 from herohe_model.notice import SEEN_IN_TRAINING, TOY_NOTICES
-from herohe_model.sampling.patches import PatchSet, find_patches
+from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import SlideSource
 
 _POINTS_A_PATCH: Final = 64
@@ -127,30 +128,33 @@ def score_slide(
     for number, region in enumerate(targets):
         notice(Progress("foreground", number, len(targets)))
         found.append(
-            find_patches(
+            region_patches(
                 source,
                 region.geometry,
+                options,
                 patch_px=card.patch_px,
                 mpp=card.mpp,
                 threshold=card.foreground_threshold,
-                min_coverage=options.min_coverage,
-                exact=options.exact_foreground,
                 cancelled=stop,
             )
         )
-    refusal = "" if options.any_stain else stain_refusal(found[0].stain, slide)
-    if refusal:
+
+    def unsuitable(why: str) -> SlideResult:
         return SlideResult(
             entry=entry,
             slide=slide,
             path=where,
             outcome=Outcome.UNSUITABLE,
-            message=refusal,
+            message=why,
             warnings=all_warnings,
             provenance=provenance,
         )
-    doubt = stain_warning(found[0].stain, slide)
-    all_warnings = (*all_warnings, doubt) if doubt else all_warnings
+
+    refusal = "" if options.any_stain else stain_refusal(found[0].stain, slide)
+    if refusal:
+        return unsuitable(refusal)
+    doubts = (stain_warning(found[0].stain, slide), artefact_warning(found[0], options))
+    all_warnings = (*all_warnings, *filter(None, doubts))
 
     enough = [len(patches) >= options.min_patches for patches in found]
     # A grade that none of the annotations has is none of the slide's.
@@ -162,6 +166,9 @@ def score_slide(
         else score_bags(source, each_region, options, scorer, cache, stop, notice)
     )
     union = results[0]
+    refusal = focus_refusal(union, options, slide)
+    if refusal:
+        return unsuitable(refusal)
     each = tuple(results[1:])
     if len(annotated) == 1:
         each = (as_annotation(union, annotated[0]),)
@@ -171,7 +178,12 @@ def score_slide(
         path=where,
         outcome=union.outcome,
         message=union.message,
-        warnings=(*all_warnings, *contradiction(union.prediction), *disagreement(union, each)),
+        warnings=(
+            *all_warnings,
+            *filter(None, (focus_warning(union),)),
+            *contradiction(union.prediction),
+            *disagreement(union, each),
+        ),
         union=union,
         annotations=each,
         provenance=provenance,

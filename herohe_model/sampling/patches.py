@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import shapely
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from herohe_model.errors import CancelledError, RegionError
+from herohe_model.sampling.artefacts import UNSCANNED, ArtefactRule, Evidence, count_reasons
 from herohe_model.sampling.coverage import clipped_area, grid_coverage, polygons, valid_area
-from herohe_model.sampling.saturation import foreground_downsample, mean_saturation
+from herohe_model.sampling.saturation import Piece, foreground_downsample, mean_saturation, otsu
 from herohe_model.sampling.stain import StainColours, stain_colours
 from herohe_model.slides.source import Box, SlideSource, check_scale, level_read
 
@@ -65,6 +66,13 @@ class PatchSet:
         How many patches the region covers, foreground or not.
     stain
         The colours of what was read to judge them.
+    artefacts
+        How many patches have enough saturation and cannot be judged, by reason
+        (:data:`herohe_model.sampling.artefacts.REASONS`); those left out are not among the patches.
+    reasons
+        Code of each patch's reason, shape (n,), uint8; 0 for none. Only where artefacts are marked.
+    threshold
+        Mean saturation from which patches were foreground.
     """
 
     x: NDArray[np.int64]
@@ -74,6 +82,9 @@ class PatchSet:
     coverage: NDArray[np.float64]
     covered: int
     stain: StainColours = field(default_factory=StainColours)
+    artefacts: Mapping[str, int] = field(default_factory=dict)
+    reasons: NDArray[np.uint8] | None = None
+    threshold: float = 0.0
 
     def __len__(self) -> int:
         return len(self.x)
@@ -149,9 +160,10 @@ def find_patches(
     *,
     patch_px: int,
     mpp: float,
-    threshold: float,
+    threshold: float | Literal["otsu"],
     min_coverage: float = 0.5,
     exact: bool = False,
+    artefacts: ArtefactRule = "leave-out",
     cancelled: Callable[[], bool] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> PatchSet:
@@ -167,11 +179,15 @@ def find_patches(
     patch_px, mpp
         Side of a patch in px at the model's scale, and that scale in µm/px.
     threshold
-        Mean saturation from which a patch is foreground, 0 to 1.
+        Mean saturation from which a patch is foreground, 0 to 1; ``otsu`` for what parts the patches of the
+        whole slide best into two classes (Otsu 1979, *A Threshold Selection Method from Gray-Level
+        Histograms*): within a tumour it would part tumour from stroma.
     min_coverage
         Share of a patch's area that the region must cover, above 0 and up to 1.
     exact
         Judge the saturation on level 0 instead of the pyramid, for checking.
+    artefacts
+        Whether patches that cannot be judged are left out, marked, or taken for tissue without a look.
     cancelled
         Asked before each piece of work; a true answer stops.
     progress
@@ -203,6 +219,13 @@ def find_patches(
 
     downsample = 1.0 if exact else foreground_downsample(source.level_downsamples, grid.size)
     colours: list[StainColours] = []
+    evidence = Evidence(len(x))
+
+    def see(piece: Piece) -> None:
+        colours.append(stain_colours(piece.pixels))
+        if artefacts != "ignore" and (threshold == "otsu" or piece.saturation.max() >= threshold):
+            evidence.add(piece)
+
     saturation = mean_saturation(
         source,
         x,
@@ -210,9 +233,21 @@ def find_patches(
         grid.size,
         downsample=downsample,
         progress=done,
-        seen=lambda pixels: colours.append(stain_colours(pixels)),
+        seen=see,
     )
-    kept = saturation >= threshold
+    if threshold == "otsu":
+        everywhere = _covered_patches(grid, None, min_coverage, check)
+        threshold = otsu(
+            saturation
+            if geometry is None
+            else mean_saturation(
+                source, *everywhere[:2], grid.size, downsample=downsample, progress=lambda _: check()
+            )
+        )
+    stain = sum(colours, StainColours())
+    tissue = saturation >= threshold
+    reasons = evidence.reasons(tissue) if artefacts != "ignore" else np.zeros(len(x), dtype=np.uint8)
+    kept = tissue & (reasons == 0) if artefacts == "leave-out" else tissue
     lacking = np.flatnonzero(kept)[source.lacks_pixels(x[kept], y[kept], grid.size, patch_px)]
     if len(lacking):
         # What is not there to be read is no tissue, whatever a coarser level shows.
@@ -220,7 +255,9 @@ def find_patches(
         saturation[lacking] = mean_saturation(
             source, x[lacking], y[lacking], grid.size, downsample=read_from, progress=lambda _: check()
         )
-        kept = saturation >= threshold
+        gone = lacking[saturation[lacking] < threshold]
+        kept[gone] = False
+        reasons[gone] = UNSCANNED
     if progress is not None:
         progress(1.0)
     return PatchSet(
@@ -230,7 +267,10 @@ def find_patches(
         saturation=saturation[kept],
         coverage=coverage[kept],
         covered=len(x),
-        stain=sum(colours, StainColours()),
+        stain=stain,
+        artefacts=count_reasons(reasons),
+        reasons=reasons[kept] if artefacts == "mark" else None,
+        threshold=float(threshold),
     )
 
 

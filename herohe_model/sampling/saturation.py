@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -34,6 +35,29 @@ _STRIP_ROWS: Final = 128
 _ONE: Final = 1 << 24
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Pixels of a level, and the patches that lie in them.
+
+    Attributes
+    ----------
+    pixels
+        Shape (h, w, 3), uint8 RGB.
+    which
+        Indices of the patches, shape (n,).
+    columns, rows
+        Where each begins and ends, px of `pixels`, each two arrays of shape (n,), float64.
+    saturation
+        Mean saturation of each, shape (n,).
+    """
+
+    pixels: NDArray[np.uint8]
+    which: NDArray[np.int32]
+    columns: tuple[NDArray[np.float64], NDArray[np.float64]]
+    rows: tuple[NDArray[np.float64], NDArray[np.float64]]
+    saturation: NDArray[np.float64]
+
+
 def _saturation_table() -> NDArray[np.uint32]:
     """Return saturation in units of 2^-24, indexed by max * 256 + min."""
     high, low = np.divmod(np.arange(1 << 16, dtype=np.int64), 256)
@@ -55,6 +79,22 @@ def foreground_downsample(downsamples: tuple[float, ...], size: int) -> float:
     return max(d for d in downsamples if d <= max(coarsest, downsamples[0]))
 
 
+def otsu(saturation: NDArray[np.float64]) -> float:
+    """Return what parts mean saturations, (n,), 0 to 1, best into two classes, to a 256th.
+
+    Otsu 1979, *A Threshold Selection Method from Gray-Level Histograms*.
+    """
+    counts = np.bincount((np.clip(saturation, 0, 1) * 255.999).astype(np.int64), minlength=256)
+    below, levels = np.cumsum(counts), np.arange(256)
+    sums = np.cumsum(counts * levels)
+    above = below[-1] - below
+    between = (sums[-1] * below - sums * below[-1]).astype(np.float64) ** 2
+    spread = np.where((below > 0) & (above > 0), between / np.maximum(below * above, 1), 0.0)
+    # Between the classes lie levels that nothing has: the middle of them.
+    best = np.flatnonzero(spread == spread.max())
+    return float((best[0] + best[-1]) / 2 + 1) / 256
+
+
 def mean_saturation(
     source: SlideSource,
     x: NDArray[np.int64],
@@ -63,7 +103,7 @@ def mean_saturation(
     *,
     downsample: float,
     progress: Callable[[int], None] = lambda _: None,
-    seen: Callable[[NDArray[np.uint8]], None] = lambda _: None,
+    seen: Callable[[Piece], None] = lambda _: None,
 ) -> NDArray[np.float64]:
     """Return the mean saturation of square patches, reading nothing but what they touch.
 
@@ -78,7 +118,7 @@ def mean_saturation(
     progress
         Called between pieces with the number of patches done; may raise to stop.
     seen
-        Given the pixels of each piece, (h, w, 3) uint8 RGB, by the thread that read them.
+        Given each piece, by the thread that read it.
 
     Returns
     -------
@@ -106,7 +146,7 @@ def mean_saturation(
     def judge(some: NDArray[np.int32]) -> NDArray[np.float64]:
         strip = strips.pop()
         try:
-            return _piece_saturation(source, x[some], y[some], size, downsample, strip, seen)
+            return _piece_saturation(source, x, y, some, size, downsample, strip, seen)
         finally:
             strips.append(strip)
 
@@ -139,18 +179,19 @@ def _even(edges: NDArray[np.int64], longest: int) -> int:
 
 def _piece_saturation(
     source: SlideSource,
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
+    all_x: NDArray[np.int64],
+    all_y: NDArray[np.int64],
+    which: NDArray[np.int32],
     size: int,
     downsample: float,
     strip: _Strip,
-    seen: Callable[[NDArray[np.uint8]], None],
+    seen: Callable[[Piece], None],
 ) -> NDArray[np.float64]:
-    """Return the mean saturation of patches that lie close together."""
+    """Return the mean saturation of some patches, which lie close together."""
+    x, y = all_x[which], all_y[which]
     left, width, columns = _span(int(x.min()), int(x.max()) + size, downsample)
     top, height, rows = _span(int(y.min()), int(y.max()) + size, downsample)
     pixels = source.read_box(left, top, width, height, (columns, rows))
-    seen(pixels)
     # Patches mostly stand in rows and columns, whose edges many share.
     (xs, column), (ys, row) = (np.unique(edges, return_inverse=True) for edges in (x, y))
     across, down = _places(xs, size, left, columns / width), _places(ys, size, top, rows / height)
@@ -163,6 +204,8 @@ def _piece_saturation(
     area = (size * columns / width) * (size * rows / height)
     mean: NDArray[np.float64] = (lower_right - lower_left - upper_right + upper_left) / (area * _ONE)
     np.clip(mean, 0.0, 1.0, out=mean)
+    left_right = _places(x, size, left, columns / width)
+    seen(Piece(pixels, which, left_right, _places(y, size, top, rows / height), mean))
     return mean
 
 

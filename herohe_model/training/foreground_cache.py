@@ -21,7 +21,7 @@ from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 """Changes when :func:`~herohe_model.sampling.patches.find_patches` comes to other patches."""
 
 
@@ -112,6 +112,7 @@ def _find(
             mpp=options.mpp,
             threshold=options.foreground_threshold,
             min_coverage=options.min_coverage,
+            artefacts=options.artefacts,
             cancelled=cancelled,
         )
     _save(path, patches)
@@ -129,6 +130,7 @@ def _key(source: GuardedSlide, slide: TrainingSlide, options: TrainOptions) -> s
         options.mpp,
         options.foreground_threshold,
         options.min_coverage,
+        options.artefacts,
     )
     return hashlib.sha256(msgspec.json.encode(decides)).hexdigest()[:32]
 

@@ -120,6 +120,8 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     min_coverage, min_patches
         As scoring takes them: share of a patch that a region must cover, and fewest foreground patches of a
         slide that is trained on.
+    artefacts
+        Whether patches that cannot be judged are left out; see :mod:`herohe_model.sampling.artefacts`.
     epochs, composites_per_slide
         An epoch draws this many new composites from each slide.
     batch
@@ -163,6 +165,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     normalisation: Normalisation | None = None
     min_coverage: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.5
     min_patches: PositiveInt = 10
+    artefacts: Literal["leave-out", "ignore"] = "leave-out"
     epochs: PositiveInt = 40
     composites_per_slide: PositiveInt = 1
     batch: PositiveInt = 8

@@ -29,6 +29,7 @@ CASES = (
 )
 MACHINE = Resources(workers=2, ahead=4, threads=1, preload=True)
 OPTIONS = TrainOptions(
+    artefacts="ignore",  # what these pictures are drawn in is no stain
     backbone="test_resnet",
     target="ihc",
     head="free",

@@ -283,6 +283,7 @@ function render(slide, number) {
       `${probability(prediction.p_positive, prediction.p_positive_sd)} (standard deviation over its composites)`],
     ["IHC", slide.ihc], ["Composites", region?.composites.length],
     ["Patches", region && `${region.sampled} sampled of ${region.foreground} foreground`],
+    ["Artefacts", region?.artefacts],
   ]));
   if (slide.message) parts.push(element("p", { className: "warning" }, slide.message));
   for (const warning of slide.warnings) parts.push(element("p", { className: "warning" }, warning));

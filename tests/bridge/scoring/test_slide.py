@@ -13,7 +13,9 @@ from helpers.small_slides import (
     immunostained_picture,
     small_model,
     small_slide,
+    tissue_picture,
 )
+from PIL import Image, ImageFilter
 from shapely.geometry import box
 
 from bridge.annotations.regions import Annotation, SlideRegions, build_regions
@@ -33,6 +35,7 @@ from herohe_model.errors import (
 )
 from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
+from herohe_model.synthetic.phantom import draw_phantom, look_like_tissue
 from herohe_model.synthetic.slides import write_tiff
 
 
@@ -258,3 +261,36 @@ def test_an_error_becomes_the_outcome_it_stands_for(error: Exception, outcome: O
 def _prediction(result: SlideResult) -> Prediction:
     assert result.union is not None and result.union.prediction is not None
     return result.union.prediction
+
+
+def test_artefacts_are_left_out_counted_and_said(tmp_path: Path, scorer: Scorer) -> None:
+    picture = np.array(tissue_picture(512), dtype=np.float32)
+    picture[:256] *= np.array((40, 150, 70), dtype=np.float32) / 255
+    write_tiff(tmp_path / "pen.tif", picture.astype(np.uint8), mpp=MPP, tile=128)
+    with Slide(tmp_path / "pen.tif") as slide:
+        half = score(slide, regions_of(slide, drawn(64, 64, 384, 384)), scorer)
+        pure = score(slide, regions_of(slide, drawn(64, 64, 384, 160)), scorer)
+        marked = score(slide, regions_of(slide, drawn(64, 64, 384, 384)), scorer, artefacts="mark")
+        ignored = score(slide, regions_of(slide, drawn(64, 64, 384, 384)), scorer, artefacts="ignore")
+    assert half.union is not None and half.union.artefacts == {"pen": 72} and half.outcome is Outcome.SCORED
+    assert all(patch.y >= 256 for patch in half.union.patches)
+    assert any(
+        "50% of the tissue patches are artefacts (72 pen) and were left out" in w for w in half.warnings
+    )
+    assert pure.outcome is Outcome.INSUFFICIENT_TISSUE and "60 pen were left out as artefacts" in pure.message
+    assert marked.union is not None and marked.union.patches_foreground == 144
+    assert {patch.artefact for patch in marked.union.patches} == {"", "pen"}
+    assert ignored.union is not None and ignored.union.artefacts is None
+
+
+def test_a_slide_out_of_focus_is_not_scored_unless_it_is_asked_for(tmp_path: Path, scorer: Scorer) -> None:
+    tissue = look_like_tissue(draw_phantom("2+", seed=1, side=1024), seed=1)[256:768, 256:768]
+    soft = Image.fromarray(tissue).filter(ImageFilter.GaussianBlur(4))
+    write_tiff(tmp_path / "soft.tif", np.asarray(soft), mpp=MPP, tile=128)
+    with Slide(tmp_path / "soft.tif") as slide:
+        refused = score(slide, regions_of(slide, drawn(64, 64, 384, 384)), scorer)
+        marked = score(slide, regions_of(slide, drawn(64, 64, 384, 384)), scorer, artefacts="mark")
+    assert refused.outcome is Outcome.UNSUITABLE and "is out of focus" in refused.message
+    assert marked.outcome is Outcome.SCORED and marked.union is not None
+    assert marked.union.out_of_focus is not None and marked.union.out_of_focus > 0.5
+    assert any("are blurred" in warning for warning in marked.warnings)

@@ -181,7 +181,7 @@ def test_composites_are_asked_for_one_question_each_and_no_patch_twice(tiff: Pat
     with Slide(tiff) as slide:
         qupath = QuPath(slide)
         remote = RemoteSlide(qupath.source(), qupath.fetch)
-        patches = find_patches(slide, None, patch_px=64, mpp=slide.mpp, threshold=0.0)
+        patches = find_patches(slide, None, patch_px=64, mpp=slide.mpp, threshold=0.0, artefacts="ignore")
         drawn = draw_composites(len(patches), composites=8, seed=0)
         read = list(read_composites(remote, [(patches, drawn)], patch_px=64))
         for picture, cells in zip(read, drawn, strict=True):

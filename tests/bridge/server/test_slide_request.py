@@ -176,7 +176,7 @@ def test_progress_is_told_from_the_beginning_to_the_end(real: Running, mirax: Pa
 def test_progress_is_told_at_least_twice_a_second(gated: Running, tmp_path: Path) -> None:
     path = slow_slide(tmp_path / "slow.tif")
     with Peer(gated.record) as peer:
-        peer.send(ScoreSlide(id="s", slide="s", path=str(path), sample="slide"), b"")
+        peer.send(ScoreSlide(id="s", slide="s", path=str(path), sample="slide", options=SLOW), b"")
         times = []
         while len(times) < 8:
             assert isinstance(peer.receive()[0], ProgressReply)
@@ -232,7 +232,9 @@ def test_what_the_script_has_to_write_comes_with_the_result(real: Running, mirax
 
 def test_without_tissue_the_outcome_says_so(gated: Running, tmp_path: Path) -> None:
     write_tiff(tmp_path / "glass.tif", np.full((400, 400, 3), 245, dtype=np.uint8), mpp=MPP)
-    request = ScoreSlide(id=new_id(), slide="s", path=str(tmp_path / "glass.tif"), sample="slide")
+    request = ScoreSlide(
+        id=new_id(), slide="s", path=str(tmp_path / "glass.tif"), sample="slide", options=SLOW
+    )
     with Client(FixedServer(gated.address)) as client:
         found = result_of(client.score_slide(request, b"").result(PATIENCE_S))
     assert found.outcome is Outcome.INSUFFICIENT_TISSUE
@@ -273,9 +275,13 @@ def test_a_client_that_cannot_read_its_image_is_told_what_it_said(gated: Running
         raise OSError("the OMERO session has expired")
 
     with Slide(small_slide(tmp_path / "s.tif")) as slide, Client(FixedServer(gated.address)) as client:
-        request = ScoreSlide(id=new_id(), slide="s", source=source_of(slide), sample="slide")
+        request = ScoreSlide(id=new_id(), slide="s", source=source_of(slide), sample="slide", options=SLOW)
         with pytest.raises(SlideUnreadableError, match="OMERO session"):
             client.score_slide(request, b"", read=fail).result(PATIENCE_S)
+
+
+SLOW = ScoreOptions(artefacts="ignore")
+"""Of a slide that is none: its colour is an order to the scripted worker."""
 
 
 def slow_slide(path: Path) -> Path:
@@ -290,7 +296,9 @@ def test_cancel_stops_a_slide_and_leaves_nothing_behind(gated: Running, tmp_path
     slide = slow_slide(tmp_path / "slow.tif")
     with Client(FixedServer(gated.address)) as client:
         first, second = (
-            client.score_slide(ScoreSlide(id=new_id(), slide="s", path=str(slide), sample="slide"), b"")
+            client.score_slide(
+                ScoreSlide(id=new_id(), slide="s", path=str(slide), sample="slide", options=SLOW), b""
+            )
             for _ in range(2)
         )
         wait_until(lambda: len(gated.begun()) == 1)
@@ -316,9 +324,8 @@ def test_slides_of_several_clients_are_scored_in_turn(gated: Running, tmp_path: 
             (flood, quick, "f2"),
             (modest, quick, "m0"),
         ):
-            request = ScoreSlide(
-                id=new_id(), slide=name, path=str(path), sample="slide", options=ScoreOptions(composites=1)
-            )
+            options = ScoreOptions(composites=1, artefacts="ignore")
+            request = ScoreSlide(id=new_id(), slide=name, path=str(path), sample="slide", options=options)
             future = client.score_slide(request, b"")
             future.add_done_callback(lambda done: ended.append(result_of(done.result()).slide))
             futures.append(future)
@@ -332,7 +339,7 @@ def test_slides_of_several_clients_are_scored_in_turn(gated: Running, tmp_path: 
 def test_a_client_that_comes_back_is_asked_again_for_the_same_pixels(gated: Running, tmp_path: Path) -> None:
     with Slide(small_slide(tmp_path / "s.tif")) as slide:
         source = source_of(slide)
-        request = ScoreSlide(id="kept", slide="s", source=source, sample="slide")
+        request = ScoreSlide(id="kept", slide="s", source=source, sample="slide", options=SLOW)
         with Peer(gated.record) as before:
             before.send(request, b"")
             asked, _ = before.answer()
@@ -354,7 +361,7 @@ def test_pixels_that_nobody_asked_for_are_refused(gated: Running, tmp_path: Path
     with Slide(small_slide(tmp_path / "s.tif")) as slide, Peer(gated.record) as peer:
         peer.send(Pixels(id="p", request="none", read=0, problem="x"))
         assert peer.error().code == "unknown_request"
-        peer.send(ScoreSlide(id="s", slide="s", source=source_of(slide), sample="slide"), b"")
+        peer.send(ScoreSlide(id="s", slide="s", source=source_of(slide), sample="slide", options=SLOW), b"")
         asked, _ = peer.answer()
         assert isinstance(asked, Read)
         peer.send(Pixels(id="p", request="s", read=asked.read + 1, problem="x"))
@@ -375,7 +382,7 @@ def test_the_slide_of_a_client_that_is_gone_is_given_up(
 ) -> None:
     monkeypatch.setattr("bridge.server.broker.GONE_S", 0.1)
     with Slide(small_slide(tmp_path / "s.tif")) as slide, Peer(gated.record) as peer:
-        peer.send(ScoreSlide(id="s", slide="s", source=source_of(slide), sample="slide"), b"")
+        peer.send(ScoreSlide(id="s", slide="s", source=source_of(slide), sample="slide", options=SLOW), b"")
         assert isinstance(peer.answer()[0], Read)
     wait_until(lambda: gated.info().load.slides == 0)
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("slide ")])
@@ -404,7 +411,7 @@ def test_clients_of_other_machines_may_name_only_slides_that_are_shared(tmp_path
                 (tmp_path / "slides" / ".." / "secret.tif", False),
                 (tmp_path / "slides" / "link.tif", False),
             ):
-                request = ScoreSlide(id=new_id(), slide="s", path=str(path), sample="slide")
+                request = ScoreSlide(id=new_id(), slide="s", path=str(path), sample="slide", options=SLOW)
                 future = client.score_slide(request, b"")
                 if allowed:
                     assert result_of(future.result(PATIENCE_S)).outcome is Outcome.SCORED
@@ -427,7 +434,7 @@ def test_an_error_of_the_callers_own_ends_the_callers_request_alone(gated: Runni
 
     path = slow_slide(tmp_path / "slow.tif")
     with Client(FixedServer(gated.address)) as client:
-        request = ScoreSlide(id=new_id(), slide="s", path=str(path), sample="slide")
+        request = ScoreSlide(id=new_id(), slide="s", path=str(path), sample="slide", options=SLOW)
         with pytest.raises(ValueError, match="window"):
             client.score_slide(request, b"", progress=listener).result(PATIENCE_S)
         wait_until(lambda: gated.info().load.slides == 0)

@@ -115,7 +115,7 @@ def test_the_picture_holds_the_drawn_patches_in_their_cells(tmp_path: Path) -> N
     picture = np.random.default_rng(0).integers(0, 256, (320, 480, 3), dtype=np.uint8)
     write_tiff(tmp_path / "a.tif", picture, mpp=0.5, quality=None)
     with Slide(tmp_path / "a.tif") as slide:
-        patches = find_patches(slide, None, patch_px=32, mpp=0.5, threshold=0.0)
+        patches = find_patches(slide, None, patch_px=32, mpp=0.5, threshold=0.0, artefacts="ignore")
         assert len(patches) == 150
         cells = draw_composites(len(patches), composites=1, seed=4)[0]
         composite = read_composite(slide, patches, cells, patch_px=32)
@@ -133,7 +133,7 @@ def test_a_patch_that_stands_in_several_cells_is_the_same_in_each(tmp_path: Path
     picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     write_tiff(tmp_path / "a.tif", picture, mpp=0.25, quality=None)
     with Slide(tmp_path / "a.tif") as slide:
-        patches = find_patches(slide, None, patch_px=32, mpp=0.5, threshold=0.0)
+        patches = find_patches(slide, None, patch_px=32, mpp=0.5, threshold=0.0, artefacts="ignore")
         cells = draw_composites(len(patches), composites=1, seed=4)[0]
         composite = read_composite(slide, patches, cells, patch_px=32)
     assert (len(patches), patches.size) == (4, 64)

@@ -59,7 +59,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(slide: Slide, *composites: int | None, seed: int = 0) -> list[Drawn]:
     """Composites of as many regions, all of which are the whole slide."""
-    patches = find_patches(slide, None, patch_px=PX, mpp=0.5, threshold=0.0)
+    patches = find_patches(slide, None, patch_px=PX, mpp=0.5, threshold=0.0, artefacts="ignore")
     return [(patches, draw_composites(len(patches), composites=n, seed=seed)) for n in composites]
 
 
