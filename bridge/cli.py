@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "keys": "Make CURVE keys for remote servers.",
     "model": "Make, show and verify model files.",
     "encoder": "Show, fetch and verify the networks that turn patches into features.",
+    "slides": "Make slides of pictures.",
     "features": "Extract features of patches, and check those that other tools made.",
     "train": "Train a model on labelled slides.",
     "predict": "Score a folder of slides into a submission file.",

@@ -76,7 +76,8 @@ def _kind(path: Path) -> tuple[str, str]:
 def _counted(kind: tuple[str, str], names: Sequence[str]) -> str:
     shown = ", ".join(printable_name(name) for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"Passed over: {len(names)} {kind[len(names) > 1]}: {shown}{more}."
+    remedy = " To make slides of them: herohe-bridge slides convert." if kind[0] == "picture" else ""
+    return f"Passed over: {len(names)} {kind[len(names) > 1]}: {shown}{more}.{remedy}"
 
 
 def _slide_of(name: str, stems: dict[str, Path]) -> Path | None:

@@ -264,7 +264,8 @@ def test_what_takes_no_part_is_counted_and_named(home: Path) -> None:
     assert SlideFolder(home).warnings == (
         "stray.geojson belongs to no slide of the folder.",
         "b.xml lies beside b.tif and is not used.",
-        "Passed over: 4 pictures: 1.png, 2.jpg, 3.jpg and 1 more.",
+        "Passed over: 4 pictures: 1.png, 2.jpg, 3.jpg and 1 more. "
+        "To make slides of them: herohe-bridge slides convert.",
         "Passed over: 3 other files: evil\\x1b[31m\\x0a.txt, notes.txt, t.ndpa.",
         "Passed over: 1 file in a format that is not read: s.qptiff.",
         "Passed over: 1 subfolder with slides: sub (2).",
