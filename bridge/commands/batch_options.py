@@ -100,6 +100,9 @@ _PATCHES = (
         is_flag=True,
         help="Score each composite in all eight positions of the square: eight times the work.",
     ),
+    click.option(
+        "--strict", is_flag=True, help="Refuse slides whose stain is unlike all that the model learned from."
+    ),
     click.option("--any-stain", is_flag=True, help="Score slides that do not seem to be H&E, too."),
     click.option(
         "--exact-foreground", is_flag=True, help="Find the foreground at level 0 (slow; for checking)."

@@ -241,6 +241,8 @@ class SlideResult(msgspec.Struct, frozen=True):
     """Everything known about one slide after scoring it, or the reason why it was not scored.
 
     ``outlines`` has one entry an annotation of the union; none when the whole slide was sampled.
+    ``stain_percentiles`` says where the slide lies among those that the model was trained on
+    (:class:`herohe_model.sampling.likeness.Likeness`); empty where the model does not know.
     """
 
     entry: str
@@ -254,6 +256,7 @@ class SlideResult(msgspec.Struct, frozen=True):
     annotations: tuple[RegionResult, ...] = ()
     provenance: Provenance | None = None
     outlines: tuple[Outline, ...] = ()
+    stain_percentiles: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         """Make text of what is none, such as names that are not UTF-8: whatever is kept can be written."""

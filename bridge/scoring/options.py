@@ -41,6 +41,8 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Whether patches that cannot be judged are left out, marked in the result, or not looked for.
     foreground_threshold
         Least mean saturation of a patch, 0 to 1, or ``otsu``; None for the model's own.
+    strict
+        Refuse slides that are stained unlike all that the model was trained on, instead of a warning.
     """
 
     composites: int | None = 8
@@ -55,6 +57,7 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symmetries: bool = False
     artefacts: ArtefactRule = "leave-out"
     foreground_threshold: float | Literal["otsu"] | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""

@@ -28,7 +28,7 @@ from bridge.scoring.foreground import artefact_warning, focus_refusal, focus_war
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.progress import Progress, ProgressCallback
 from bridge.scoring.region import as_annotation, contradiction, disagreement
-from bridge.scoring.suitability import stain_refusal, stain_warning
+from bridge.scoring.suitability import stain_refusal, stain_warning, unlike_training
 from bridge.versions import package_versions
 from herohe_model.dataset.fingerprints import short_digest
 from herohe_model.errors import (
@@ -47,6 +47,7 @@ from herohe_model.model.score import (
     ScoringModel,
 )
 from herohe_model.notice import SEEN_IN_TRAINING, TOY_NOTICES
+from herohe_model.sampling.likeness import likeness
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import SlideSource
 
@@ -150,10 +151,13 @@ def score_slide(
             provenance=provenance,
         )
 
+    among = None if card.stain is None else likeness(found[0].stain, card.stain)
+    unlike = unlike_training(among, slide)
     refusal = "" if options.any_stain else stain_refusal(found[0].stain, slide)
+    refusal = refusal or (unlike if options.strict else "")
     if refusal:
         return unsuitable(refusal)
-    doubts = (stain_warning(found[0].stain, slide), artefact_warning(found[0], options))
+    doubts = (stain_warning(found[0].stain, slide), unlike, artefact_warning(found[0], options))
     all_warnings = (*all_warnings, *filter(None, doubts))
 
     enough = [len(patches) >= options.min_patches for patches in found]
@@ -188,6 +192,7 @@ def score_slide(
         annotations=each,
         provenance=provenance,
         outlines=tuple(_outline(region, provenance) for region in regions.annotations),
+        stain_percentiles={} if among is None else dict(among.percentiles),
     )
 
 

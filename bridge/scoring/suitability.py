@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from herohe_model.errors import UnsuitableSlideError
+from herohe_model.sampling.likeness import Likeness
 from herohe_model.sampling.stain import StainColours
 
 _HE: Final = ("", "UNSET", "BRIGHTFIELD_H_E")
@@ -46,6 +47,14 @@ def stain_refusal(stain: StainColours, name: str) -> str:
         f"{name} does not look like H&E: its tissue is brown, as by DAB ({stain.brown_share:.0%} of it). "
         f"HER2-HE reads H&E only; {_OVERRIDE}."
     )
+
+
+def unlike_training(likeness: Likeness | None, name: str) -> str:
+    """Say in what a slide's stain is unlike those that the model was trained on; "" where it is not."""
+    if likeness is None or not likeness.unlike:
+        return ""
+    how = "; ".join(likeness.unlike)
+    return f"{name} is stained unlike what the model knows: {how}. Its grade may mean little."
 
 
 def stain_warning(stain: StainColours, name: str) -> str:

@@ -52,6 +52,7 @@ Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
 
+Quantiles = Annotated[tuple[float, ...], msgspec.Meta(min_length=21, max_length=21)]
 SlideDigest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -88,6 +89,23 @@ class BagCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     encoder_sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     golden: tuple[float, ...] = ()
     encoder_golden: tuple[float, ...] = ()
+
+
+class StainSeen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the stains of the training slides are spread; see :mod:`herohe_model.sampling.likeness`.
+
+    Attributes
+    ----------
+    slides
+        How many slides.
+    density, red, blue
+        Of each measure the percentiles 0, 5, ... 100, ascending.
+    """
+
+    slides: int
+    density: Quantiles
+    red: Quantiles
+    blue: Quantiles
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,6 +198,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     call: CallRule | None = None
     slides: Annotated[tuple[SlideDigest, ...], msgspec.Meta(max_length=100_000)] = ()
     bag: BagCard | None = None
+    stain: StainSeen | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""

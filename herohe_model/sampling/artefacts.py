@@ -35,7 +35,7 @@ _ACROSS: Final = 5
 _MOST_ACROSS: Final = 15
 """Largest, so that the pixels of a patch are counted in a byte."""
 
-_SPOILT: Final = 0.25
+_SPOILT: Final = 0.15
 """Share of what is not glass, from which an artefact spoils a patch."""
 _SEEN: Final = 0.06
 """Share of the whole patch that this must be, too."""

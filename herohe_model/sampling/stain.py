@@ -61,6 +61,11 @@ class StainColours:
         """Share of the tissue that is brown, 0 to 1."""
         return self.brown / max(self.tissue, 1)
 
+    @property
+    def mean_density(self) -> float:
+        """Mean optical density of the tissue, over all channels (natural logarithm); 0 without tissue."""
+        return sum(self.density) / _UNIT / max(self.tissue, 1)
+
     def stain(self) -> Stain:
         """Say what the tissue is stained with, as far as its colours tell."""
         if self.tissue < _FEWEST:

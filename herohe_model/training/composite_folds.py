@@ -24,6 +24,7 @@ from herohe_model.model.compute import Compute
 from herohe_model.model.device import choose_precision
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.composite import draw_composites
+from herohe_model.sampling.likeness import stain_seen
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.training.calibrate import learned_steps
 from herohe_model.training.cross_validation import (
@@ -130,7 +131,9 @@ def train_folds(
         data = TrainingSet(slides, foreground, fold.train.tolist(), fold.held_out.tolist())
         return _predict(network, data, options, fold, processes, resources, listener, stop)
 
-    facts = CardFacts(name, described, knowledge, trained_on, learned, tuple(sorted({*digests} - {""})))
+    known = tuple(sorted({*digests} - {""}))
+    seen = stain_seen([patches.stain for patches in foreground])
+    facts = CardFacts(name, described, knowledge, trained_on, learned, known, seen)
     model, evaluation = run_folds(
         cases, folds, plan, Target(options.target), folder, facts, call, train, predict, processes, listener
     )

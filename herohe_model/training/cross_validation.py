@@ -40,7 +40,7 @@ from herohe_model.evaluation.page import page
 from herohe_model.evaluation.schema import Evaluation, rounded, to_json
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
-from herohe_model.model.card import Knowledge
+from herohe_model.model.card import Knowledge, StainSeen
 from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.new_model import library_versions
 from herohe_model.training.calibrate import UnseenLogits, learned_steps
@@ -256,6 +256,7 @@ class CardFacts:
     cohort: str
     learned: tuple[str, ...]
     slides: tuple[str, ...] = ()
+    stain: StainSeen | None = None
 
 
 def _finish(
@@ -297,6 +298,7 @@ def _finish(
             cohort=facts.cohort,
             learned=facts.learned,
             slides=facts.slides,
+            stain=facts.stain,
             calibration=chosen.lines,
             calibrated_for=chosen.calibrated_for,
             call=chosen.call,

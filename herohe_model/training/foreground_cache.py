@@ -17,6 +17,7 @@ from herohe_model.errors import CancelledError, HeroheError, SlideError
 from herohe_model.files import write_atomically
 from herohe_model.read_ahead import read_ahead
 from herohe_model.sampling.patches import PatchSet, find_patches
+from herohe_model.sampling.stain import StainColours
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.training.data import TrainingSlide
 from herohe_model.training.options import TrainOptions
@@ -144,6 +145,7 @@ def _save(path: Path, patches: PatchSet) -> None:
         saturation=patches.saturation,
         coverage=patches.coverage,
         counts=np.array([patches.size, patches.covered]),
+        stain=np.array([patches.stain.tissue, patches.stain.brown, *patches.stain.density]),
     )
     write_atomically(path, data.getvalue())
 
@@ -154,7 +156,9 @@ def _load(path: Path) -> PatchSet | None:
         # Of a path, numpy leaves a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
             size, covered = kept["counts"].tolist()
+            tissue, brown, *density = kept["stain"].tolist()
             arrays = {key: kept[key] for key in ("x", "y", "saturation", "coverage")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
         return None
-    return PatchSet(**arrays, size=size, covered=covered)
+    stain = StainColours(tissue, brown, (density[0], density[1], density[2]))
+    return PatchSet(**arrays, size=size, covered=covered, stain=stain)

@@ -150,17 +150,19 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=90)
     parser.add_argument("--new", type=int, default=40)
     parser.add_argument("--folder", type=Path, help="keeps the model and the slides for the next run")
+    parser.add_argument("--only", nargs="*", default=list(SPOILT), help="ways to spoil a slide")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         model = trained(folder, options.train)
         new = [made.slide for made in make_cohort(folder / "new", options.new, seed=2)]
-        print(f"{'':<16}{'ignore':>26}{'leave-out':>34}")
+        print(f"{'':<16}{'ignore':<56}leave-out")
         with Scorer.load(model, Compute("cpu", "fp32", "torch"), 1) as scorer:
-            for name, spoil in SPOILT.items():
+            for name in options.only:
+                spoil = SPOILT[name]
                 said = []
                 for rule in ("ignore", "leave-out"):
-                    truth, called, outcomes = [], [], Counter[str]()
+                    truth, called, outcomes, warned = [], [], Counter[str](), 0
                     for seed, slide in enumerate(new):
                         with Slide(slide.path) as source:
                             side = source.size[0]
@@ -168,16 +170,17 @@ def main() -> None:
                         write_tiff(folder / "spoilt.tif", spoil(slide, picture, seed), mpp=MPP)
                         result = scored(folder / "spoilt.tif", slide, scorer, rule)
                         outcomes[result[0]] += 1
+                        warned += result[2]
                         if result[1] is not None:
                             truth.append(bool(slide.case.positive))
                             called.append(result[1] >= scorer.info.card.decision_threshold)
                     f1 = float(f1_score(np.array(truth), np.array(called))) if truth else float("nan")
-                    said.append(f"F1 {f1:.3f}, {dict(outcomes)}")
-                print(f"{name:<16}{said[0]:<40}{said[1]}", flush=True)
+                    said.append(f"F1 {f1:.3f}, {dict(outcomes)}, {warned} warned")
+                print(f"{name:<16}{said[0]:<56}{said[1]}", flush=True)
 
 
-def scored(path: Path, slide: TrainingSlide, scorer: Scorer, rule: str) -> tuple[str, float | None]:
-    """Return outcome and P(positive) of a slide."""
+def scored(path: Path, slide: TrainingSlide, scorer: Scorer, rule: str) -> tuple[str, float | None, bool]:
+    """Return outcome and P(positive) of a slide, and whether a warning says that it is not as others are."""
     score = ScoreOptions(composites=4, artefacts=rule)  # type: ignore[arg-type]  # one of the three
     with Slide(path) as source:
         annotation = Annotation("a", "tumour", "Tumor", slide.geometry)
@@ -187,8 +190,9 @@ def scored(path: Path, slide: TrainingSlide, scorer: Scorer, rule: str) -> tuple
         result = score_slide(source, regions, score, scorer)
     prediction = result.union.prediction if result.union is not None else None
     if result.outcome is not Outcome.SCORED or prediction is None:
-        return result.outcome.value, None
-    return result.outcome.value, prediction.p_positive
+        return result.outcome.value, None, False
+    warned = any(word in said for word in ("unlike", "artefacts", "blurred") for said in result.warnings)
+    return result.outcome.value, prediction.p_positive, warned
 
 
 if __name__ == "__main__":

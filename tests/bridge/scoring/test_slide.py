@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,11 @@ from herohe_model.errors import (
     SlideUnreadableError,
     UnsuitableSlideError,
 )
+from herohe_model.model.card import ModelCard
 from herohe_model.model.compute import Compute
+from herohe_model.model.score import CompositeScorer
+from herohe_model.sampling.likeness import FEWEST, stain_seen
+from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.phantom import draw_phantom, look_like_tissue
 from herohe_model.synthetic.slides import write_tiff
@@ -58,7 +63,7 @@ def regions_of(slide: Slide, *annotations: Annotation, classes: tuple[str, ...] 
     return build_regions(annotations, region_classes=classes, exclude_classes=(), slide_box=slide.bounds)
 
 
-def score(slide: Slide, regions: SlideRegions, scorer: Scorer, **options: object) -> SlideResult:
+def score(slide: Slide, regions: SlideRegions, scorer: CompositeScorer, **options: object) -> SlideResult:
     chosen = msgspec.convert(options, ScoreOptions)
     return score_slide(slide, regions, chosen, scorer, entry="1", slide="s.tif")
 
@@ -294,3 +299,36 @@ def test_a_slide_out_of_focus_is_not_scored_unless_it_is_asked_for(tmp_path: Pat
     assert marked.outcome is Outcome.SCORED and marked.union is not None
     assert marked.union.out_of_focus is not None and marked.union.out_of_focus > 0.5
     assert any("are blurred" in warning for warning in marked.warnings)
+
+
+def test_a_stain_unlike_that_of_training_is_said_and_refused_when_asked_for(
+    slide: Slide, scorer: Scorer, tmp_path: Path
+) -> None:
+    stains = []
+    for seed in range(FEWEST):
+        with Slide(small_slide(tmp_path / "t.tif", seed=seed)) as of_training:
+            stains.append(find_patches(of_training, None, patch_px=32, mpp=0.5, threshold=0.07).stain)
+    card = msgspec.structs.replace(scorer.info.card, stain=stain_seen(stains))
+    knowing = Knowing(scorer, card)
+    pale = (255 * (tissue_picture(512) / 255.0) ** 0.4).astype(np.uint8)
+    write_tiff(tmp_path / "pale.tif", pale, mpp=MPP, tile=128)
+    region = drawn(64, 64, 320, 320)
+    like = score(slide, regions_of(slide, region), knowing)
+    with Slide(tmp_path / "pale.tif") as other:
+        warned = score(other, regions_of(other, region), knowing)
+        refused = score(other, regions_of(other, region), knowing, strict=True)
+    assert set(like.stain_percentiles) == {"density", "red", "blue"}
+    assert not any("unlike" in warning for warning in like.warnings)
+    assert warned.outcome is Outcome.SCORED
+    assert any("is stained unlike what the model knows: paler than all 20" in w for w in warned.warnings)
+    assert refused.outcome is Outcome.UNSUITABLE and "paler than all 20 slides" in refused.message
+
+
+class Knowing:
+    """A scorer whose card says what it was trained on."""
+
+    head = None
+
+    def __init__(self, scorer: Scorer, card: ModelCard) -> None:
+        self.info = dataclasses.replace(scorer.info, card=card)
+        self.submit, self.close = scorer.submit, scorer.close
