@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "encoder": "Show, fetch and verify the networks that turn patches into features.",
     "slides": "Make slides of pictures.",
     "features": "Extract features of patches, and check those that other tools made.",
+    "cohort": "Prepare and check public cohorts.",
     "train": "Train a model on labelled slides.",
     "predict": "Score a folder of slides into a submission file.",
     "evaluate": "Say how good predictions are, beside the trivial answers.",

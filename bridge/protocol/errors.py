@@ -65,6 +65,7 @@ LOCAL_ERRORS: Final = frozenset(
         "jar",
         "labels",
         "manifest",
+        "outlines",
         "result_file",
         "submission",
         "table",

@@ -40,6 +40,7 @@ from bridge.batch.options import BatchOptions
 from bridge.extraction.run import ExtractedSlide, extract_features
 from bridge.extraction.slide import ExtractionOptions, PatchProgress
 from bridge.projects.open import open_collection
+from bridge.scoring.options import ScoreOptions
 from herohe_model.encoders.network import create_encoder_backbone
 from herohe_model.encoders.table import Encoder, find_encoder
 from herohe_model.encoders.weights import load_weights
@@ -53,6 +54,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.mosaic_slides import write_mosaic_tiff
 
 MPP = 0.25
+EVERYTHING = BatchOptions(score=ScoreOptions(foreground_threshold=0.0, artefacts="ignore"))
 
 
 def main() -> None:
@@ -155,7 +157,7 @@ class Silent:
 def run(slides: Path, output: Path, embedder: Embedder) -> tuple[int, float]:
     """Extract a folder of slides; return patches and seconds."""
     encoder = embedder.info.encoder
-    options = ExtractionOptions(BatchOptions(), encoder.input_px, encoder.mpp, foreground_threshold=0.0)
+    options = ExtractionOptions(EVERYTHING, encoder.input_px, encoder.mpp)
     began = time.perf_counter()
     extract_features(open_collection(slides), embedder, options, output=output, listener=Silent())
     seconds = time.perf_counter() - began
