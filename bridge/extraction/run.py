@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
-
-from filelock import FileLock, Timeout
 
 from bridge.batch.entry import read_entry
 from bridge.extraction.slide import (
@@ -35,11 +32,10 @@ from herohe_model.engines.embedder import Embedder
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.features.read import read_facts
 from herohe_model.features.schema import FeatureFileError
-from herohe_model.files import WriteError
+from herohe_model.run_lock import only_run
 from herohe_model.slides.guarded_slide import GuardedSlide
 
 _POLL_S: Final = 0.25
-_LOCK: Final = ".extraction.lock"
 _UNSAFE: Final = re.compile(r'[\x00-\x1f<>:"\\|?*]')
 """What some file system takes in no name."""
 
@@ -147,32 +143,13 @@ def extract_features(
             f"Several slides would have one file of features: {', '.join(twice[:5])}",
             "Give them names of their own, or extract them into folders of their own",
         )
-    with _alone(output):
+    with only_run(output):
         _check_folder(output, embedder, restart=restart)
         run = _Run(embedder, options, paths, listener, cancelled, restart)
         try:
             return run.all(collection, entries)
         finally:
             collection.close()
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Have the folder for this run alone."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise FeatureFileError(
-            f"Another run extracts into {output}", "Wait for it, or name another folder with --output"
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        raise WriteError(f"{output} cannot be used: {error}", "Name another folder with --output") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_folder(output: Path, embedder: Embedder, *, restart: bool) -> None:

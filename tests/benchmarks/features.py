@@ -249,7 +249,7 @@ def run_forked(home: Path, work: Callable[..., object], *arguments: object) -> N
 
 def working(process: BaseProcess, home: Path, kill_after: float | None = None) -> float | None:
     """Return how long an extraction works once it has begun its first slide, s; None where it was killed."""
-    lock = home / "out" / ".extraction.lock"
+    lock = home / "out" / "run.lock"
     lock.unlink(missing_ok=True)
     while process.is_alive() and not lock.exists():
         time.sleep(0.01)

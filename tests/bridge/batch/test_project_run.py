@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,6 +112,10 @@ def test_scored_twice_and_cleared_a_project_is_as_it_was(
                 pixels = opened.read_box(patch.x, patch.y, patch.size, patch.size, (PATCH_PX, PATCH_PX))
                 reddish = pixels[..., 0] > pixels[..., 2]
                 assert reddish.mean() > OPTIONS.score.min_coverage - 0.05
+
+    misspelt = dataclasses.replace(OPTIONS, region_classes=("tumor",))
+    nothing = run_batch(open_collection(path), scorer, misspelt, output=tmp_path / "out", listener=Ear())
+    assert nothing.exit_code == 1 and "did you mean Tumor" in nothing.unmatched_regions[0]
 
     collection = open_collection(path)
     for entry in collection.entries():

@@ -20,9 +20,8 @@ from bridge.extraction.slide import ExtractionOptions, PatchProgress
 from bridge.projects.open import open_collection
 from herohe_model.encoders.weights import LoadedWeights
 from herohe_model.engines.embedder import Embedder
-from herohe_model.errors import ModelFileError, OptionError
+from herohe_model.errors import HeroheError, ModelFileError, OptionError
 from herohe_model.features.read import read_features
-from herohe_model.features.schema import FeatureFileError
 from herohe_model.model.compute import Compute
 from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
@@ -205,7 +204,7 @@ def test_cancelling_leaves_whole_files_only(tmp_path: Path, embedder: Embedder) 
     assert summary.exit_code == 1 and summary.outcomes["cancelled"] >= 1
     left = {p.name for p in (tmp_path / "features").iterdir() if not p.name.startswith(".")}
     whole = {f"{name[0]}.h5" for name, slide in heard.slides.items() if slide.outcome == "extracted"}
-    assert left == whole | {"encoder.json"}
+    assert left == whole | {"encoder.json", "run.lock"}
     assert all(read_features(tmp_path / "features" / name).count == 196 for name in whole)
 
 
@@ -216,7 +215,7 @@ def test_two_runs_never_share_a_folder(tmp_path: Path, embedder: Embedder) -> No
     def second() -> bool:
         if not refused:
             refused.append("")
-            with pytest.raises(FeatureFileError, match="Another run extracts into") as error:
+            with pytest.raises(HeroheError, match="Another run uses") as error:
                 extract(tmp_path, embedder)
             refused[0] = str(error.value)
         return False
