@@ -35,23 +35,31 @@ import psutil
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from shapely.geometry import box
 
+from bridge.annotations.regions import Annotation, build_regions
 from bridge.batch.options import BatchOptions
 from bridge.extraction.run import ExtractedSlide, extract_features
 from bridge.extraction.slide import ExtractionOptions, PatchProgress
 from bridge.projects.open import open_collection
+from bridge.scoring.feature_cache import FeatureCache
 from bridge.scoring.options import ScoreOptions
+from bridge.scoring.slide import score_slide
 from herohe_model.encoders.network import create_encoder_backbone
 from herohe_model.encoders.table import Encoder, find_encoder
 from herohe_model.encoders.weights import load_weights
+from herohe_model.engines.bag_scorer import load_scorer
 from herohe_model.engines.embedder import Embedder
+from herohe_model.engines.remembered_encoders import remember_weights
 from herohe_model.features.read import read_facts
 from herohe_model.model.compute import Compute
+from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_tiff
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.mosaic_slides import write_mosaic_tiff
+from helpers.small_bags import bag_model
 
 MPP = 0.25
 EVERYTHING = BatchOptions(score=ScoreOptions(foreground_threshold=0.0, artefacts="ignore"))
@@ -60,7 +68,7 @@ EVERYTHING = BatchOptions(score=ScoreOptions(foreground_threshold=0.0, artefacts
 def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("which", choices=("speed", "memory", "kill", "extract"))
+    parser.add_argument("which", choices=("speed", "memory", "kill", "extract", "rescore"))
     parser.add_argument("--encoder", default="kaiko-vits16")
     parser.add_argument("--patches", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -79,6 +87,8 @@ def main() -> None:
             speed(home, args.encoder, args.patches, args.rounds, Compute(args.device, engine=args.engine))
         elif args.which == "memory":
             memory(home)
+        elif args.which == "rescore":
+            rescore(home, args.encoder, args.patches, Compute(args.device, engine=args.engine))
         else:
             kill(home, args.times)
 
@@ -116,6 +126,38 @@ def speed(home: Path, name: str, patches: int, rounds: int, compute: Compute) ->
             said = f"from slides {whole[-1]:.1f}/s, from memory {alone[-1]:.1f}/s"
             print(f"  {found} patches: {said}; processor time {costs[-1]:.3f}", flush=True)
     print(f"ratio of the best rounds {max(whole) / max(alone):.3f}, of processor times {max(costs):.3f}")
+
+
+def rescore(home: Path, name: str, patches: int, compute: Compute) -> None:
+    """Print how long a bag model takes for a slide that it never saw, and for it again, drawn otherwise."""
+    os.environ["HEROHE_CACHE_DIR"] = str(home / "cache")
+    encoder = find_encoder(name)
+    loaded = load_weights(encoder, weights_of(home, encoder))
+    remember_weights(loaded)
+    model = bag_model(home / "bag.safetensors", loaded, patch_px=encoder.input_px, mpp=encoder.mpp)
+    side = round(encoder.input_px * encoder.mpp / MPP)
+    cells = round(patches**0.5)
+    picture = draw_phantom("2+", seed=0, side=cells * side, tumours=3).picture
+    write_tiff(home / "s.tif", picture, mpp=MPP)
+    whole = box(0, 0, cells * side, cells * side)
+    took = []
+    with load_scorer(model, compute) as scorer:
+        for area in (whole, whole.buffer(-1.2 * side), whole.buffer(-2.2 * side)):
+            with Slide(home / "s.tif") as slide:
+                regions = build_regions(
+                    [Annotation("a", "a", "Tumor", area)],
+                    region_classes=("Tumor",),
+                    exclude_classes=(),
+                    slide_box=slide.bounds,
+                )
+                began = time.perf_counter()
+                result = score_slide(slide, regions, EVERYTHING.score, scorer, cache=FeatureCache())
+                took.append(time.perf_counter() - began)
+            assert result.union is not None
+            print(f"  {result.union.patches_sampled} patches in {took[-1]:.2f} s", flush=True)
+    kept = sum(path.stat().st_size for path in (home / "cache" / "features").rglob("*.safetensors"))
+    print(f"RATIO faster when drawn again {took[0] / max(took[1:]):.0f} (at least 20)")
+    print(f"cache of the slide: {kept / 2**20:.1f} MiB, {encoder.dimension} numbers a patch")
 
 
 def processor_time() -> float:

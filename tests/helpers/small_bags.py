@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import torch
 
-from helpers.small_encoders import random_network, small, write_weights
+from helpers.small_encoders import small, write_weights
 from herohe_model.bag.card import with_golden
 from herohe_model.bag.network import BagNetwork
 from herohe_model.encoders.golden import make_record
+from herohe_model.encoders.network import load_network
 from herohe_model.encoders.weights import LoadedWeights, load_weights
 from herohe_model.engines.remembered_encoders import remember_weights
 from herohe_model.model.card import BagCard, ModelCard, Pooling
@@ -27,18 +28,25 @@ def small_weights(folder: Path, seed: int = 0) -> LoadedWeights:
 
 
 def bag_model(
-    path: Path, loaded: LoadedWeights, *, pooling: Pooling = "attention", members: int = 2, seed: int = 0
+    path: Path,
+    loaded: LoadedWeights,
+    *,
+    pooling: Pooling = "attention",
+    members: int = 2,
+    patch_px: int = PATCH_PX,
+    mpp: float = 0.5,
 ) -> Path:
     """Write a bag model with a random head for the features of an encoder."""
-    golden = make_record(loaded.encoder, random_network(loaded.encoder, seed), loaded.sha256).golden[0]
+    network = load_network(loaded.encoder, loaded.state, str(path))
+    golden = make_record(loaded.encoder, network, loaded.sha256).golden[0]
     card = ModelCard(
         name="small bag",
         backbone="",
         head="ordered",
         target="ihc",
-        patch_px=PATCH_PX,
+        patch_px=patch_px,
         grid=1,
-        mpp=0.5,
+        mpp=mpp,
         foreground_threshold=0.07,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
