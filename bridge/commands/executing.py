@@ -31,6 +31,11 @@ SERVERS: Final = click.option(
 SLIDES_ROOT: Final = click.option(
     "--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here."
 )
+MPP_TABLE: Final = click.option(
+    "--mpp-table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A table (columns slide, mpp) with the µm per pixel of slides of a folder.",
+)
 LOG_JSON: Final = click.option(
     "--log-json",
     type=click.File("a", encoding="utf-8", lazy=False),

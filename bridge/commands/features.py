@@ -10,6 +10,7 @@ import click
 from bridge.commands.batch_options import patch_options
 from bridge.commands.compute_options import compute_options
 from bridge.commands.encoder import TABLE, WEIGHTS
+from bridge.commands.executing import MPP_TABLE
 
 if TYPE_CHECKING:
     from bridge.batch.options import BatchOptions
@@ -44,6 +45,7 @@ def command() -> None:
     help="Scale that patches are read at, µm per px.  [default: the encoder's]",
 )
 @compute_options
+@MPP_TABLE
 @click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here.")
 @click.option("--restart", is_flag=True, help="Replace files of an earlier run that were made otherwise.")
 @click.pass_context
@@ -59,6 +61,7 @@ def extract(
     patch_mpp: float | None,
     compute: Compute,
     slides_root: Path | None,
+    mpp_table: Path | None,
     restart: bool,
 ) -> None:
     """Extract the features of every foreground patch of WHAT, a QuPath project or a folder of slides.
@@ -81,7 +84,7 @@ def extract(
 
     row = find_encoder(encoder, table)
     found = load_weights(row, weights)
-    collection = open_collection(what, slides_root=slides_root)
+    collection = open_collection(what, slides_root=slides_root, mpp_table=mpp_table)
     view = ExtractionView(Console(stderr=True))
     with (
         until_interrupted() as interrupted,

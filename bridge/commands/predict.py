@@ -13,6 +13,7 @@ from bridge.commands.compute_options import compute_options
 from bridge.commands.executing import (
     LOG_JSON,
     MODEL,
+    MPP_TABLE,
     RESTART,
     SERVERS,
     SLIDES_ROOT,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 @SERVERS
 @cluster_options
 @SLIDES_ROOT
+@MPP_TABLE
 @LOG_JSON
 @RESTART
 @click.option(
@@ -63,6 +65,7 @@ def command(
     servers: tuple[str, ...],
     cluster: Cluster | None,
     slides_root: Path | None,
+    mpp_table: Path | None,
     log_json: IO[str] | None,
     restart: bool,
     misspelt_header: bool,
@@ -98,7 +101,7 @@ def command(
 
     check_source(model, servers, cluster)
     check_free(results_folder(output))
-    collection = open_collection(slides, slides_root=slides_root)
+    collection = open_collection(slides, slides_root=slides_root, mpp_table=mpp_table)
     for warning in collection.warnings:
         click.echo(f"Warning: {warning}", err=True)
     view = BatchView(Console(stderr=True), log_json)

@@ -14,6 +14,7 @@ from bridge.commands.compute_options import compute_options
 from bridge.commands.executing import (
     LOG_JSON,
     MODEL,
+    MPP_TABLE,
     RESTART,
     SERVERS,
     SLIDES_ROOT,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @SERVERS
 @cluster_options
 @SLIDES_ROOT
+@MPP_TABLE
 @LOG_JSON
 @click.option("--dry-run", is_flag=True, help="Say what would be scored; change no byte.")
 @RESTART
@@ -55,6 +57,7 @@ def command(
     servers: tuple[str, ...],
     cluster: Cluster | None,
     slides_root: Path | None,
+    mpp_table: Path | None,
     log_json: IO[str] | None,
     dry_run: bool,
     restart: bool,
@@ -69,7 +72,7 @@ def command(
     from bridge.projects.open import open_collection
 
     check_source(model, servers, cluster)
-    collection = open_collection(project, slides_root=slides_root, output=output)
+    collection = open_collection(project, slides_root=slides_root, output=output, mpp_table=mpp_table)
     for warning in collection.warnings:
         click.echo(f"Warning: {warning}", err=True)
     if dry_run:

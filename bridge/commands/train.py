@@ -165,7 +165,9 @@ def _train(
             if slow:
                 view.say(f"Warning: {slow}")
             labels = _read_labels(data.label_files, data.split, view)
-            collection = open_collection(slides, slides_root=data.slides_root, output=output)
+            collection = open_collection(
+                slides, slides_root=data.slides_root, output=output, mpp_table=data.mpp_table
+            )
             try:
                 names = [entry.name for entry in collection.entries()]
                 matching = match_slides(labels.cases, names, split=data.split, labels=labels.rows)

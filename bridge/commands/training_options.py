@@ -32,6 +32,8 @@ class DataOptions:
         As in :class:`~bridge.batch.run.BatchOptions`.
     slides_root
         Where to look for moved slides.
+    mpp_table
+        Scales of slides of a folder.
     skip_unusable
         Leave out slides that cannot be used, instead of refusing all.
     """
@@ -41,6 +43,7 @@ class DataOptions:
     region_classes: tuple[str, ...]
     exclude_classes: tuple[str, ...]
     slides_root: Path | None
+    mpp_table: Path | None
     skip_unusable: bool
 
 
@@ -58,6 +61,11 @@ data_options = option_group(
     ),
     click.option("--split", default="train", show_default=True, help="Train on this split of the labels."),
     *REGION_CLASSES,
+    click.option(
+        "--mpp-table",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="A table (columns slide, mpp) with the µm per pixel of slides of a folder.",
+    ),
     click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here."),
     click.option("--skip-unusable", is_flag=True, help="Leave out slides that cannot be used, by name."),
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from bridge.qupath.safe_replace import changed_error, replace_file, write_new
 from bridge.results.schema import PREFIX, SlideResult, image_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import WrittenObjects, plan_writing
+from herohe_model.dataset.cases import case_id
 from herohe_model.errors import (
     ProjectError,
     ProjectNotFoundError,
@@ -95,6 +96,10 @@ class SlideFolder:
         The folder.
     output
         Where results go, into its folder ``geojson``; ``<root>/herohe-bridge`` by default.
+    only
+        The name of the one slide that is meant; None for all.
+    scales
+        µm per level-0 px of slides, by name without extension, in place of what their files say.
 
     Raises
     ------
@@ -102,8 +107,16 @@ class SlideFolder:
         If there is no slide in it.
     """
 
-    def __init__(self, root: Path, *, output: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        output: Path | None = None,
+        only: str | None = None,
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
         self._root = root
+        self._only, self._scales = only, scales or {}
         self._results = (output or root / "herohe-bridge") / "geojson"
         self._seen: dict[str, str | None] = {}
         self._changed = 0
@@ -112,7 +125,7 @@ class SlideFolder:
         for path in self._paths:
             # A link to nowhere is a slide that cannot be read; so is a file that may not be looked at.
             named_so = path.name.lower().endswith(SLIDE_SUFFIXES) and not path.name.startswith(".")
-            if named_so and not os.path.isdir(path):
+            if named_so and only in (None, path.name) and not os.path.isdir(path):
                 self._slides[_free(printable_name(path.name), self._slides)] = path
         self._files = find_annotation_files(self._paths, [path.name for path in self._slides.values()])
         if not self._slides:
@@ -129,9 +142,16 @@ class SlideFolder:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What lies in the folder and is not used."""
+        if self._only is not None:
+            return ()
         files = self._files
+        slides = {case_id(path.name) for path in self._slides.values()}
         known = files.used.union(files.strays)
         return (
+            *(
+                f"The table of scales names {name}, no slide of the folder."
+                for name in sorted(self._scales.keys() - slides)
+            ),
             *(f"{printable_name(path.name)} belongs to no slide of the folder." for path in files.strays),
             *passed_over(self._paths, list(self._slides.values()), suffixes=SLIDE_SUFFIXES, used=known),
         )
@@ -160,7 +180,7 @@ class SlideFolder:
         return EntryContent(
             entry=entry,
             slide_path=slide_path,
-            mpp=None,
+            mpp=self._scales.get(case_id(slide_path.name)),
             annotations=annotations,
             written_run=result.written.run or None if result else None,
             written_with=result.written.options if result else None,

@@ -19,6 +19,7 @@ from bridge.projects.base import Entry
 from bridge.projects.open import open_collection
 from bridge.projects.slide_folder import SlideFolder
 from bridge.scoring.options import WriteOptions
+from herohe_model.dataset.tables import TableError
 from herohe_model.errors import (
     EntryChangedError,
     ProjectNotFoundError,
@@ -353,3 +354,30 @@ def test_clear_removes_our_files_only(home: Path) -> None:
     assert "tiles, 2 annotations with values, metadata" in done.output
     assert [p.name for p in results.iterdir()] == ["b.tif.her2-he.geojson"]
     assert (home / "a.geojson").is_file()
+
+
+def test_one_slide_of_a_folder_may_be_meant(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        small_slide(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    collection = open_collection(tmp_path / "b.tif")
+    assert [entry.name for entry in collection.entries()] == ["b.tif"]
+    assert collection.warnings == () and collection.root == tmp_path
+
+
+def test_scales_come_from_a_table_and_what_it_says_of_none_is_named(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        small_slide(tmp_path / name, mpp=None)
+    table = tmp_path / "scales.csv"
+    table.write_text("slide,mpp\na,0.25\nb.tif,0.5\nnobody,0.5\n")
+    collection = open_collection(tmp_path, mpp_table=table)
+    assert [collection.read(entry).mpp for entry in collection.entries()] == [0.25, 0.5]
+    assert "The table of scales names nobody, no slide of the folder." in collection.warnings
+    for text, said in (
+        ("slide\na\n", "columns"),
+        ("slide,mpp\na,none\n", "row 2"),
+        ("slide,mpp\na,1\na,2\n", "two scales"),
+    ):
+        table.write_text(text)
+        with pytest.raises(TableError, match=said):
+            open_collection(tmp_path, mpp_table=table)
