@@ -308,6 +308,8 @@ def test_cancel_stops_what_was_not_begun(gated: Running) -> None:
         peer.send(score_request(8, id="work"), *pixels)
         wait_until(lambda: len(gated.begun()) == 1)
         assert isinstance(peer.ask(Cancel(id="c", request="work"))[0], Result)
+        # The worker is told, and what it had not begun is dropped there.
+        wait_until(lambda: gated.info().load.in_work == 1)
         gated.open_gate()
         error = peer.error()
         assert (error.id, error.code) == ("work", "cancelled")
