@@ -127,7 +127,6 @@ def _pool(
     dimension = bag_of(info.card).dimension + 1
     mpp = info.card.mpp * info.card.patch_px / side
     blurred: list[NDArray[np.bool_]] = []
-
     known = cache.of(_facts(source, size, info), dimension) if cache else KnownFeatures(None, dimension)
     lacking = corners[known.lacking(corners)]
     done = len(corners) - len(lacking)
@@ -167,6 +166,7 @@ def _facts(source: SlideSource, size: int, info: ScorerInfo) -> Mapping[str, Any
         "slide": source.fingerprint,
         "size": size,
         "side_px": info.embeds.side_px,
+        "mpp": info.card.mpp * info.card.patch_px / info.embeds.side_px,
         "weights": info.embeds.weights_sha256,
         "encoder_golden": bag_of(info.card).encoder_golden,
         "computed": [info.device, info.precision, info.engine],
