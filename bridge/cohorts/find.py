@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from herohe_model.dataset.tables import Table, TableError, read_table
 Facts = Mapping[str, str]
 """Columns of ``labels.csv`` by name."""
 
-TABLES: Final = (".csv", ".txt", ".tsv", ".xlsx")
+_TABLES: Final = (".csv", ".txt", ".tsv", ".xlsx")
 _MISSING: Final = frozenset(["", "indeterminate", "equivocal", "unknown", "not performed"])
 _SAMPLE: Final = re.compile(r"^(TCGA-(\w{2})-\w{4})-(\d{2})", re.IGNORECASE)
 _TUMOUR: Final = range(1, 10)
@@ -75,13 +75,13 @@ def find(cohort: str, download: Path) -> Found:
     cohort
         Its name, as :func:`bridge.cohorts.known.known_cohorts` has it.
     """
-    return _FINDERS[cohort](download)
+    return _FINDERS[cohort](download, _files(download))
 
 
-def _herohe(download: Path) -> Found:
+def _herohe(download: Path, files: Sequence[Path]) -> Found:
     found = Found()
     labels: dict[tuple[str, str], Facts] = {}
-    for path in _files(download, TABLES):
+    for path in _of_kind(files, _TABLES):
         try:
             read = read_labels(path, split=_split_of(path, download))
         except (TableError, LabelError) as error:
@@ -96,7 +96,7 @@ def _herohe(download: Path) -> Found:
             }
             known = labels.get(labelled.key, {})
             labels[labelled.key] = {key: value or known.get(key, "") for key, value in said.items()}
-    for path in _files(download, (".mrxs",)):
+    for path in _of_kind(files, (".mrxs",)):
         split = _split_of(path, download)
         if not path.with_suffix("").is_dir():
             found.missing.append(f"{path.name} has no folder of its pixels beside it: unpack it again.")
@@ -110,20 +110,20 @@ def _herohe(download: Path) -> Found:
     return found
 
 
-def _bcnb(download: Path) -> Found:
+def _bcnb(_: Path, files: Sequence[Path]) -> Found:
     found = Found(mpp=(0.5, "20x by the cohort's description; nominal, not measured"))
-    table = _table(download, ("patient id", "her2 expression"))
+    table = _table(files, ("patient id", "her2 expression"))
     facts = {} if table is None else {row["patient id"]: row for row in _rows(table)}
     if table is None:
         found.missing.append("patient-clinical-data.xlsx, the table of labels.")
     official = {}
     for name in ("train", "val", "test"):
-        lists = [path for path in _files(download, (".txt",)) if path.name == f"{name}_id.txt"]
+        lists = [path for path in _of_kind(files, (".txt",)) if path.name == f"{name}_id.txt"]
         for word in " ".join(path.read_text(encoding="utf-8", errors="replace") for path in lists).split():
             official[case_id(word)] = name
     if not official:
         found.missing.append("train_id.txt, val_id.txt and test_id.txt: all slides are taken for training.")
-    for path in _files(download, (".jpg", ".jpeg")):
+    for path in _of_kind(files, (".jpg", ".jpeg")):
         case = case_id(path.stem)
         row = facts.pop(case, None)
         outline = path.with_suffix(".json")
@@ -154,14 +154,14 @@ def _bcnb(download: Path) -> Found:
     return found
 
 
-def _yale(download: Path) -> Found:
+def _yale(_: Path, files: Sequence[Path]) -> Found:
     found = Found()
-    table = _table(download, ("slide", "clinical.her2.status"))
+    table = _table(files, ("slide", "clinical.her2.status"))
     of_tcga = {} if table is None else {row["slide"]: row["clinical.her2.status"] for row in _rows(table)}
     if table is None:
         found.missing.append("The table of TCGA's slides (columns Slide, Clinical.HER2.status).")
-    outlines = {path.stem: path for path in _files(download, (".xml",))}
-    for path in _files(download, (".svs",)):
+    outlines = {path.stem: path for path in _of_kind(files, (".xml",))}
+    for path in _of_kind(files, (".svs",)):
         name = path.stem.partition(".")[0]
         outline = outlines.get(path.stem) or outlines.get(name)
         sample = _SAMPLE.match(name)
@@ -184,9 +184,9 @@ def _yale(download: Path) -> Found:
     return found
 
 
-def _tcga(download: Path) -> Found:
+def _tcga(_: Path, files: Sequence[Path]) -> Found:
     found = Found()
-    table = _table(download, ("bcr_patient_barcode", "her2_status_by_ihc"))
+    table = _table(files, ("bcr_patient_barcode", "her2_status_by_ihc"))
     if table is None:
         found.missing.append("nationwidechildrens.org_clinical_patient_brca.txt, the table of labels.")
     # Below the header stand two more, of other names.
@@ -194,7 +194,7 @@ def _tcga(download: Path) -> Found:
         [] if table is None else [r for r in _rows(table) if _SAMPLE.match(f"{r['bcr_patient_barcode']}-01")]
     )
     facts = {row["bcr_patient_barcode"].upper(): row for row in rows}
-    for path in _files(download, (".svs",)):
+    for path in _of_kind(files, (".svs",)):
         sample = _SAMPLE.match(path.name)
         if sample is None:
             found.left_out.append(f"{path.name}: its name is no barcode.")
@@ -227,7 +227,7 @@ def _tcga(download: Path) -> Found:
     return found
 
 
-_FINDERS: Final[dict[str, Callable[[Path], Found]]] = {
+_FINDERS: Final[dict[str, Callable[[Path, Sequence[Path]], Found]]] = {
     "herohe": _herohe,
     "bcnb": _bcnb,
     "yale": _yale,
@@ -247,17 +247,22 @@ def _split_of(path: Path, download: Path) -> str:
     return "test" if "test" in below else "train"
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder, in the order of their names, hidden ones left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
-            yield path
+def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder, in the order of their names, hidden ones left out."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file()
+    ]
 
 
-def _table(download: Path, columns: tuple[str, ...]) -> Table | None:
+def _of_kind(files: Sequence[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
+    return (path for path in files if path.suffix.lower() in suffixes)
+
+
+def _table(files: Sequence[Path], columns: tuple[str, ...]) -> Table | None:
     """Return the first table with some columns, whatever it is called."""
-    for path in _files(download, TABLES):
+    for path in _of_kind(files, _TABLES):
         try:
             table = read_table(path)
         except TableError:

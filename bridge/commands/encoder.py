@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from bridge.commands.option_groups import Decorator
+from herohe_model.encoders.table import TABLE_VARIABLE
 
 if TYPE_CHECKING:
     from herohe_model.encoders.table import Encoder
@@ -16,8 +17,8 @@ TABLE: Final[Decorator] = click.option(
     "--encoder-table",
     "table",
     type=click.Path(path_type=Path, dir_okay=False),
-    envvar="HEROHE_ENCODER_TABLE",
-    help="A file with encoders of your own; see docs/encoders.md.  [env: HEROHE_ENCODER_TABLE]",
+    envvar=TABLE_VARIABLE,
+    help=f"A file with encoders of your own; see docs/encoders.md.  [env: {TABLE_VARIABLE}]",
 )
 WEIGHTS: Final[Decorator] = click.option(
     "--weights",

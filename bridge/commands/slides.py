@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,16 +34,21 @@ def convert(ctx: click.Context, pictures: tuple[Path, ...], output: Path, mpp: f
 
     from bridge.console.interrupt import until_interrupted
     from bridge.console.training_view import TrainingView
-    from herohe_model.errors import HeroheError
-    from herohe_model.slides.pictures import PICTURE_SUFFIXES, convert_picture
+    from herohe_model.errors import CancelledError, HeroheError, OptionError
+    from herohe_model.slides.pictures import CONVERTED, convert_picture
 
     files = [
         file
         for named in pictures
         for file in (sorted(named.iterdir()) if named.is_dir() else [named])
-        if file.suffix.lower() in PICTURE_SUFFIXES or file == named
+        if file.suffix.lower() in CONVERTED or file == named
     ]
-    failed, known = [], 0
+    twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
+    if twice:
+        raise OptionError(
+            f"Several pictures would be one slide: {', '.join(twice[:5])}", "Give them names of their own"
+        )
+    made, known, failed = 0, 0, 0
     with until_interrupted() as stop, TrainingView(Console(stderr=True)) as view:
         view.begin("converting", 100 * len(files), "hundredths of a picture")
         for number, file in enumerate(files):
@@ -55,11 +61,13 @@ def convert(ctx: click.Context, pictures: tuple[Path, ...], output: Path, mpp: f
             try:
                 told = partial(_tell, view.advance, 100 * number)
                 convert_picture(file, slide, mpp=mpp, progress=told, stop=stop)
+                made += 1
+            except CancelledError:
+                break
             except HeroheError as error:
-                failed.append(file)
+                failed += 1
                 view.say(f"{file.name}: {error}")
-    made = sum((output / f"{file.stem}.tif").exists() for file in files) - known
-    click.echo(f"{made} converted, {known} known before, {len(failed)} not; in {output}")
+    click.echo(f"{made} converted, {known} known before, {failed} not; in {output}")
     if stop():
         click.echo("Stopped on request. Give the same command again to go on.")
     ctx.exit(int(bool(failed) or stop()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.commands.batch_options import REGION_CLASSES
+from bridge.commands.executing import MPP_TABLE
 from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
@@ -61,11 +62,7 @@ data_options = option_group(
     ),
     click.option("--split", default="train", show_default=True, help="Train on this split of the labels."),
     *REGION_CLASSES,
-    click.option(
-        "--mpp-table",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="A table (columns slide, mpp) with the µm per pixel of slides of a folder.",
-    ),
+    MPP_TABLE,
     click.option("--slides-root", type=click.Path(path_type=Path), help="Look for moved slides here."),
     click.option("--skip-unusable", is_flag=True, help="Leave out slides that cannot be used, by name."),
 )

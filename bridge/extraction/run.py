@@ -32,6 +32,7 @@ from herohe_model.engines.embedder import Embedder
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.features.read import read_facts
 from herohe_model.features.schema import FeatureFileError
+from herohe_model.model.card import USUAL_THRESHOLD
 from herohe_model.run_lock import only_run
 from herohe_model.slides.guarded_slide import GuardedSlide
 
@@ -318,12 +319,17 @@ def _failed(error: Exception, slide: str) -> ExtractedSlide:
 def _difference(made: object, work: SlideWork, options: ExtractionOptions) -> str:
     """Say in what a file's provenance differs, what matters most first."""
     facts = made if isinstance(made, dict) else {}
+    # What Otsu's method would find is only known after it has looked.
+    threshold = options.batch.score.foreground_threshold
+    threshold = USUAL_THRESHOLD if threshold is None else threshold
+    threshold = facts.get("foreground_threshold") if threshold == "otsu" else threshold
     now = {
         "slide_fingerprint": (work.fingerprint, "of another slide, or one that changed since"),
         "patch_px": (options.patch_px, f"with patches of {facts.get('patch_px')} px"),
         "mpp": (options.mpp, f"at {facts.get('mpp')} µm/px"),
         "regions_sha256": (work.regions.digest(), "of other regions"),
-        "artefacts": (options.batch.score.artefacts, "with another --artefacts"),
+        "foreground_threshold": (threshold, "with another foreground threshold"),
+        "artefacts": (options.batch.score.artefact_rule, "with another --artefacts"),
         "min_coverage": (options.batch.score.min_coverage, "with another --min-coverage"),
     }
     differs = [said for key, (value, said) in now.items() if facts.get(key) != value]

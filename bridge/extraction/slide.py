@@ -21,12 +21,11 @@ from bridge.versions import package_versions
 from herohe_model.engines.embedder import Embedder, EmbedderInfo
 from herohe_model.errors import CancelledError, UnsuitableSlideError
 from herohe_model.features.write import PlacedPatches, writing_features
+from herohe_model.model.card import USUAL_THRESHOLD
 from herohe_model.slides.source import SlideSource
 from herohe_model.slides.view import SlideView
 
 FORMAT: Final = 1
-USUAL_THRESHOLD: Final = 0.07
-"""Least mean saturation of a patch where the options name none."""
 _IN_HAND: Final = 2
 """Batches in the encoder's hands while the next are being read."""
 
@@ -94,7 +93,12 @@ def work_digest(work: SlideWork, options: ExtractionOptions, info: EmbedderInfo)
         "regions": work.regions.digest(),
         "encoder": encoder,
         "patch": [options.patch_px, options.mpp],
-        "chosen": [score.min_coverage, score.exact_foreground, score.artefacts, score.foreground_threshold],
+        "chosen": [
+            score.min_coverage,
+            score.exact_foreground,
+            score.artefact_rule,
+            score.foreground_threshold,
+        ],
     }
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
 
@@ -207,7 +211,7 @@ def _provenance(
         "patch_px": options.patch_px,
         "mpp": options.mpp,
         "foreground_threshold": threshold,
-        "artefacts": options.batch.score.artefacts,
+        "artefacts": options.batch.score.artefact_rule,
         "min_coverage": options.batch.score.min_coverage,
         "device": info.device,
         "precision": info.precision,

@@ -9,12 +9,12 @@ from typing import Final
 
 from bridge.annotations.files import folded, slide_stems
 from herohe_model.printable import printable_name
+from herohe_model.slides.formats import PICTURE_SUFFIXES
 
 _SHOWN: Final = 3
 _SUBFOLDER: Final = ("subfolder with slides", "subfolders with slides")
 _LOOKED_AT: Final = 20_000
 """Files of a subfolder that are looked at before its slides are no longer counted."""
-_PICTURES: Final = (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".webp")
 _DICOM: Final = (".dcm", ".dicom")
 _OTHER_FORMATS: Final = (
     *(".afi", ".ets", ".isyntax", ".i2syntax", ".kfb", ".lif", ".mds", ".nd2", ".ome.zarr", ".oir"),
@@ -66,7 +66,7 @@ def _kind(path: Path) -> tuple[str, str]:
     name = path.name.lower()
     if name.endswith(_DICOM):
         return "DICOM file", "DICOM files"
-    if name.endswith(_PICTURES):
+    if name.endswith(PICTURE_SUFFIXES):
         return "picture", "pictures"
     if name.endswith(_OTHER_FORMATS):
         return "file in a format that is not read", "files in formats that are not read"

@@ -18,7 +18,6 @@ from bridge.scoring.options import ScoreOptions
 from bridge.scoring.progress import Progress, ProgressCallback
 from bridge.scoring.region import region_result
 from bridge.versions import package_versions
-from herohe_model.errors import CancelledError
 from herohe_model.model.bag_model import bag_of
 from herohe_model.model.score import (
     BagScore,
@@ -41,7 +40,7 @@ def score_bags(
     options: ScoreOptions,
     scorer: CompositeScorer,
     cache: FeatureCache | None,
-    stop: Callable[[], bool],
+    check: Callable[[], None],
     notice: ProgressCallback,
 ) -> list[RegionResult]:
     """Score the bag of each region, all of its patches.
@@ -52,23 +51,15 @@ def score_bags(
         Each with its foreground patches, and whether these are enough to be scored.
     cache
         What was embedded before; None to embed everything, and keep nothing.
-
-    Raises
-    ------
-    CancelledError
-        When `stop` said so; what was embedded until then is kept.
+    check
+        Called several times a second; may raise to stop. What was embedded until then is kept.
     """
-
-    def check() -> None:
-        if stop():
-            raise CancelledError(f"Scoring of {source.path.name} was cancelled")
-
     bags, sharpness = _pool(
         source,
         [patches for _, patches, enough in regions if enough],
         scorer,
         cache=cache,
-        look=options.artefacts != "ignore",
+        look=options.artefact_rule != "ignore",
         check=check,
         progress=lambda done, total: notice(Progress("patches", done, total)),
     )

@@ -17,7 +17,6 @@ from bridge.results.schema import RegionResult
 from bridge.scoring.options import ScoreOptions
 from bridge.scoring.progress import Progress, ProgressCallback
 from bridge.scoring.region import region_result
-from herohe_model.errors import CancelledError
 from herohe_model.model.score import (
     SYMMETRIES,
     CompositeScore,
@@ -44,7 +43,7 @@ def score_composites(
     regions: Sequence[tuple[Region, PatchSet, bool]],
     options: ScoreOptions,
     scorer: CompositeScorer,
-    stop: Callable[[], bool],
+    check: Callable[[], None],
     notice: ProgressCallback,
 ) -> list[RegionResult]:
     """Draw the composites of each region, and have them scored.
@@ -54,10 +53,8 @@ def score_composites(
     regions
         Each with its foreground patches, and whether these are enough to be scored.
 
-    Raises
-    ------
-    CancelledError
-        When `stop` said so, within one composite.
+    check
+        Called several times a second, and before each composite; may raise to stop.
     """
     card = scorer.info.card
     cells = card.grid * card.grid
@@ -84,9 +81,9 @@ def score_composites(
             sampled,
             scorer,
             SYMMETRIES if options.symmetries else 1,
-            stop,
+            check,
             lambda done: notice(Progress("composites", done, total)),
-            None if options.artefacts == "ignore" else look,
+            None if options.artefact_rule == "ignore" else look,
         )
     ) as scores:
         results, first = [], 0
@@ -105,7 +102,7 @@ def _score_all(
     sampled: Sequence[tuple[Region, PatchSet, NDArray[np.int64]]],
     scorer: CompositeScorer,
     turns: int,
-    stop: Callable[[], bool],
+    check: Callable[[], None],
     done: Callable[[int], None],
     look: Callable[[NDArray[np.uint8]], None] | None,
 ) -> Generator[CompositeScore, None, None]:
@@ -115,10 +112,6 @@ def _score_all(
     """
     waiting: deque[list[Future[CompositeScore]]] = deque()
     finished = 0
-
-    def check() -> None:
-        if stop():
-            raise CancelledError(f"Scoring of {source.path.name} was cancelled")
 
     def next_score() -> CompositeScore:
         nonlocal finished

@@ -52,8 +52,7 @@ def region_patches(
         threshold=threshold if options.foreground_threshold is None else options.foreground_threshold,
         min_coverage=options.min_coverage,
         exact=options.exact_foreground,
-        # Their colours are those of H&E's artefacts.
-        artefacts="ignore" if options.any_stain else options.artefacts,
+        artefacts=options.artefact_rule,
         cancelled=cancelled,
     )
 
@@ -61,7 +60,7 @@ def region_patches(
 def focus_refusal(region: RegionResult, options: ScoreOptions, name: str) -> str:
     """Say why a slide that is out of focus has no result; "" where it is sharp enough."""
     blurred = region.out_of_focus
-    if blurred is None or blurred <= _BLURRED_REFUSED or options.artefacts != "leave-out":
+    if blurred is None or blurred <= _BLURRED_REFUSED or options.artefact_rule != "leave-out":
         return ""
     return (
         f"{name} is out of focus: {blurred:.0%} of the patches that were seen are blurred. Have it scanned "
@@ -80,9 +79,9 @@ def focus_warning(region: RegionResult) -> str:
 def artefact_warning(patches: PatchSet, options: ScoreOptions) -> str:
     """Say that much of a region's tissue cannot be judged; "" where it is little."""
     spoilt = sum(patches.artefacts.values())
-    tissue = len(patches) + (spoilt if options.artefacts == "leave-out" else 0)
+    tissue = len(patches) + (spoilt if options.artefact_rule == "leave-out" else 0)
     if spoilt < _MANY * tissue or not spoilt:
         return ""
-    done = "were left out" if options.artefacts == "leave-out" else "are among those that were scored"
+    done = "were left out" if options.artefact_rule == "leave-out" else "are among those that were scored"
     kinds = artefacts_in_words(patches.artefacts)
     return f"{spoilt / tissue:.0%} of the tissue patches are artefacts ({kinds}) and {done}."

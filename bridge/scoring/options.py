@@ -59,6 +59,11 @@ class ScoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     foreground_threshold: float | Literal["otsu"] | None = None
     strict: bool = False
 
+    @property
+    def artefact_rule(self) -> ArtefactRule:
+        """What is done about artefacts; of any stain their colours, which are H&E's, are not looked for."""
+        return "ignore" if self.any_stain else self.artefacts
+
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
         if self.composites is not None and not 1 <= self.composites <= 10_000:

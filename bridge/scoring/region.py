@@ -64,7 +64,7 @@ def region_result(
     outcome, message = Outcome.SCORED, ""
     if not scores:
         outcome = Outcome.INSUFFICIENT_TISSUE
-        spoilt = artefacts_in_words(patches.artefacts) if options.artefacts == "leave-out" else ""
+        spoilt = artefacts_in_words(patches.artefacts) if options.artefact_rule == "leave-out" else ""
         message = (
             f"{len(patches)} foreground patches of {patches.covered} covered by the region; at least "
             f"{options.min_patches} are needed{f' ({spoilt} were left out as artefacts)' if spoilt else ''}. "
@@ -119,7 +119,7 @@ def region_result(
         composites=composites,
         patches=placed,
         unsampled=unsampled,
-        artefacts=None if options.artefacts == "ignore" else dict(patches.artefacts),
+        artefacts=None if options.artefact_rule == "ignore" else dict(patches.artefacts),
         foreground_threshold=rounded([patches.threshold])[0],
         out_of_focus=_share(blurred, drawn),
     )

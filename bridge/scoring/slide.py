@@ -163,11 +163,16 @@ def score_slide(
     enough = [len(patches) >= options.min_patches for patches in found]
     # A grade that none of the annotations has is none of the slide's.
     enough[0] = enough[0] and (len(targets) == 1 or any(enough[1:]))
+
+    def check() -> None:
+        if stop():
+            raise CancelledError(f"Scoring of {source.path.name} was cancelled")
+
     each_region = list(zip(targets, found, enough, strict=True))
     results = (
-        score_composites(source, each_region, options, scorer, stop, notice)
+        score_composites(source, each_region, options, scorer, check, notice)
         if scorer.head is None
-        else score_bags(source, each_region, options, scorer, cache, stop, notice)
+        else score_bags(source, each_region, options, scorer, cache, check, notice)
     )
     union = results[0]
     refusal = focus_refusal(union, options, slide)

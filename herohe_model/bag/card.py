@@ -10,14 +10,12 @@ import msgspec
 from herohe_model.errors import OptionError
 from herohe_model.features.schema import FeatureFacts, FeatureFileError
 from herohe_model.model.bag_model import BagModel, bag_of, golden_logits, split_members
-from herohe_model.model.card import BagCard, Head, ModelCard, Pooling, TargetName
+from herohe_model.model.card import USUAL_THRESHOLD, BagCard, Head, ModelCard, Pooling, TargetName
 
 if TYPE_CHECKING:
     import torch
 
 _SCALE_TOLERANCE: Final = 0.02
-_USUAL_THRESHOLD: Final = 0.07
-"""Least mean saturation of a patch where the files of features do not say theirs."""
 
 
 def new_bag_card(
@@ -62,7 +60,7 @@ def new_bag_card(
         patch_px=facts.patch_px,
         grid=1,
         mpp=facts.mpp,
-        foreground_threshold=threshold if isinstance(threshold, float) else _USUAL_THRESHOLD,
+        foreground_threshold=threshold if isinstance(threshold, float) else USUAL_THRESHOLD,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         positive_step=positive_step,

@@ -25,7 +25,7 @@ from herohe_model.encoders.weights import read_state
 from herohe_model.errors import ModelFileError, OptionError, os_problem
 from herohe_model.files import sha256_of
 from herohe_model.grades import Target
-from herohe_model.model.card import BagCard, ModelCard, check_card
+from herohe_model.model.card import USUAL_THRESHOLD, BagCard, ModelCard, check_card
 from herohe_model.model.checkpoint import join_members
 from herohe_model.model.new_model import library_versions
 
@@ -300,7 +300,7 @@ def _card(model: ForeignModel, name: str, state: Mapping[str, torch.Tensor], sai
             patch_px=patch_px,
             grid=1,
             mpp=mpp,
-            foreground_threshold=0.07,
+            foreground_threshold=USUAL_THRESHOLD,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             positive_step=Target.IHC_ISH.default_positive_step,

@@ -17,6 +17,8 @@ import msgspec
 from herohe_model.errors import ModelFileError, OptionError, os_problem
 
 FORMAT: Final = 1
+TABLE_VARIABLE: Final = "HEROHE_ENCODER_TABLE"
+"""Names a file with encoders of the user's own, where no option does."""
 MAX_BYTES: Final = 1 << 20
 
 Pool = Literal["token", "mean", "token+mean", "own"]

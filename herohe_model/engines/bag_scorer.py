@@ -6,13 +6,12 @@ import os
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from herohe_model.encoders.golden import APART, apart
-from herohe_model.encoders.table import find_encoder
+from herohe_model.encoders.table import TABLE_VARIABLE, find_encoder
 from herohe_model.encoders.weights import LoadedWeights, load_weights
 from herohe_model.engines.embedder import Embedder
 from herohe_model.engines.remembered_encoders import recall_weights, remember_weights
@@ -23,9 +22,6 @@ from herohe_model.model.card import ModelCard, card_of, open_model_file, read_he
 from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.machine import default_threads
 from herohe_model.model.score import CompositeScore, Embeds, ScorerInfo, features_as_score
-
-TABLE_VARIABLE: Final = "HEROHE_ENCODER_TABLE"
-"""Names a file with encoders of the user's own."""
 
 
 class BagScorer:

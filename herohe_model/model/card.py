@@ -29,6 +29,9 @@ CARD_KEY: Final = "herohe_model_card"
 
 MAX_FILE_BYTES: Final = 8 * 2**30
 
+USUAL_THRESHOLD: Final = 0.07
+"""Least mean saturation of a patch, 0 to 1, where nothing says another."""
+
 MAX_HEADER_BYTES: Final = 16 * 2**20
 
 _MAX_DEPTH: Final = 20

@@ -16,7 +16,7 @@ from torch import nn
 from herohe_model import __version__
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
-from herohe_model.model.card import Head, ModelCard, TargetName, check_card
+from herohe_model.model.card import USUAL_THRESHOLD, Head, ModelCard, TargetName, check_card
 from herohe_model.model.checkpoint import load_tensors
 from herohe_model.model.network import OrdinalNetwork, create_backbone, plan_backbone
 
@@ -35,7 +35,7 @@ def new_model(
     patch_px: int = 512,
     grid: int = 5,
     mpp: float = 0.2425,
-    foreground_threshold: float = 0.07,
+    foreground_threshold: float = USUAL_THRESHOLD,
     seed: int = 0,
     name: str | None = None,
     pretrained: bool = False,

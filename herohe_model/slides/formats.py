@@ -19,6 +19,9 @@ SLIDE_SUFFIXES: Final = (
 )
 """Suffixes of the formats that OpenSlide reads and that are one file to the user; in small letters."""
 
+PICTURE_SUFFIXES: Final = (".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".webp")
+"""Suffixes of pictures, of which slides can be made; in small letters."""
+
 _ALSO_OF_A_NAME: Final = (".ome.tif", ".ome.tiff", ".dcm")
 """What may stand at a slide's name beside them, longer ones than theirs first."""
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from herohe_model.errors import CancelledError, OptionError, SlideError, SlideUnreadableError
 from herohe_model.files import WriteError, replacing
+from herohe_model.slides.formats import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
     import pyvips
 
-PICTURE_SUFFIXES: Final = (".bmp", ".jfif", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp")
+CONVERTED: Final = (*PICTURE_SUFFIXES, ".tif", ".tiff")
 """Suffixes of what can be converted, in small letters; of TIFF what has no tiles."""
 
 _TILE: Final = 512

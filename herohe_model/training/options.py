@@ -10,7 +10,7 @@ import torch
 
 from herohe_model.errors import ModelFileError, OptionError
 from herohe_model.grades import Target
-from herohe_model.model.card import Head, ModelCard, Side, TargetName, check_card
+from herohe_model.model.card import USUAL_THRESHOLD, Head, ModelCard, Side, TargetName, check_card
 from herohe_model.model.network import create_backbone, plan_backbone
 from herohe_model.model.new_model import Normalisation
 
@@ -159,7 +159,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     patch_px: Side = 512
     grid: Annotated[int, msgspec.Meta(ge=1, le=16)] = 5
     mpp: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 0.2425
-    foreground_threshold: Share = 0.07
+    foreground_threshold: Share = USUAL_THRESHOLD
     pretrained: bool = True
     weights_sha256: str = ""
     normalisation: Normalisation | None = None

@@ -18,11 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from helpers.synthetic_cohort import MPP, make_cohort
+from helpers.synthetic_cohort import MPP, make_cohort, train_on_cohort
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -35,13 +34,8 @@ from herohe_model.evaluation.metrics import f1_score
 from herohe_model.model.compute import Compute
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_tiff
-from herohe_model.training.composite_folds import train_folds
 from herohe_model.training.cross_validation import FoldPlan
 from herohe_model.training.data import TrainingSlide
-from herohe_model.training.loop import NullListener
-from herohe_model.training.options import TrainOptions
-from herohe_model.training.processes import Processes
-from herohe_model.training.step import Resources
 
 Picture = NDArray[np.uint8]
 PEN, BLOOD, GLUE, DAB = (40, 150, 70), (190, 60, 66), (240, 205, 120), (150, 95, 50)
@@ -114,32 +108,8 @@ def trained(folder: Path, slides: int) -> Path:
     """Train, or take the model of a run before."""
     if (folder / "run" / "model.safetensors").is_file():
         return folder / "run" / "model.safetensors"
-    options = TrainOptions(
-        backbone="test_resnet",
-        patch_px=32,
-        mpp=MPP,
-        pretrained=False,
-        batch=8,
-        micro_batch=8,
-        lr=3e-3,
-        epochs=25,
-        composites_per_slide=2,
-        validate_every=0,
-        checkpoint_every=1000,
-        final_composites=4,
-        precision="fp32",
-    )
-    return train_folds(
-        [made.slide for made in make_cohort(folder / "training", slides, seed=1)],
-        FoldPlan("folds", 3),
-        options,
-        folder / "run",
-        name="artefacts",
-        trained_on="a synthetic cohort",
-        processes=Processes(0, 1, torch.device("cpu")),
-        resources=Resources(workers=1, threads=1, preload=True),
-        listener=NullListener(),
-    ).model
+    training = [made.slide for made in make_cohort(folder / "training", slides, seed=1)]
+    return train_on_cohort(training, FoldPlan("folds", 3), folder / "run", name="artefacts", epochs=25)
 
 
 def main() -> None:

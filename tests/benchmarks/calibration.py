@@ -24,12 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.simulated_logits import simulated, statuses
-from helpers.synthetic_cohort import make_cohort
+from helpers.synthetic_cohort import make_cohort, train_on_cohort
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Annotation, build_regions
@@ -45,12 +44,8 @@ from herohe_model.model.probabilities import slide_probabilities
 from herohe_model.slides.slide import Slide
 from herohe_model.training.calibrate import UnseenLogits, calibrate, calibration_slope
 from herohe_model.training.choose import Chosen, choose_nested
-from herohe_model.training.composite_folds import train_folds
 from herohe_model.training.cross_validation import FoldPlan
-from herohe_model.training.loop import NullListener
-from herohe_model.training.options import CallOptions, TrainOptions
-from herohe_model.training.processes import Processes
-from herohe_model.training.step import Resources
+from herohe_model.training.options import CallOptions
 
 NEW = 4000
 PREVALENCE = 0.15
@@ -200,32 +195,8 @@ def train(folder: Path, slides: int) -> bool:
     (folder / "new").mkdir()
     training = [m.slide for m in make_cohort(folder / "training", slides, seed=1)]
     new = [m.slide for m in make_cohort(folder / "new", slides, seed=2)]
-    options = TrainOptions(
-        backbone="test_resnet",
-        patch_px=32,
-        mpp=0.485,
-        pretrained=False,
-        batch=8,
-        micro_batch=8,
-        lr=3e-3,
-        epochs=10,
-        composites_per_slide=2,
-        validate_every=0,
-        checkpoint_every=1000,
-        final_composites=4,
-        precision="fp32",
-    )
-    model = train_folds(
-        training,
-        FoldPlan("folds", 3, nested=True),
-        options,
-        folder / "run",
-        name="calibration",
-        trained_on="a synthetic cohort",
-        processes=Processes(0, 1, torch.device("cpu")),
-        resources=Resources(workers=1, threads=1, preload=True),
-        listener=NullListener(),
-    ).model
+    plan = FoldPlan("folds", 3, nested=True)
+    model = train_on_cohort(training, plan, folder / "run", name="calibration", epochs=10)
     truth, p, calls = [], [], []
     with Scorer.load(model, Compute("cpu", "fp32", "torch"), 1) as scorer:
         card = scorer.info.card

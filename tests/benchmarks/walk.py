@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from PIL import Image
@@ -28,7 +27,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.qupath_process import installed_qupath
-from helpers.qupath_projects import MadeProject, describe, ours
+from helpers.qupath_projects import MadeProject, described, ours
 from helpers.small_encoders import small, write_table, write_weights
 from helpers.synthetic_cohort import MPP, CohortRules, CohortSlide, make_cohort
 from numpy.typing import NDArray
@@ -254,15 +253,6 @@ def walk(name: str, home: Path, slides: int) -> None:
         run("model", "publish", model, "--to", published, "--terms", terms, *LICENSED.get(name, ()))
         run("model", "get", published, "--name", f"{name}-{kind}")
         in_qupath(f"{name}-{kind}", home, next(iter(sorted(train.glob("*.[tms]*[!n]")))), run)
-
-
-def described(project: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return what a project holds, but for what saving in QuPath changes."""
-    found = describe(project)
-    for row in (row for rows in found.values() for row in rows):
-        row.pop("properties", None)
-        row.pop("workflow", None)
-    return found
 
 
 def in_qupath(model: str, home: Path, slide: Path, run: Walker) -> None:

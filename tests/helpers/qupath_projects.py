@@ -245,6 +245,16 @@ def describe(project: Path) -> dict[str, list[dict[str, Any]]]:
     return {str(image.image_name): describe_image(qupath, image.java_object) for image in images(project)}
 
 
+def described(project: Path) -> dict[str, list[dict[str, Any]]]:
+    """As :func:`describe`, but without what saving in QuPath changes: the workflow and the project's path."""
+    found = describe(project)
+    for rows in found.values():
+        for row in rows:
+            row.pop("properties", None)
+            row.pop("workflow", None)
+    return found
+
+
 def images(project: Path) -> list[Any]:
     """Paquo's entries of a project, freshly read."""
     return list(start_qupath().open_project(project).images)

@@ -26,7 +26,13 @@ from herohe_model.grades import Status, Target
 from herohe_model.synthetic.phantom import draw_phantom
 from herohe_model.synthetic.slides import write_tiff
 from herohe_model.training.augment import apply_colour, colour_maps
+from herohe_model.training.composite_folds import train_folds
+from herohe_model.training.cross_validation import FoldPlan
 from herohe_model.training.data import TrainingSlide
+from herohe_model.training.loop import NullListener
+from herohe_model.training.options import TrainOptions
+from herohe_model.training.processes import Processes
+from herohe_model.training.step import Resources
 
 LEVELS: Final = Target.IHC_ISH.levels
 LABELS_NAME: Final = "labels.csv"
@@ -94,6 +100,38 @@ def make_cohort(
     slides = list(_draw(folder, count, seed, split, rules))
     write_labels(folder / LABELS_NAME, [s.slide.case for s in slides])
     return slides
+
+
+def train_on_cohort(
+    slides: Sequence[TrainingSlide], plan: FoldPlan, folder: Path, *, name: str, epochs: int
+) -> Path:
+    """Train a small network on slides of a cohort, as the product does; return its model file."""
+    options = TrainOptions(
+        backbone="test_resnet",
+        patch_px=32,
+        mpp=MPP,
+        pretrained=False,
+        batch=8,
+        micro_batch=8,
+        lr=3e-3,
+        epochs=epochs,
+        composites_per_slide=2,
+        validate_every=0,
+        checkpoint_every=1000,
+        final_composites=4,
+        precision="fp32",
+    )
+    return train_folds(
+        slides,
+        plan,
+        options,
+        folder,
+        name=name,
+        trained_on="a synthetic cohort",
+        processes=Processes(0, 1, torch.device("cpu")),
+        resources=Resources(workers=1, threads=1, preload=True),
+        listener=NullListener(),
+    ).model
 
 
 def write_labels(path: Path, cases: Sequence[Case]) -> None:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.qupath_process import InsideQuPath, installed_qupath
-from helpers.qupath_projects import MadeProject, describe, draw_every_kind, files, ours, shown_images
+from helpers.qupath_projects import (
+    MadeProject,
+    describe,
+    described,
+    draw_every_kind,
+    files,
+    ours,
+    shown_images,
+)
 from helpers.small_bags import bag_model, small_weights
 from helpers.small_slides import (
     MPP,
@@ -240,16 +248,6 @@ def test_uninstalling_forgets_the_user_directory_that_was_made(inside: InsideQuP
 
 def workflow(project: Path) -> list[str]:
     return [step for rows in describe(project).values() for step in rows[0]["workflow"]]
-
-
-def described(project: Path) -> Rows:
-    """As `describe`, but without what saving in QuPath changes: the workflow and the project's path."""
-    found = describe(project)
-    for rows in found.values():
-        for row in rows:
-            row.pop("properties", None)
-            row.pop("workflow", None)
-    return found
 
 
 def numbers(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

@@ -196,7 +196,9 @@ def test_a_slide_that_is_not_he_is_refused_unless_any_stain_will_do(tmp_path: Pa
         refused = score(brown, regions, scorer)
         assert refused.outcome is Outcome.UNSUITABLE and refused.union is None
         assert "brown, as by DAB" in refused.message and "--any-stain" in refused.message
-        assert score(brown, regions, scorer, any_stain=True).outcome is Outcome.SCORED
+        whatever = score(brown, regions, scorer, any_stain=True)
+        assert whatever.outcome is Outcome.SCORED
+        assert whatever.union is not None and whatever.union.artefacts is None, "nothing was looked for"
 
 
 def test_unsampled_foreground_is_kept_on_request(slide: Slide, scorer: Scorer) -> None:
