@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from bridge.commands.train_bags import MATCHING_NAME, SHOWN, say_candidates, train_bags
 from bridge.commands.training_options import (
     BagChoice,
     DataOptions,
@@ -15,20 +16,16 @@ from bridge.commands.training_options import (
     call_options,
     data_options,
     fold_options,
+    read_split,
     resource_options,
     training_options,
 )
 from herohe_model.printable import printable_name
 
 if TYPE_CHECKING:
-    from bridge.console.training_view import TrainingView
-    from herohe_model.dataset.labels import Labels
     from herohe_model.training.cross_validation import FoldPlan, Trained
     from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
-
-_SHOWN: Final = 10
-_MATCHING_NAME: Final = "slides-and-labels.csv"
 
 
 @click.command("train")
@@ -84,14 +81,20 @@ def command(
     command is given again. Several GPUs: torchrun --nproc-per-node N -m bridge train ... Research use only.
 
     With --features DIR and without SLIDES, a bag model is trained on features of patches, as TRIDENT, STAMP,
-    CLAM or herohe-bridge features extract wrote them: in seconds to minutes, on the CPU.
+    CLAM or herohe-bridge features extract wrote them: in seconds to minutes, on the CPU. With --compare,
+    several encoders, poolings or heads are trained on the same folds, compared in pairs in
+    OUTPUT/candidates.html, and the best is the model.
     """
-    if (slides is None) == (bag.features is None):
+    if (slides is None) == (not bag.features):
         raise click.UsageError("Name either SLIDES or --features DIR.")
-    if bag.features is not None:
-        _report(_train_bag(bag, data, output, plan, name, cohort, call, options))
+    if slides is None:
+        trained, candidates = train_bags(bag, data, output, plan, name, cohort, call, options)
+        if candidates is not None:
+            say_candidates(candidates, output / "candidates.html", click.echo)
+        _report(trained)
         return
-    assert slides is not None
+    if bag.compare:
+        raise click.UsageError("--compare goes with --features: it compares bag models.")
     if weights is not None:
         import msgspec
 
@@ -164,7 +167,7 @@ def _train(
         with TrainingView(Console(stderr=True, quiet=not processes.first)) as view, log_shown(view.say):
             if slow:
                 view.say(f"Warning: {slow}")
-            labels = _read_labels(data.label_files, data.split, view)
+            labels = read_split(data.label_files, data.split, view)
             collection = open_collection(
                 slides, slides_root=data.slides_root, output=output, mpp_table=data.mpp_table
             )
@@ -172,10 +175,10 @@ def _train(
                 names = [entry.name for entry in collection.entries()]
                 matching = match_slides(labels.cases, names, split=data.split, labels=labels.rows)
                 if matching.unmatched:
-                    for line in matching.lines(_SHOWN):
+                    for line in matching.lines(SHOWN):
                         view.say(line)
                 if processes.first:
-                    write_atomically(output / _MATCHING_NAME, matching.table(names, labels.rows))
+                    write_atomically(output / MATCHING_NAME, matching.table(names, labels.rows))
                 view.begin("reading regions", len(matching.matched), "slides")
                 labelled = label_slides(
                     collection,
@@ -208,69 +211,6 @@ def _train(
                 listener=view,
                 stop=interrupted,
             )
-
-
-def _train_bag(
-    bag: BagChoice,
-    data: DataOptions,
-    output: Path,
-    plan: FoldPlan,
-    name: str | None,
-    cohort: str,
-    call: CallOptions,
-    options: TrainOptions,
-) -> Trained:
-    from rich.console import Console
-
-    from bridge.console.interrupt import until_interrupted
-    from bridge.console.log import log_shown
-    from bridge.console.training_view import TrainingView
-    from herohe_model.dataset.matching import match_slides
-    from herohe_model.features.find import find_features
-    from herohe_model.files import write_atomically
-    from herohe_model.run_lock import only_run
-    from herohe_model.training.bag_folds import FeatureSlide, train_bag_folds
-
-    assert bag.features is not None
-    found = find_features(bag.features)
-    names = list(found)
-    with (
-        only_run(output),
-        until_interrupted() as interrupted,
-        TrainingView(Console(stderr=True)) as view,
-        log_shown(view.say),
-    ):
-        labels = _read_labels(data.label_files, data.split, view)
-        matching = match_slides(labels.cases, names, split=data.split, labels=labels.rows)
-        if matching.unmatched:
-            for line in matching.lines(_SHOWN):
-                view.say(line)
-        write_atomically(output / _MATCHING_NAME, matching.table(names, labels.rows))
-        return train_bag_folds(
-            [FeatureSlide(case, found[names[index]]) for case, index in matching.matched],
-            plan,
-            bag.options(options),
-            output,
-            name=printable_name(name or f"{bag.pooling} {options.target} {output.name}"),
-            trained_on=printable_name(cohort),
-            call=call,
-            skip_unusable=data.skip_unusable,
-            listener=view,
-            stop=interrupted,
-        )
-
-
-def _read_labels(files: tuple[Path, ...], split: str, view: TrainingView) -> Labels:
-    from herohe_model.dataset.labels import read_label_files
-    from herohe_model.errors import OptionError
-
-    labels = read_label_files((file, split) for file in files)
-    for warning in labels.warnings:
-        view.say(f"Warning: {warning}")
-    if not labels.of_split(split):
-        there = ", ".join(sorted({case.split for case in labels.cases})) or "none"
-        raise OptionError(f"The labels have no case of the split {split}", f"They have {there}: use --split")
-    return labels
 
 
 def _report(trained: Trained) -> None:

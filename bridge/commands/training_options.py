@@ -14,6 +14,8 @@ from bridge.commands.executing import MPP_TABLE
 from bridge.commands.option_groups import option_group
 
 if TYPE_CHECKING:
+    from bridge.console.training_view import TrainingView
+    from herohe_model.dataset.labels import Labels
     from herohe_model.model.card import Pooling
     from herohe_model.training.bag_loop import BagOptions
     from herohe_model.training.cross_validation import FoldPlan
@@ -69,6 +71,20 @@ data_options = option_group(
 """Gives a command ``data``, a :class:`DataOptions`."""
 
 
+def read_split(files: tuple[Path, ...], split: str, view: TrainingView) -> Labels:
+    """Read the labels, say their warnings, and refuse them where no case is of the split."""
+    from herohe_model.dataset.labels import read_label_files
+    from herohe_model.errors import OptionError
+
+    labels = read_label_files((file, split) for file in files)
+    for warning in labels.warnings:
+        view.say(f"Warning: {warning}")
+    if not labels.of_split(split):
+        there = ", ".join(sorted({case.split for case in labels.cases})) or "none"
+        raise OptionError(f"The labels have no case of the split {split}", f"They have {there}: use --split")
+    return labels
+
+
 @dataclass(frozen=True)
 class BagChoice:
     """What is asked of a bag model, beside the options that it shares with the composite's training.
@@ -76,15 +92,18 @@ class BagChoice:
     Attributes
     ----------
     features
-        Folder of files of features; None to train on slides.
+        Folders of files of features; none to train on slides.
     pooling, width, patches
         As in :class:`~herohe_model.training.bag_loop.BagOptions`.
+    compare
+        What candidates differ in: ``features``, ``pooling``, ``head``; nothing to train one model.
     """
 
-    features: Path | None
+    features: tuple[Path, ...]
     pooling: Pooling
     width: int
     patches: int
+    compare: tuple[str, ...]
 
     def options(self, shared: TrainOptions) -> BagOptions:
         """Return all options of the training."""
@@ -110,8 +129,10 @@ bag_options = option_group(
     BagChoice,
     click.option(
         "--features",
+        multiple=True,
         type=click.Path(path_type=Path, file_okay=False),
-        help="Train a bag model on the features in this folder instead of on slides.",
+        help="Train a bag model on the features in this folder instead of on slides; repeated with --compare "
+        "features.",
     ),
     click.option(
         "--pooling",
@@ -133,6 +154,13 @@ bag_options = option_group(
         default=512,
         show_default=True,
         help="Most patches of a slide that a step of a bag model's training sees; predictions see all.",
+    ),
+    click.option(
+        "--compare",
+        multiple=True,
+        type=click.Choice(["features", "pooling", "head"]),
+        help="Train a bag model with each --features, both poolings or both heads, on the same folds, and "
+        "keep the best; repeated, with each combination.",
     ),
 )
 """Gives a command ``bag``, a :class:`BagChoice`."""

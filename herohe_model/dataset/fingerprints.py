@@ -47,12 +47,24 @@ def find_twins(cases: Sequence[Case], fingerprints: Sequence[str]) -> tuple[Twin
 
 def together(cases: Sequence[Case], twins: Sequence[Twins]) -> list[Case]:
     """Return the cases so that no two folds share a slide: twins become slides of one patient."""
-    patient = {
-        case.key: pair.cases[0].patient or f"of {pair.cases[0].split} {pair.cases[0].id}"
-        for pair in twins
-        for case in pair.cases
-    }
-    return [replace(case, patient=patient.get(case.key, case.patient)) for case in cases]
+    # Owners by the first of those that are one: a twin brings all slides of its patient, and their twins.
+    first = {case.owner: case.owner for case in cases}
+    joined: set[str] = set()
+    for pair in twins:
+        same = {first.get(case.owner, case.owner) for case in pair.cases}
+        head = next((owner for owner in first.values() if owner in same), None)
+        if head is not None:
+            first = {owner: head if of in same else of for owner, of in first.items()}
+            joined.add(head)
+    return [
+        replace(case, patient=_as_patient(first[case.owner])) if first[case.owner] in joined else case
+        for case in cases
+    ]
+
+
+def _as_patient(owner: str) -> str:
+    """Return the patient that gives a case this owner, or, of one without a patient, the like of it."""
+    return owner.removeprefix("patient ") if owner.startswith("patient ") else f"of {owner}"
 
 
 def short_digest(fingerprint: str) -> str:

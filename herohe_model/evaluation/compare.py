@@ -178,13 +178,16 @@ def _warnings(
         for name, matched in zip(names, (first, second), strict=True)
         for warning in matched.predictions.warnings
     ]
-    few = ((positive, "positive"), (cases - positive, "negative"))
-    found += [
+    return (*found, *too_few(positive, cases))
+
+
+def too_few(positive: int, cases: int) -> tuple[str, ...]:
+    """Return a warning for each status of which there are too few cases to compare by."""
+    return tuple(
         f"There are {number} {kind} cases, fewer than {FEWEST_OF_A_CLASS}: a difference says little."
-        for number, kind in few
+        for number, kind in ((positive, "positive"), (cases - positive, "negative"))
         if number < FEWEST_OF_A_CLASS
-    ]
-    return tuple(found)
+    )
 
 
 def to_json(comparison: Comparison) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from herohe_model.evaluation.bootstrap import wilson
+from herohe_model.evaluation.candidates import Candidates
 from herohe_model.evaluation.compare import Comparison
 from herohe_model.evaluation.plots import plots
 from herohe_model.evaluation.schema import Abstention, Evaluation, Number
@@ -49,6 +50,13 @@ def page(evaluation: Evaluation, *, report: str = "") -> str:
 def comparison_page(comparison: Comparison) -> str:
     """Return the page of a comparison; the same one gives the same bytes."""
     return _written("comparison.html", {"c": comparison})
+
+
+def candidates_page(candidates: Candidates) -> str:
+    """Return the page of candidates; the same ones give the same bytes."""
+    first = candidates.measured[0].name
+    beside = {pair.second: pair for pair in candidates.pairs if pair.first == first}
+    return _written("candidates.html", {"c": candidates, "beside": beside})
 
 
 def _written(template: str, context: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from herohe_model.bag.card import check_features, new_bag_card
-from herohe_model.dataset.cases import Case, target_arrays, target_bits
-from herohe_model.dataset.fingerprints import find_twins, short_digest, together
+from herohe_model.dataset.cases import Case, CaseKey, target_arrays, target_bits
+from herohe_model.dataset.fingerprints import Twins, find_twins, short_digest, together
 from herohe_model.dataset.folds import Fold
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.features.read import read_facts, read_features
@@ -91,6 +91,7 @@ def train_bag_folds(
     trained_on: str = "",
     call: CallOptions | None = None,
     skip_unusable: bool = False,
+    twins: Sequence[Twins] = (),
     listener: TrainListener | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Trained:
@@ -108,6 +109,8 @@ def train_bag_folds(
         What the call's thresholds are chosen for.
     skip_unusable
         Leave out slides whose features cannot be used, instead of raising.
+    twins
+        Cases that have one slide, beside those that these features show.
     stop
         Asked often; a true answer ends the run so that it can go on.
 
@@ -123,12 +126,12 @@ def train_bag_folds(
     listener, stop = listener or NullListener(), stop or (lambda: False)
     card, bags, left_out = _usable(slides, options, name, skip_unusable, listener, stop)
     cases = [bag.slide.case for bag in bags]
-    twins = find_twins(cases, [bag.sha256 for bag in bags])
-    for pair in twins:
+    found = find_twins(cases, [bag.sha256 for bag in bags])
+    for pair in found:
         if pair.contradicting:
             raise OptionError(str(pair).removesuffix("."), "Correct the labels, or remove all but one")
         listener.say(f"Warning: {pair} They stay in one fold.")
-    cases = together(cases, twins)
+    cases = together(cases, (*twins, *found))
     target = Target(options.target)
     check_cases(cases, plan, target)
     folds = plan.of(cases, options.seed)
@@ -149,10 +152,24 @@ def train_bag_folds(
 
     facts = CardFacts(name, described, "trained", trained_on, learned, digests)
     alone = Processes(0, 1, torch.device("cpu"))
-    model, evaluation = run_folds(
-        cases, folds, plan, target, folder, facts, call, train, predict, alone, listener
-    )
-    return Trained(model, evaluation, left_out)
+    trained = run_folds(cases, folds, plan, target, folder, facts, call, train, predict, alone, listener)
+    return replace(trained, left_out=left_out)
+
+
+def usable_cases(
+    slides: Sequence[FeatureSlide],
+    options: BagOptions,
+    *,
+    skip_unusable: bool,
+    listener: TrainListener,
+    stop: Callable[[], bool],
+) -> tuple[dict[CaseKey, str], tuple[Unusable, ...]]:
+    """Return the cases that :func:`train_bag_folds` would train on, with their features' digests; and others.
+
+    It raises what that raises, before anything is trained.
+    """
+    _, bags, left_out = _usable(slides, options, "candidate", skip_unusable, listener, stop)
+    return {bag.slide.case.key: bag.sha256 for bag in bags}, left_out
 
 
 def _usable(

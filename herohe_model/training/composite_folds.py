@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -134,10 +135,10 @@ def train_folds(
     known = tuple(sorted({*digests} - {""}))
     seen = stain_seen([patches.stain for patches in foreground])
     facts = CardFacts(name, described, knowledge, trained_on, learned, known, seen)
-    model, evaluation = run_folds(
+    trained = run_folds(
         cases, folds, plan, Target(options.target), folder, facts, call, train, predict, processes, listener
     )
-    return Trained(model, evaluation, left_out)
+    return replace(trained, left_out=left_out)
 
 
 def _usable(

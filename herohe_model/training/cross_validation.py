@@ -103,11 +103,14 @@ class Trained:
         Of the out-of-fold predictions; None without any.
     left_out
         Slides that were not trained on.
+    folds
+        All that is known out of fold; None without any.
     """
 
     model: Path
     evaluation: Evaluation | None
-    left_out: tuple[Unusable, ...]
+    left_out: tuple[Unusable, ...] = ()
+    folds: FoldsRun | None = None
 
 
 class CaseLogits(msgspec.Struct, frozen=True):
@@ -122,6 +125,41 @@ class CaseLogits(msgspec.Struct, frozen=True):
     logits: list[list[float]]
 
 
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says beside what was chosen."""
+
+    name: str
+    trained_on: str
+    knowledge: Knowledge
+    cohort: str
+    learned: tuple[str, ...]
+    slides: tuple[str, ...] = ()
+    stain: StainSeen | None = None
+
+
+@dataclass(frozen=True)
+class FoldsRun:
+    """Networks by folds, and what they say of the cases that they were trained without.
+
+    Attributes
+    ----------
+    cases, folds
+        The folds' indices are those of the cases.
+    networks
+        The file of each fold's network; together they are the model.
+    unseen
+        None without nested folds.
+    """
+
+    cases: tuple[Case, ...]
+    folds: tuple[Fold, ...]
+    networks: tuple[Path, ...]
+    facts: CardFacts
+    chosen: Chosen
+    unseen: UnseenLogits | None
+
+
 def run_folds(
     cases: Sequence[Case],
     folds: Sequence[Fold],
@@ -134,7 +172,7 @@ def run_folds(
     predict: Callable[[Fold, Path], list[CaseLogits]],
     processes: Processes,
     listener: TrainListener,
-) -> tuple[Path, Evaluation | None]:
+) -> Trained:
     """Train a network a fold, of whatever kind; choose what is chosen out of fold, and save the ensemble.
 
     Parameters
@@ -145,11 +183,6 @@ def run_folds(
         Makes the network of a fold in a folder of its own, and returns its file; what is there already stays.
     predict
         Returns the logits of the cases that a fold holds out, by the network in a file.
-
-    Returns
-    -------
-    model, evaluation
-        The file, and how good the out-of-fold predictions are; None where nothing was held out.
     """
     networks: list[Path] = []
     predicted: list[list[CaseLogits]] = []
@@ -159,7 +192,7 @@ def run_folds(
         if len(fold.held_out):
             predicted.append(predict(fold, networks[-1]))
     if not predicted:
-        return networks[0], None
+        return Trained(networks[0], None)
     pairs = pairs_of(folds) if plan.nested else {}
     for (first, second), pair in pairs.items():
         predicted.append(predict(pair, train(pair, folder / f"folds-{first + 1}-{second + 1}")))
@@ -180,8 +213,10 @@ def run_folds(
         )
     ensemble = choose_nested(oof, unseen, call or CallOptions(), listener.say) if pairs else None
     chosen = ensemble or choose_single(oof, facts.learned)
-    evaluation = _finish(chosen, cases, folds, networks, folder, facts, processes)
-    return folder / MODEL_NAME, evaluation
+    run = FoldsRun(
+        tuple(cases), tuple(folds), tuple(networks), facts, chosen, unseen if plan.nested else None
+    )
+    return Trained(folder / MODEL_NAME, finish(run, folder, processes), folds=run)
 
 
 def pairs_of(folds: Sequence[Fold]) -> dict[tuple[int, int], Fold]:
@@ -246,30 +281,15 @@ def counts_in_words(cases: Sequence[Case]) -> str:
     return f"{text}, {laboratories} laboratories" if laboratories else text
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What the card says beside what was chosen."""
-
-    name: str
-    trained_on: str
-    knowledge: Knowledge
-    cohort: str
-    learned: tuple[str, ...]
-    slides: tuple[str, ...] = ()
-    stain: StainSeen | None = None
-
-
-def _finish(
-    chosen: Chosen,
-    cases: Sequence[Case],
-    folds: Sequence[Fold],
-    networks: Sequence[Path],
-    folder: Path,
-    facts: CardFacts,
-    processes: Processes,
+def finish(
+    run: FoldsRun, folder: Path, processes: Processes, *, warnings: tuple[str, ...] = ()
 ) -> Evaluation:
-    """Evaluate out of fold, and write everything down."""
-    held_out_by = {cases[i].key: fold.name for fold in folds for i in fold.held_out.tolist()}
+    """Evaluate out of fold, and write the evaluation and the ensemble into the folder.
+
+    `warnings` are said on the page beside its own.
+    """
+    chosen, facts, folds = run.chosen, run.facts, run.folds
+    held_out_by = {run.cases[i].key: fold.name for fold in folds for i in fold.held_out.tolist()}
     evaluation = evaluate(
         Matched(chosen.predictions, chosen.cases, (), ()),
         title=f"{facts.name}, out of fold",
@@ -282,10 +302,11 @@ def _finish(
             calibration=chosen.lines,
             call=chosen.call,
             apparent_f1=chosen.threshold.f1 if chosen.lines else None,
+            warnings=(*warnings, *evaluation.warnings),
         )
     )
     if processes.first:
-        loaded = [load_model(network) for network in networks]
+        loaded = [load_model(network) for network in run.networks]
         card = msgspec.structs.replace(
             loaded[0][0],
             name=facts.name,

@@ -139,3 +139,33 @@ def test_slides_or_features_are_named_and_not_both(trained: Path, tmp_path: Path
         for both in ((), (tmp_path, "--features", trained / "features")):
             code, said = run(*command, *both)
             assert code == 2 and "Name either SLIDES or --features DIR" in said
+
+
+def test_candidates_are_compared_by_one_command(trained: Path, tmp_path: Path) -> None:
+    labels = ("--labels", trained / "labels.csv", "--output", tmp_path / "run")
+    code, said = run(
+        *("train", "--features", trained / "features", "--compare", "pooling", "--compare", "head"),
+        *labels,
+        *TRAINING,
+        *("--epochs", 6),
+    )
+    assert code == 0, said
+    for name in ("attention, ordered", "attention, free", "mean, ordered", "mean, free"):
+        assert f"features, {name}: AUC" in said
+    assert "of 6 pairs" in said and "Chosen: features, " in said and "candidates.html" in said
+    page = (tmp_path / "run" / "candidates.html").read_text(encoding="utf-8")
+    assert 'href="candidate-4/evaluation.html"' in page and "All pairs (6)" in page
+    assert run("model", "verify", tmp_path / "run" / "model.safetensors")[0] == 0
+
+
+def test_what_cannot_be_compared_is_a_wrong_usage(trained: Path, tmp_path: Path) -> None:
+    labels = ("--labels", trained / "labels.csv", "--output", tmp_path / "run")
+    here = ("--features", trained / "features")
+    for given, expected in (
+        ((*here, "--features", tmp_path), "add --compare features"),
+        ((*here, "--compare", "features"), "two folders or more"),
+        ((*here, *here, "--compare", "features"), "given twice"),
+        ((tmp_path, "--compare", "head"), "goes with --features"),
+    ):
+        code, said = run("train", *given, *labels)
+        assert code == 2 and expected in said, said

@@ -36,3 +36,18 @@ def test_twins_are_never_in_two_folds() -> None:
 def test_a_short_digest_is_of_a_fingerprint_alone() -> None:
     assert len(short_digest("quickhash-1:ab")) == 16 and short_digest("") == ""
     assert short_digest("quickhash-1:ab") != short_digest("quickhash-1:ac")
+
+
+def test_a_twin_brings_its_patients_other_slides_and_its_own_twins() -> None:
+    known = [
+        Case("train", "a", patient="one"),
+        Case("train", "b", patient="two"),
+        Case("train", "c", patient="two"),
+        Case("train", "d"),
+        Case("train", "TCGA-A1-A0SB-01Z"),
+        Case("train", "other"),
+    ]
+    twins = (*find_twins(known, ["x", "x", "", "", "", ""]), *find_twins(known, ["", "", "y", "y", "y", ""]))
+    owners = [case.owner for case in together(known, twins)]
+    assert len(set(owners[:5])) == 1 and owners[5] == known[5].owner
+    assert owners[0] == known[0].owner
