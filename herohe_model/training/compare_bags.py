@@ -122,8 +122,8 @@ def train_candidates(
     few: tuple[str, ...] = ()
     if len(runs[0].folds) < _ENOUGH_FOLDS:
         few = (
-            f"With {len(runs[0].folds)} folds, the networks that judge the choice learned from few of the cases: "
-            "it is better than its figures. Ask for five folds or more.",
+            f"With {len(runs[0].folds)} folds, the networks that judge the choice learned from few of the "
+            "cases: it is better than its figures. Ask for five folds or more.",
         )
     warning = (
         f"The model is the best of {len(names)} candidates ({names[best]}). The figures are of that choice, "
