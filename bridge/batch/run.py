@@ -31,6 +31,7 @@ from bridge.scoring.job import SlideJob, unmatched_job
 from bridge.scoring.progress import Progress
 from bridge.scoring.slide import failed_result
 from herohe_model.errors import CancelledError, HeroheError, SlideFatalError, UnsuitableSlideError
+from herohe_model.files import sha256_of
 from herohe_model.model.score import CompositeScorer
 from herohe_model.printable import printable
 
@@ -273,6 +274,8 @@ class _Batch:
             content, regions, fingerprint = read_entry(self._collection, entry, self._options)
             self._classes.add(regions.classes_present)
             path = _portable(content.slide_path, self._collection.root)
+            features = self._options.features_of(entry.name)
+            features_sha256 = (sha256_of(Path(features)) or "") if features else ""
         except UnsuitableSlideError as error:
             self._refuse(position, entry, error)
             return
@@ -292,6 +295,7 @@ class _Batch:
             regions=regions,
             options=self._options.score,
             view=content.view,
+            features=features,
         )
         if regions.union is None:
             unmatched = unmatched_job(work, self._executor.model)
@@ -299,7 +303,7 @@ class _Batch:
             return
         try:
             # Either may begin what scores, which takes long.
-            key = self._work_key(entry, content, path, regions, fingerprint)
+            key = self._work_key(entry, content, path, regions, fingerprint, features_sha256)
             job = _Job(position, entry, content, path, key)
             known = self._manifest.find(key)
             if known is not None:
@@ -328,7 +332,13 @@ class _Batch:
         self._close_slides((position, result))
 
     def _work_key(
-        self, entry: Entry, content: EntryContent, path: str, regions: SlideRegions, fingerprint: str
+        self,
+        entry: Entry,
+        content: EntryContent,
+        path: str,
+        regions: SlideRegions,
+        fingerprint: str,
+        features_sha256: str,
     ) -> str:
         """Digest what decides a slide's result."""
         scored_by = self._executor.info
@@ -347,6 +357,7 @@ class _Batch:
                 "precision": scored_by.precision,
                 "engine": scored_by.engine,
                 "options": msgspec.to_builtins(self._options.score),
+                **({"features": features_sha256} if features_sha256 else {}),
             }
         )
 

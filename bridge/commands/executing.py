@@ -64,9 +64,23 @@ def executing(
     slides_at_once: int,
     view: BatchView,
     interrupted: Callable[[], bool],
+    head_only: bool = False,
 ) -> Iterator[SlideExecutor]:
-    """Reach what scores; one that has to be started is started when the first slide needs it."""
+    """Reach what scores; one that has to be started is started when the first slide needs it.
+
+    With `head_only`, a bag model scores features here, without its encoder.
+    """
+    from bridge.batch.executor import ThreadExecutor
+
     executor: SlideExecutor
+    if head_only and model is not None:
+        from bridge.scoring.features_on_disk import HeadScorer
+        from herohe_model.model.bag_model import load_bag_model
+
+        with ThreadExecutor(HeadScorer(load_bag_model(model)), slides_at_once) as executor:
+            view.name_device(executor.info)
+            yield executor
+        return
     with ExitStack() as stack:
         if cluster is not None and model is not None:
             from bridge.cluster.executor import DaskExecutor
@@ -78,7 +92,6 @@ def executing(
             yield executor
             return
         from bridge.batch.deferred_executor import DeferredExecutor
-        from bridge.batch.executor import ThreadExecutor
         from bridge.batch.last_scorer import last_scorer, remember_scorer
         from herohe_model.ending_signals import heard_at_once
         from herohe_model.model.card import read_card

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 @SLIDES_ROOT
 @MPP_TABLE
 @LOG_JSON
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Score the features in this folder by a bag model, instead of the slides' pixels.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be scored; change no byte.")
 @RESTART
 @click.option(
@@ -59,6 +64,7 @@ def command(
     slides_root: Path | None,
     mpp_table: Path | None,
     log_json: IO[str] | None,
+    features: Path | None,
     dry_run: bool,
     restart: bool,
     output: Path | None,
@@ -68,10 +74,18 @@ def command(
     PROJECT is a QuPath project (its folder or .qpproj file), which must not be open in QuPath, or a folder of
     slides, each with an optional GeoJSON of annotations beside it. A run that was stopped goes on when the
     same command is given again. Research use only.
+
+    With --features DIR, a bag model scores files of features, one a slide, that TRIDENT, STAMP or
+    herohe-bridge features extract wrote: those of their patches that lie in the regions. Of a slide, nothing
+    but its size, scale and fingerprint is read.
     """
     from bridge.projects.open import open_collection
 
     check_source(model, servers, cluster)
+    if features is not None:
+        if servers or cluster is not None or dry_run:
+            raise click.UsageError("--features are scored here: leave out --server, --dask and --dry-run.")
+        options = _by_features(options, features)
     collection = open_collection(project, slides_root=slides_root, output=output, mpp_table=mpp_table)
     for warning in collection.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -92,6 +106,21 @@ def command(
     if summary.outcomes:
         click.echo(f"To look through the results: {report_line(folder)}")
     ctx.exit(summary.exit_code)
+
+
+def _by_features(options: BatchOptions, folder: Path) -> BatchOptions:
+    """Return options to score features, of which no artefact can be seen."""
+    from dataclasses import replace
+
+    import msgspec
+
+    from herohe_model.features.find import find_features
+
+    return replace(
+        options,
+        features=find_features(folder),
+        score=msgspec.structs.replace(options.score, artefacts="ignore"),
+    )
 
 
 def _plan(collection: Collection, model: Path | None, options: BatchOptions) -> int:
@@ -155,6 +184,7 @@ def score_collection(
             slides_at_once=options.slides_at_once,
             view=view,
             interrupted=interrupted,
+            head_only=options.features is not None,
         ) as executor,
         view,
     ):

@@ -46,8 +46,9 @@ def export_features(
     The arrays, n rows in the order of regions, composites and cells:
 
     ``X`` (n, members x channels), float32; ``contributions`` (n, bits), float32, as recorded; ``x``, ``y``,
-    ``size`` (n,), int64, level-0 px; ``saturation`` (n,), float64; ``composite``, ``cell`` (n,), int64;
-    ``region`` (n,), text; ``steps`` (bits,), text; ``about``, JSON text. Nothing in it is pickled.
+    ``size`` (n,), int64, level-0 px; ``saturation`` (n,), float64, NaN where no pixel was read;
+    ``composite``, ``cell`` (n,), int64; ``region`` (n,), text; ``steps`` (bits,), text; ``about``, JSON text.
+    Nothing in it is pickled.
 
     Parameters
     ----------
@@ -173,7 +174,10 @@ def _archive(
         file,
         X=features,
         contributions=np.array([patch.contributions for _, patch in placed], dtype=np.float32),
-        saturation=np.array([patch.saturation for _, patch in placed], dtype=np.float64),
+        saturation=np.array(
+            [np.nan if patch.saturation is None else patch.saturation for _, patch in placed],
+            dtype=np.float64,
+        ),
         region=np.array([region for region, _ in placed], dtype=np.str_),
         steps=np.array(steps, dtype=np.str_),
         about=np.array(msgspec.json.encode(about, order="sorted").decode()),

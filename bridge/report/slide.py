@@ -161,7 +161,7 @@ def _region(region: RegionResult, shown: Sequence[Tile]) -> dict[str, Any]:
             "size": shown[0].size if shown else 1,
             "x": [t.x for t in shown],
             "y": [t.y for t in shown],
-            "saturation": [round(t.saturation, _DIGITS) for t in shown],
+            "saturation": [None if t.saturation is None else round(t.saturation, _DIGITS) for t in shown],
             "contributions": [None if t.contributions is None else _short(t.contributions) for t in shown],
         },
     }

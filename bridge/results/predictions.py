@@ -111,7 +111,8 @@ def predictions_of(
             made = result.provenance
             numbers.append(number)
             foreground.append(result.union.patches_foreground)
-            saturation.append(float(np.mean([patch.saturation for patch in result.union.patches] or [0.0])))
+            known = [patch.saturation for patch in result.union.patches if patch.saturation is not None]
+            saturation.append(float(np.mean(known or [0.0])))
             fingerprints.append("" if made is None else made.slide_fingerprint)
             scored.append((case_of(result), prediction, result.union.composites))
             if SEEN_IN_TRAINING in result.warnings:

@@ -45,7 +45,8 @@ class PlacedPatch(msgspec.Struct, frozen=True):
 
     ``contributions`` holds this patch's share of each logit, highest step first. Of a bag model, whose one
     composite is the whole bag, ``attention`` is the patch's weight in it; they sum to 1. ``artefact`` is the
-    reason why it cannot be judged, where such patches are marked and not left out.
+    reason why it cannot be judged, where such patches are marked and not left out. ``saturation`` is None
+    where no pixel was read.
     """
 
     x: int
@@ -53,7 +54,7 @@ class PlacedPatch(msgspec.Struct, frozen=True):
     size: int
     composite: int
     cell: int
-    saturation: float
+    saturation: float | None
     contributions: tuple[float, ...]
     attention: float | None = None
     artefact: str = ""
@@ -65,7 +66,7 @@ class ForegroundPatch(msgspec.Struct, frozen=True):
     x: int
     y: int
     size: int
-    saturation: float
+    saturation: float | None
 
 
 class CompositeResult(msgspec.Struct, frozen=True):
@@ -182,8 +183,9 @@ class Provenance(msgspec.Struct, frozen=True):
     2026.4.1``. The rest comes from the model's card: the step that is read as P(positive), the least
     P(positive) that is called positive, how that was chosen, what logits were divided by, what the weights
     were trained on, what stands behind them, how the thresholds of the call were chosen, and what the
-    calibration was fitted on; of a bag model, what embedded the patches, and the SHA-256 of its weights. All
-    of these are empty in results of before they were recorded.
+    calibration was fitted on; of a bag model, what embedded the patches, the SHA-256 of its weights, and that
+    of the file of features where one was scored instead of the pixels. All of these are empty in results of
+    before they were recorded.
     """
 
     run: str
@@ -213,6 +215,7 @@ class Provenance(msgspec.Struct, frozen=True):
     calibrated_for: str = ""
     encoder: str = ""
     encoder_sha256: str = ""
+    features_sha256: str = ""
 
     @property
     def is_toy(self) -> bool:
@@ -278,7 +281,7 @@ class Tile(msgspec.Struct, frozen=True):
     x: int
     y: int
     size: int
-    saturation: float
+    saturation: float | None
     contributions: tuple[float, ...] | None
 
 
@@ -327,7 +330,7 @@ def measurements(region: RegionResult) -> dict[str, float]:
 
 def tile_measurements(tile: Tile, steps: Iterable[str]) -> dict[str, float]:
     """QuPath measurements of a sampled patch: its saturation and its share of each logit."""
-    values = {f"{PREFIX}: saturation": tile.saturation}
+    values = {} if tile.saturation is None else {f"{PREFIX}: saturation": tile.saturation}
     if tile.contributions is not None:
         for step, share in zip(steps, tile.contributions, strict=True):
             values[f"{PREFIX}: contribution {step}"] = share

@@ -19,6 +19,7 @@ from bridge.scoring.progress import Progress, ProgressCallback
 from bridge.scoring.region import region_result
 from bridge.versions import package_versions
 from herohe_model.model.bag_model import bag_of
+from herohe_model.model.card import ModelCard
 from herohe_model.model.score import (
     BagScore,
     CompositeScore,
@@ -65,14 +66,31 @@ def score_bags(
     )
     results, card = [], scorer.info.card
     for region, patches, enough in regions:
-        bag = bags.pop(0) if enough else None
-        drawn = np.arange(len(patches))[None] if enough else np.empty((0, len(patches)), dtype=np.int64)
-        scores = [] if bag is None else [_as_composite(bag)]
-        attention, blurred = (None, None) if bag is None else (bag.attention, sharpness.pop(0))
-        results.append(
-            region_result(region, patches, drawn, scores, card, options, attention=attention, blurred=blurred)
-        )
+        bag, blurred = (bags.pop(0), sharpness.pop(0)) if enough else (None, None)
+        results.append(bag_region(region, patches, bag, card, options, blurred=blurred))
     return results
+
+
+def bag_region(
+    region: Region,
+    patches: PatchSet,
+    bag: BagScore | None,
+    card: ModelCard,
+    options: ScoreOptions,
+    *,
+    blurred: NDArray[np.bool_] | None = None,
+) -> RegionResult:
+    """Return the result of a region by the score of its bag, as of one composite of all patches.
+
+    A bag of None is one of too few patches; `blurred` is (1, patches).
+    """
+    if bag is None:
+        nothing = np.empty((0, len(patches)), dtype=np.int64)
+        return region_result(region, patches, nothing, [], card, options)
+    drawn, attention = np.arange(len(patches))[None], bag.attention
+    return region_result(
+        region, patches, drawn, [_as_composite(bag)], card, options, attention=attention, blurred=blurred
+    )
 
 
 def _pool(

@@ -39,6 +39,8 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
         µm per level-0 px, overriding the file's; None to use that.
     view
         What of the slide is scored, and in which colours.
+    features
+        File of the slide's features to score instead of its pixels; "" for none.
     """
 
     entry: str
@@ -50,6 +52,7 @@ class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
     regions: SlideRegions
     options: ScoreOptions
     view: SlideView = SlideView()
+    features: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,16 @@ def score_job(
     cancelled: Callable[[], bool] | None = None,
 ) -> SlideResult:
     """Score a slide; whatever goes wrong becomes its outcome."""
-    return _opened(
-        job,
-        lambda slide: score_slide(
+
+    def score(slide: SlideSource) -> SlideResult:
+        features, warnings = None, job.warnings
+        if job.features and scorer.head is not None:
+            # Reads by HDF5, which who scores pixels does without.
+            from bridge.scoring.features_on_disk import FeaturesOnDisk
+
+            features = FeaturesOnDisk(Path(job.features), slide, scorer.info.card, scorer.head)
+            warnings = (*warnings, features.warning)
+        return score_slide(
             slide,
             job.regions,
             job.options,
@@ -86,12 +96,14 @@ def score_job(
             entry=job.entry,
             slide=job.slide,
             path=job.path,
-            warnings=job.warnings,
+            warnings=warnings,
             cache=FeatureCache(),
+            features=features,
             progress=progress,
             cancelled=cancelled,
-        ),
-    )
+        )
+
+    return _opened(job, score)
 
 
 def unmatched_job(job: SlideJob, model: ScoringModel) -> SlideResult:

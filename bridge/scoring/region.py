@@ -74,7 +74,7 @@ def region_result(
             f"needed; together they have {len(patches)}. Draw larger ones, lower --min-patches, or score "
             "them together."
         )
-    saturation = rounded(patches.saturation)
+    saturation = [None if np.isnan(s) else s for s in rounded(patches.saturation)]
     told = [card.steps.index(step) for step in card.claimed_steps]
     xs, ys = patches.x.tolist(), patches.y.tolist()
     weights = None if attention is None else rounded(attention)
@@ -120,7 +120,7 @@ def region_result(
         patches=placed,
         unsampled=unsampled,
         artefacts=None if options.artefact_rule == "ignore" else dict(patches.artefacts),
-        foreground_threshold=rounded([patches.threshold])[0],
+        foreground_threshold=None if np.isnan(patches.threshold) else rounded([patches.threshold])[0],
         out_of_focus=_share(blurred, drawn),
     )
 

@@ -8,7 +8,7 @@ stored digit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -51,6 +51,9 @@ from herohe_model.sampling.likeness import likeness
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import SlideSource
 
+if TYPE_CHECKING:
+    from bridge.scoring.features_on_disk import FeaturesOnDisk
+
 _POINTS_A_PATCH: Final = 64
 """How finely outlines are kept for display."""
 
@@ -66,6 +69,7 @@ def score_slide(
     path: str | None = None,
     warnings: Sequence[str] = (),
     cache: FeatureCache | None = None,
+    features: FeaturesOnDisk | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> SlideResult:
@@ -88,6 +92,8 @@ def score_slide(
         What was noticed before, to be kept with the result.
     cache
         Features that are known, for a bag model; None to embed everything.
+    features
+        Those that another tool made, for a bag model: then no pixel is read.
     progress, cancelled
         Called often from the calling thread; a true `cancelled` ends the work within one composite.
 
@@ -121,7 +127,9 @@ def score_slide(
         )
     card = scorer.info.card
     all_warnings = _warnings(source, regions, card, warnings)
-    provenance = _provenance(source, regions, options, scorer.info)
+    provenance = _provenance(
+        source, regions, options, scorer.info, features_sha256=features.sha256 if features else ""
+    )
     annotated = regions.annotations if options.per_annotation else ()
     # One annotation alone is the slide's union: what is computed once is the same for both.
     targets = [regions.union, *(annotated if len(annotated) > 1 else ())]
@@ -129,7 +137,9 @@ def score_slide(
     for number, region in enumerate(targets):
         notice(Progress("foreground", number, len(targets)))
         found.append(
-            region_patches(
+            features.patches(region.geometry, options)
+            if features is not None
+            else region_patches(
                 source,
                 region.geometry,
                 options,
@@ -169,11 +179,12 @@ def score_slide(
             raise CancelledError(f"Scoring of {source.path.name} was cancelled")
 
     each_region = list(zip(targets, found, enough, strict=True))
-    results = (
-        score_composites(source, each_region, options, scorer, check, notice)
-        if scorer.head is None
-        else score_bags(source, each_region, options, scorer, cache, check, notice)
-    )
+    if features is not None:
+        results = features.score(each_region, options)
+    elif scorer.head is None:
+        results = score_composites(source, each_region, options, scorer, check, notice)
+    else:
+        results = score_bags(source, each_region, options, scorer, cache, check, notice)
     union = results[0]
     refusal = focus_refusal(union, options, slide)
     if refusal:
@@ -292,7 +303,12 @@ def _warnings(
 
 
 def _provenance(
-    source: SlideSource, regions: SlideRegions, options: ScoreOptions, scored_by: ScorerInfo
+    source: SlideSource,
+    regions: SlideRegions,
+    options: ScoreOptions,
+    scored_by: ScorerInfo,
+    *,
+    features_sha256: str = "",
 ) -> Provenance:
     """Say what makes this result."""
     card = scored_by.card
@@ -323,5 +339,6 @@ def _provenance(
         calibrated_for=card.calibrated_for,
         encoder="" if card.bag is None else card.bag.encoder,
         encoder_sha256="" if scored_by.embeds is None else scored_by.embeds.weights_sha256,
+        features_sha256=features_sha256,
     )
     return msgspec.structs.replace(facts, run=facts.digest()[:16])

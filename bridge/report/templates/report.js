@@ -130,7 +130,7 @@ function heatMapFigure(slide) {
       const value = share(i);
       readout.textContent = `Patch at x ${tiles.x[i]}, y ${tiles.y[i]}: ` +
         (value === undefined ? "not drawn" : `${signed(value)} to the logit of ${slide.steps[steps.value]}`) +
-        `, saturation ${tiles.saturation[i].toFixed(3)}${inside(outline)}`;
+        (tiles.saturation[i] === null ? "" : `, saturation ${tiles.saturation[i].toFixed(3)}`) + inside(outline);
     }
   });
   const update = () => {

@@ -127,6 +127,30 @@ def test_from_slides_to_features_to_a_model_to_results_that_agree_on_every_way(
     assert made is not None and (made.encoder, made.encoder_sha256) == ("mine", sha256_of(weights))
     assert run("report", slides / "herohe-bridge")[0] == 0
 
+    # The same from the files alone: the slides' pixels are not read, and the encoder is not there.
+    weights.rename(tmp_path / "gone.safetensors")
+    disk = ("--features", features, "--output", tmp_path / "disk")
+    code, said = run("score", slides, "--model", model, *inside, *disk)
+    assert code == 0 and "10 scored" in said, said
+    for result in read_json(tmp_path / "disk" / "results.json"):
+        union, embedded = result.union, by_name[Path(result.slide).stem].union
+        assert union is not None and union.prediction is not None and embedded is not None
+        assert [(p.x, p.y) for p in union.patches] == [(p.x, p.y) for p in embedded.patches]
+        soft = dict(zip(of_features.case_ids, of_features.soft, strict=True))[Path(result.slide).stem]
+        assert union.prediction.p_positive == pytest.approx(soft, abs=1e-6)
+        assert union.artefacts is None and union.out_of_focus is None and union.patches[0].saturation is None
+        assert result.provenance is not None and len(result.provenance.features_sha256) == 64
+        assert any("no pixel was read" in warning for warning in result.warnings)
+    assert run("report", tmp_path / "disk")[0] == 0
+    assert run("export", tmp_path / "disk", "--to", tmp_path / "tables")[0] == 0
+    code, said = run("score", slides, "--model", model, *inside, *disk)
+    assert code == 0 and "10 known before, 0 written back" in said, said
+    # Of a slide without features, that is said; the others are scored. Other features are scored again.
+    (features / "s3.h5").unlink()
+    (features / "s4.h5").write_bytes((features / "s5.h5").read_bytes())
+    code, said = run("score", slides, "--model", model, *inside, *disk)
+    assert code == 1 and "There are no features of s3.tif" in said and "8 known before" in said, said
+
 
 def test_a_bag_model_is_verified_by_its_golden_logits(trained: Path) -> None:
     code, said = run("model", "verify", trained / "run" / "model.safetensors")
