@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "slides": "Make slides of pictures.",
     "features": "Extract features of patches, and check those that other tools made.",
     "cohort": "Prepare and check public cohorts.",
+    "regions": "Propose regions where nobody drew.",
     "train": "Train a model on labelled slides.",
     "predict": "Score a folder of slides into a submission file.",
     "evaluate": "Say how good predictions are, beside the trivial answers.",

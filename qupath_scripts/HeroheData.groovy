@@ -6,6 +6,7 @@
  * Last tested with QuPath 0.5.1, 0.6.0 and 0.7.0.
  */
 import groovy.transform.CompileStatic
+import org.locationtech.jts.io.WKTReader
 import qupath.lib.io.GsonTools
 import qupath.lib.io.PathIO
 import qupath.lib.measurements.MeasurementList
@@ -16,6 +17,7 @@ import qupath.lib.objects.PathObjects
 import qupath.lib.objects.PathTileObject
 import qupath.lib.objects.classes.PathClass
 import qupath.lib.regions.ImagePlane
+import qupath.lib.roi.GeometryTools
 import qupath.lib.roi.ROIs
 import qupath.lib.roi.RectangleROI
 import qupath.lib.roi.interfaces.ROI
@@ -26,6 +28,8 @@ import java.security.MessageDigest
 
 @CompileStatic
 class HeroheData {
+    static final String PROPOSED = 'proposed'
+
     private final Set<String> ownComponents
     private final String tileClass
     private final String measurementPrefix
@@ -165,6 +169,37 @@ class HeroheData {
             roi instanceof RectangleROI && roi.getBoundsX() == 0 && roi.getBoundsY() == 0
     }
 
+    /**
+     * Whether an object is a region that a probe proposed. One that was given a class without "proposed" is the
+     * user's: they made it their own.
+     */
+    boolean isProposal(PathObject object) {
+        if (!object.isAnnotation() || !metadataOf(object).containsKey(mark + ' proposal'))
+            return false
+        def pathClass = userClass(object.getPathClass())
+        return pathClass != null && PROPOSED.equals(pathClass.getName())
+    }
+
+    List<PathObject> proposals(PathObject root) {
+        return descendants(root).findAll { isProposal(it) }
+    }
+
+    /** Regions that a probe proposes, at places in QuPath's px given as well-known text. */
+    List<PathObject> propose(String[] ids, String[] shapes, String className, Integer rgb, String probe) {
+        def parent = PathClass.fromString(className)
+        def pathClass = PathClass.getInstance(parent, PROPOSED, rgb)
+        def reader = new WKTReader()
+        List<PathObject> made = []
+        for (int i = 0; i < ids.length; i++) {
+            def roi = GeometryTools.geometryToROI(reader.read(shapes[i]), ImagePlane.getDefaultPlane())
+            def object = PathObjects.createAnnotationObject(roi, pathClass)
+            object.setID(UUID.fromString(ids[i]))
+            object.getMetadata().put(mark + ' proposal', probe)
+            made.add(object)
+        }
+        return made
+    }
+
     List<PathObject> ownTiles(PathObject root) {
         return descendants(root).findAll { isOwnTile(it) }
     }
@@ -217,7 +252,7 @@ class HeroheData {
         def sum = new long[4]
         long count = 0
         for (PathObject object : [root] + descendants(root)) {
-            if (isOwnTile(object) || isOwnAnnotation(object))
+            if (isOwnTile(object) || isOwnAnnotation(object) || isProposal(object))
                 continue
             // Added up, because removing an annotation of ours moves what lay below it to another place.
             def hash = ByteBuffer.wrap(MessageDigest.getInstance('SHA-256').digest(describe(object)))
@@ -234,7 +269,7 @@ class HeroheData {
         out.writeUTF(object.getClass().getName())
         out.writeUTF(object.getID().toString())
         def parent = object.getParent()
-        while (parent != null && (isOwnAnnotation(parent) || isOwnTile(parent)))
+        while (parent != null && (isOwnAnnotation(parent) || isOwnTile(parent) || isProposal(parent)))
             parent = parent.getParent()
         out.writeUTF(parent == null ? '' : parent.getID().toString())
         writeText(out, Objects.toString(userClass(object.getPathClass())))

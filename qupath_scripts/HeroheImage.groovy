@@ -88,11 +88,15 @@ class HeroheImage {
         return annotations().findAll { selected.contains(it) && it.ROI?.area }
     }
 
-    /** Whether an object's class is one of these, or derived from one. */
+    /** Whether an object's class is one of these, or derived from one; a proposed one is only if asked for. */
     static boolean isOfClass(PathObject object, Collection<String> classes) {
-        for (PathClass c = object.pathClass; c != null; c = c.parentClass)
+        def proposed = ": $HeroheData.PROPOSED".toString()
+        for (PathClass c = object.pathClass; c != null; c = c.parentClass) {
             if (classes.contains(c.toString()))
                 return true
+            if (c.toString().endsWith(proposed))
+                return false
+        }
         return false
     }
 

@@ -162,6 +162,9 @@ class HeroheMarks {
         boolean any = false
         synchronized (image.hierarchy) {
             any = take(image)
+            def proposals = image.data.proposals(image.hierarchy.rootObject)
+            any |= !proposals.empty
+            image.data.remove(proposals)
         }
         if (any) {
             deselectRemoved(image.hierarchy)

@@ -26,6 +26,9 @@ MARK: Final = f"_{PREFIX}"
 MEASUREMENT_PREFIX: Final = f"{PREFIX}: "
 """Start of the name of every measurement that we write."""
 
+PROPOSED: Final = "proposed"
+"""Last component of the class of a region that a probe proposed: ``Tumor: proposed``."""
+
 Colour = tuple[int, int, int]
 """Red, green, blue, each 0 to 255."""
 
@@ -36,6 +39,8 @@ GRADE_COLOURS: Final[dict[str, Colour]] = {
     "3+": (200, 50, 50),
 }
 """QuPath's own colours of Negative, 2+ and 3+; its yellow of 1+ is that of what is selected."""
+
+PROPOSED_COLOUR: Final[Colour] = (200, 120, 220)
 
 TILE_COLOUR: Final[Colour] = (0, 160, 160)
 
@@ -92,6 +97,16 @@ def is_ignored(class_name: str) -> bool:
     return user_class(class_name).endswith("*")
 
 
+def is_proposed(class_name: str) -> bool:
+    """Whether a class is that of regions that a probe proposed."""
+    return PROPOSED in components(user_class(class_name))[1:]
+
+
+def proposed_class(class_name: str) -> str:
+    """Return the class of proposals for a class: of ``Tumor``, ``Tumor: proposed``."""
+    return f"{user_class(class_name)}: {PROPOSED}"
+
+
 def matches(class_name: str, wanted: str) -> bool:
     """Whether a class is the wanted one or derived from it, letter by letter.
 
@@ -109,9 +124,12 @@ def matches(class_name: str, wanted: str) -> bool:
 def chooses(wanted: str, class_name: str) -> bool:
     """Whether who asks for a class gets that of an annotation: it matches, and is not to be ignored.
 
-    A class that is to be ignored is chosen by its exact name alone.
+    A class that is to be ignored is chosen by its exact name alone. What a probe proposed is chosen only by
+    who asks for proposals.
     """
     own = user_class(class_name)
+    if is_proposed(own) and not is_proposed(wanted):
+        return False
     exact = components(composed(own)) == components(composed(wanted))
     return matches(class_name, wanted) and (exact or not is_ignored(own))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.pass_context
 def command(ctx: click.Context, project: Path, results: bool, dry_run: bool, output: Path | None) -> None:
-    """Remove from PROJECT all that score wrote, and restore the classes of annotations.
+    """Remove from PROJECT all that score and regions propose wrote, and restore the classes of annotations.
 
     PROJECT is a QuPath project, which must not be open in QuPath, or a folder of slides. Nothing of yours is
     touched; a copy of every file that is changed is kept in PROJECT/herohe-bridge/backups. Result files such
@@ -77,6 +77,7 @@ def _describe(found: WrittenObjects) -> str:
         (found.tiles, "tile", "tiles"),
         (found.annotations, "annotation with values", "annotations with values"),
         (found.whole_image, "annotation over the whole image", "annotations over the whole image"),
+        (found.proposals, "proposed region", "proposed regions"),
     ]
     texts = [f"{count} {one if count == 1 else many}" for count, one, many in parts if count]
     return ", ".join([*texts, *(["metadata"] if found.metadata else [])])

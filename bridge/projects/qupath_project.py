@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.geojson import read_features
 from bridge.annotations.regions import Annotation, area_of
@@ -217,6 +219,7 @@ class QuPathProject:
         found = data is not None and (bool(data.written_objects()) or data.has_mark())
         if data is not None and found:
             before = data.user_digest()
+            data.clear_proposals()
             data.clear()
             self._backups.keep(path)
             data.save(path, user_digest=before)
@@ -225,6 +228,44 @@ class QuPathProject:
         self._pending[entry.id] = dict.fromkeys(_METADATA)
         self._cleared.add(entry.id)
         return found or had_metadata
+
+    def propose(self, entry: Entry, areas: Sequence[BaseGeometry], class_name: str, probe: str) -> bool:
+        """Replace what was proposed on an image before; False when there was nothing, and is nothing.
+
+        Parameters
+        ----------
+        areas
+            Valid polygons, level-0 px of the slide.
+        class_name, probe
+            As of :meth:`bridge.qupath.image_data.ImageData.propose`.
+
+        Raises
+        ------
+        EntryDamagedError, EntryChangedError, WriteBackError
+            As :meth:`write`.
+        """
+        path = self._data_path(entry)
+        data = self._unchanged(entry)
+        source, slide_path = self._locate(entry)
+        if data is None:
+            if not areas:
+                return False
+            data = self._blank(entry, source, slide_path)
+        with GuardedSlide(slide_path) as slide:
+            transform = frame_of(source, slide, entry.name)
+        before = data.user_digest()
+        if data.clear_proposals():
+            # A result that stood on them is gone with them.
+            self._pending[entry.id] = dict.fromkeys(_METADATA)
+        elif not areas:
+            return False
+        names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{entry.id} {probe} {k}")) for k in range(len(areas))]
+        shapes = {name: transform.from_slide(area) for name, area in zip(names, areas, strict=True)}
+        data.propose(shapes, class_name, probe)
+        self._backups.keep(path)
+        data.save(path, user_digest=before)
+        self._seen.pop(entry.id, None)
+        return True
 
     def flush(self) -> None:
         """Bring the project file and its list of classes up to date with what was written.
@@ -255,12 +296,7 @@ class QuPathProject:
     def _write_data(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
         """Write a result onto an image's objects."""
         path = self._data_path(entry)
-        data = ImageData.read(self._qupath, path, entry.name)
-        seen = self._seen.get(entry.id)
-        if seen is not None and seen.sha256 != (data.sha256 if data is not None else None):
-            raise changed_error(f"The data of {entry.name} ({path})")
-        if seen is not None and data is not None:
-            data.keep_ids(seen.ids)
+        data = self._unchanged(entry)
         if result.union is None and (data is None or not (data.written_objects() or data.has_mark())):
             return
         source, slide_path = self._locate(entry)
@@ -289,6 +325,17 @@ class QuPathProject:
         self._backups.keep(path)
         data.save(path, user_digest=before)
         self._seen[entry.id] = _Seen(data.sha256, tuple(a.id for a in annotations))
+
+    def _unchanged(self, entry: Entry) -> ImageData | None:
+        """Read an image's data; raise EntryChangedError if they are not those that :meth:`read` read."""
+        path = self._data_path(entry)
+        data = ImageData.read(self._qupath, path, entry.name)
+        seen = self._seen.get(entry.id)
+        if seen is not None and seen.sha256 != (data.sha256 if data is not None else None):
+            raise changed_error(f"The data of {entry.name} ({path})")
+        if seen is not None and data is not None:
+            data.keep_ids(seen.ids)
+        return data
 
     def _blank(self, entry: Entry, source: ImageSource, slide_path: Path) -> ImageData:
         """Return the data that QuPath would save for an image that has none."""

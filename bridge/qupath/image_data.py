@@ -18,10 +18,13 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.classes import (
     GRADE_COLOURS,
     MARK,
+    PROPOSED_COLOUR,
     TILE_CLASS,
     TILE_COLOUR,
     WHOLE_IMAGE_NAME,
@@ -131,6 +134,7 @@ class ImageData:
             int(self._data.ownTiles(self._root).size()),
             marked,
             int(self._data.ownAnnotations(self._root).size()),
+            proposals=int(self._data.proposals(self._root).size()),
         )
 
     def user_digest(self) -> str:
@@ -157,7 +161,7 @@ class ImageData:
                 item.setID(self._uuid(id))
 
     def clear(self) -> None:
-        """Remove everything of ours and restore the classes."""
+        """Remove what results wrote and restore the classes; what was proposed stays."""
         self._data.remove(self._data.ownTiles(self._root))
         self._data.remove(self._data.ownAnnotations(self._root))
         for item in self._annotations():
@@ -166,6 +170,35 @@ class ImageData:
                 self._data.derive(item, None, None)
         for key in self._own_properties():
             self._properties().remove(key)
+
+    def clear_proposals(self) -> bool:
+        """Remove the regions that a probe proposed, and results that stand on them; False without any."""
+        if not self._data.proposals(self._root).size():
+            return False
+        self.clear()
+        self._data.remove(self._data.proposals(self._root))
+        return True
+
+    def propose(self, shapes: Mapping[str, BaseGeometry], class_name: str, probe: str) -> None:
+        """Add regions that a probe proposes.
+
+        Parameters
+        ----------
+        shapes
+            By identifier, a UUID; QuPath's px.
+        class_name
+            The class that they are proposed for, such as ``Tumor``.
+        probe
+            SHA-256 of the probe, which is kept with each.
+        """
+        made = self._data.propose(
+            self._qupath.strings(list(shapes)),
+            self._qupath.strings([shapely.to_wkt(shape, rounding_precision=3) for shape in shapes.values()]),
+            class_name,
+            self._qupath.colour(PROPOSED_COLOUR),
+            probe,
+        )
+        self._root.addChildObjects(made)
 
     def apply(
         self,
@@ -273,7 +306,7 @@ class ImageData:
                 again is None
                 or again.user_digest() != user_digest
                 or again.written_objects() != own
-                or (self.has_mark() and again.complete_mark() is None)
+                or (self.complete_mark() is not None and again.complete_mark() is None)
                 or not again.object_count() == _count(theirs.getRootObject()) == count
             ):
                 raise not_whole

@@ -145,7 +145,9 @@ class FeaturesOnDisk:
         """
         corners = self._corners[self._order]
         share = (
-            np.ones(len(corners)) if geometry is None else _covered(valid_area(geometry), corners, self._size)
+            np.ones(len(corners))
+            if geometry is None
+            else covered_share(valid_area(geometry), corners, self._size)
         )
         inside = share >= options.min_coverage - _TOLERANCE
         return PatchSet(
@@ -173,8 +175,16 @@ class FeaturesOnDisk:
         return results
 
 
-def _covered(region: BaseGeometry, corners: NDArray[np.int64], size: int) -> NDArray[np.float64]:
-    """Return how much of each square a region covers, shape (n,)."""
+def covered_share(region: BaseGeometry, corners: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+    """Return how much of each square a region covers, 0 to 1, shape (n,).
+
+    Parameters
+    ----------
+    region
+        A valid polygon or multi-polygon.
+    corners, size
+        Upper left corners of the squares, (n, 2), and their side; in the region's px.
+    """
     x, y = corners[:, 0], corners[:, 1]
     squares = shapely.box(x, y, x + size, y + size)
     shapely.prepare(region)

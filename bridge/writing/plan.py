@@ -177,15 +177,18 @@ class WrittenObjects:
         Annotations of the user's that carry our measurements or a class that we derived.
     whole_image
         Annotations that we made over the whole image.
+    proposals
+        Annotations that a probe proposed.
     """
 
     tiles: int = 0
     annotations: int = 0
     whole_image: int = 0
     metadata: bool = False
+    proposals: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.tiles or self.annotations or self.whole_image or self.metadata)
+        return any((self.tiles, self.annotations, self.whole_image, self.metadata, self.proposals))
 
 
 class RunMarker(msgspec.Struct, frozen=True):

@@ -31,7 +31,9 @@ from helpers.small_slides import (
     tissue_picture,
 )
 from PIL import Image
+from shapely.geometry import box
 
+from bridge.projects.qupath_project import QuPathProject
 from bridge.qupath.jvm import start_qupath
 from herohe_model.slides.slide import Slide
 from herohe_model.synthetic.slides import write_mirax, write_tiff
@@ -112,6 +114,11 @@ def test_a_result_is_the_one_of_the_command_line_and_clear_takes_it_away(
     for name in ("a b.mrxs", "ü.tif"):
         assert mark(project, name) == mark(twin / world.name, name)
 
+    # What a probe proposed goes, too.
+    opened = QuPathProject(project)
+    image = next(entry for entry in opened.entries() if entry.name == "glass.tif")
+    assert opened.propose(image, [box(20, 20, 300, 300)], "Tumor", "probe")
+    assert described(project) != before
     cleared = inside.script("herohe_clear.groovy", project)
     assert "was removed" in cleared.stdout
     assert described(project) == before
