@@ -4,13 +4,14 @@ Annotations are read from ``<slide>.geojson`` (``case1.svs.geojson`` or ``case1.
 :mod:`bridge.annotations.files`. Results go into files of their own, ``<slide>.her2-he.geojson``, which QuPath
 imports by drag and drop: the sampled annotations, with their identifiers, and their tiles. They belong into
 an image that does not show the annotations yet; of those that it has, QuPath would make second ones. What the
-user exported is never touched. Only slides directly in the folder count.
+user exported is never touched. Slides in folders below count, too; annotations lie beside each.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import msgspec
 from bridge.annotations.classes import (
     MARK,
 )
-from bridge.annotations.files import RESULT_SUFFIX, find_annotation_files, read_texts
+from bridge.annotations.files import RESULT_SUFFIX, AnnotationFiles, find_annotation_files, read_texts
 from bridge.annotations.geojson import DrawnFeature, read_features
 from bridge.annotations.geojson_writing import collection_text
 from bridge.annotations.regions import area_of
@@ -29,13 +30,13 @@ from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
 from bridge.projects.result_features import annotated_feature, whole_image_feature
 from bridge.projects.surroundings import passed_over
+from bridge.projects.walk import OWN_FOLDER, FoundFolder, list_folder, walk_slides
 from bridge.qupath.safe_replace import changed_error, replace_file, write_new
 from bridge.results.schema import PREFIX, SlideResult, image_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import WrittenObjects, plan_writing
 from herohe_model.dataset.cases import case_id
 from herohe_model.errors import (
-    ProjectError,
     ProjectNotFoundError,
     RegionError,
     SlideNotFoundError,
@@ -117,17 +118,18 @@ class SlideFolder:
     ) -> None:
         self._root = root
         self._only, self._scales = only, scales or {}
-        self._results = (output or root / "herohe-bridge") / "geojson"
+        output = output or root / OWN_FOLDER
+        self._results = output / "geojson"
         self._seen: dict[str, str | None] = {}
-        self._changed = 0
-        self._paths = self._listed()
+        self._folders = walk_slides(root, results=output, only=only)
         self._slides: dict[str, Path] = {}
-        for path in self._paths:
-            # A link to nowhere is a slide that cannot be read; so is a file that may not be looked at.
-            named_so = path.name.lower().endswith(SLIDE_SUFFIXES) and not path.name.startswith(".")
-            if named_so and only in (None, path.name) and not os.path.isdir(path):
-                self._slides[_free(printable_name(path.name), self._slides)] = path
-        self._files = find_annotation_files(self._paths, [path.name for path in self._slides.values()])
+        for folder in self._folders:
+            for path in folder.slides:
+                within = printable_name(path.relative_to(root).as_posix())
+                self._slides[_free(within, self._slides)] = path
+        self._names = _distinct(self._slides, self._folders)
+        self._files = {folder.path: _annotation_files(folder) for folder in self._folders}
+        self._changed: dict[Path, int] = {}
         if not self._slides:
             raise ProjectNotFoundError(
                 " ".join([f"{root} holds no QuPath project and no slide.", *self.warnings]).rstrip("."),
@@ -144,21 +146,24 @@ class SlideFolder:
         """What lies in the folder and is not used."""
         if self._only is not None:
             return ()
-        files = self._files
-        slides = {case_id(path.name) for path in self._slides.values()}
-        known = files.used.union(files.strays)
+        slides = {case_id(name) for name in self._names.values()}
+        strays = [path for files in self._files.values() for path in files.strays]
+        used = {path for files in self._files.values() for path in files.used.union(files.strays)}
         return (
             *(
                 f"The table of scales names {name}, no slide of the folder."
                 for name in sorted(self._scales.keys() - slides)
             ),
-            *(f"{printable_name(path.name)} belongs to no slide of the folder." for path in files.strays),
-            *passed_over(self._paths, list(self._slides.values()), suffixes=SLIDE_SUFFIXES, used=known),
+            *(
+                f"{printable_name(name)} belongs to no slide of the folder."
+                for name in (path.relative_to(self._root).as_posix() for path in strays)
+            ),
+            *passed_over(self._folders, suffixes=SLIDE_SUFFIXES, used=used),
         )
 
     def entries(self) -> Sequence[Entry]:
-        """All slides, by name."""
-        return [Entry(name, name) for name in self._slides]
+        """All slides, by name, those of the folder itself first; each by its place in it."""
+        return [Entry(id, self._names[id]) for id in self._slides]
 
     def read(self, entry: Entry) -> EntryContent:
         """Read one slide's annotations and what an earlier run wrote.
@@ -180,7 +185,7 @@ class SlideFolder:
         return EntryContent(
             entry=entry,
             slide_path=slide_path,
-            mpp=self._scales.get(case_id(slide_path.name)),
+            mpp=self._scales.get(case_id(entry.name)),
             annotations=annotations,
             written_run=result.written.run or None if result else None,
             written_with=result.written.options if result else None,
@@ -226,8 +231,8 @@ class SlideFolder:
             if again is None or again.written != written or again.count().tiles != plan.tile_count:
                 raise WriteBackError(f"{path} did not read back as it was written", "Check the disk")
 
-        if path.is_symlink() or path.parent.is_symlink():
-            link = path if path.is_symlink() else path.parent
+        made = (path, *(folder for folder in path.parents if folder.is_relative_to(self._results)))
+        for link in (place for place in made if place.is_symlink()):
             raise WriteBackError(f"{link} is a link, which is not followed", "Remove it: a run makes its own")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -271,23 +276,16 @@ class SlideFolder:
     def close(self) -> None:
         """Do nothing: every result is on the disk when it is written."""
 
-    def _listed(self) -> list[Path]:
-        try:
-            return sorted(self._root.iterdir())
-        except OSError as error:
-            raise ProjectError(
-                f"The folder {self._root} cannot be read ({error.strerror or error})", "Check its permissions"
-            ) from error
-
     def _annotation_file(self, slide_path: Path) -> Path | None:
         """Return the annotations of a slide as they lie there now: a run may take days."""
-        changed = os.stat(self._root).st_mtime_ns
+        folder = slide_path.parent
+        changed = os.stat(folder).st_mtime_ns
         # Two changes within a moment may bear the same time.
-        if changed != self._changed or time.time_ns() - changed < _MOMENT_NS:
-            self._changed = changed
-            self._paths = self._listed()
-            self._files = find_annotation_files(self._paths, [path.name for path in self._slides.values()])
-        return self._files.of(slide_path.name)
+        if changed != self._changed.get(folder) or time.time_ns() - changed < _MOMENT_NS:
+            self._changed[folder] = changed
+            slides = [path.name for path in self._slides.values() if path.parent == folder]
+            self._files[folder] = find_annotation_files(list_folder(folder), slides)
+        return self._files[folder].of(slide_path.name)
 
     def _slide_path(self, entry: Entry) -> Path:
         path = self._slides[entry.id]
@@ -302,7 +300,8 @@ class SlideFolder:
         return path
 
     def _result_file(self, entry: Entry) -> Path:
-        return self._results / f"{self._slides[entry.id].name}{RESULT_SUFFIX}"
+        within = self._slides[entry.id].relative_to(self._root)
+        return self._results / within.with_name(f"{within.name}{RESULT_SUFFIX}")
 
     def _result(self, entry: Entry) -> _ResultFile | None:
         """Return the result file of a slide; None when it is not there, or not ours."""
@@ -317,6 +316,26 @@ def _decoded(text: bytes) -> _ResultFile | None:
         return msgspec.json.decode(text, type=_ResultFile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _annotation_files(folder: FoundFolder) -> AnnotationFiles:
+    return find_annotation_files(folder.listing, [path.name for path in folder.slides])
+
+
+def _distinct(slides: Mapping[str, Path], folders: Sequence[FoundFolder]) -> dict[str, str]:
+    """Return what each slide is called: its file's name, and where that is another's, too, its folder."""
+    named = {path: name for folder in folders for path, name in folder.named.items()}
+    plain = {id: printable_name(named.get(path, path.name)) for id, path in slides.items()}
+    times, names = Counter(plain.values()), dict[str, str]()
+    taken: set[str] = set()
+    for id, path in slides.items():
+        within = path.relative_to(folders[0].path).parts[:-1]
+        name = plain[id]
+        if times[name] > 1 and within:
+            name = f"{name} (in {printable_name(' in '.join(reversed(within)))})"
+        names[id] = _free(name, taken)
+        taken.add(names[id])
+    return names
 
 
 def _free(name: str, taken: Container[str]) -> str:

@@ -8,64 +8,75 @@ from pathlib import Path
 from typing import Final
 
 from bridge.annotations.files import folded, slide_stems
+from bridge.projects.walk import OWN_FOLDER, ZARR, FoundFolder
 from herohe_model.printable import printable_name
+from herohe_model.slides.dicom import DICOM_SUFFIXES
 from herohe_model.slides.formats import PICTURE_SUFFIXES
 
 _SHOWN: Final = 3
-_SUBFOLDER: Final = ("subfolder with slides", "subfolders with slides")
+_SUBFOLDER: Final = ("project or folder with slides", "projects or folders with slides")
+_ZARR: Final = (
+    "image in Zarr, which OpenSlide does not read",
+    "images in Zarr, which OpenSlide does not read",
+)
 _LOOKED_AT: Final = 20_000
 """Files of a subfolder that are looked at before its slides are no longer counted."""
-_DICOM: Final = (".dcm", ".dicom")
 _OTHER_FORMATS: Final = (
-    *(".afi", ".ets", ".isyntax", ".i2syntax", ".kfb", ".lif", ".mds", ".nd2", ".ome.zarr", ".oir"),
-    *(".qptiff", ".sdpc", ".tron", ".vsi", ".zarr", ".zip", ".zvi"),
+    *(".afi", ".ets", ".isyntax", ".i2syntax", ".kfb", ".lif", ".mds", ".nd2", ".oir"),
+    *(".qptiff", ".sdpc", ".tron", ".vsi", ".zip", ".zvi", *ZARR),
 )
 _COMPANIONS: Final = {".vms": (".jpg", ".opt"), ".vmu": (".jpg", ".opt", ".l0", ".l1")}
 """Endings of files that are parts of such a slide."""
 
 
 def passed_over(
-    paths: Iterable[Path], slides: Sequence[Path], *, suffixes: Sequence[str], used: Iterable[Path]
+    found: Sequence[FoundFolder], *, suffixes: Sequence[str], used: Iterable[Path]
 ) -> tuple[str, ...]:
-    """Say what of a folder is not used.
+    """Say what of a folder, and of those below it, is not used.
 
     Parameters
     ----------
-    paths
-        Everything in the folder.
+    found
+        The folder, and those below it that were looked into.
     suffixes
         Those of slides.
     used
         Files that are read: annotations.
     """
-    known = {*slides, *used}
-    stems = {folded(stem): slide for slide in slides for stem in slide_stems(slide.name)}
-    folders, endings = _parts_of(slides)
+    known, root = {*used}, found[0].path
     kinds: dict[tuple[str, str], list[str]] = {}
     lines = []
-    for path in sorted(paths):
-        name = path.name
-        part = name in folders or (endings and name.lower().endswith(endings))
-        if part or path in known or name.startswith("."):
-            continue
-        if path.is_dir() and path.suffix.lower() not in _OTHER_FORMATS:
-            count = 0 if name == "herohe-bridge" else _slides_below(path, suffixes)
-            if count:
-                kinds.setdefault(_SUBFOLDER, []).append(f"{name} ({count})")
-            continue
-        beside = _slide_of(name, stems)
-        if beside is not None:
-            lines.append(f"{printable_name(name)} lies beside {printable_name(beside.name)} and is not used.")
-        else:
-            kinds.setdefault(_kind(path), []).append(name)
+    for folder in found:
+        stems = {folded(stem): slide for slide in folder.slides for stem in slide_stems(slide.name)}
+        folders, endings = _parts_of(folder.slides)
+        known.update(folder.slides, folder.parts, folder.below)
+        for path in folder.listing:
+            name, within = path.name, path.relative_to(root).as_posix()
+            part = name in folders or (endings and name.lower().endswith(endings))
+            if part or path in known or name.startswith("."):
+                continue
+            if path.is_dir() and not name.lower().endswith(_OTHER_FORMATS):
+                count = 0 if name == OWN_FOLDER else _slides_below(path, suffixes)
+                if count:
+                    kinds.setdefault(_SUBFOLDER, []).append(f"{within} ({count})")
+                continue
+            beside = _slide_of(name, stems)
+            if beside is not None:
+                lines.append(
+                    f"{printable_name(within)} lies beside {printable_name(beside.name)} and is not used."
+                )
+            else:
+                kinds.setdefault(_kind(path), []).append(within)
     return (*lines, *(_counted(kind, names) for kind, names in kinds.items()))
 
 
 def _kind(path: Path) -> tuple[str, str]:
     """Return what a file is, one and several of it."""
     name = path.name.lower()
-    if name.endswith(_DICOM):
-        return "DICOM file", "DICOM files"
+    if name.endswith(DICOM_SUFFIXES):
+        return "DICOM file that is no slide", "DICOM files that are no slides"
+    if name.endswith(ZARR):
+        return _ZARR
     if name.endswith(PICTURE_SUFFIXES):
         return "picture", "pictures"
     if name.endswith(_OTHER_FORMATS):
@@ -77,6 +88,7 @@ def _counted(kind: tuple[str, str], names: Sequence[str]) -> str:
     shown = ", ".join(printable_name(name) for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     remedy = " To make slides of them: herohe-bridge slides convert." if kind[0] == "picture" else ""
+    remedy = " Export them as OME-TIFF, as QuPath can." if kind == _ZARR else remedy
     return f"Passed over: {len(names)} {kind[len(names) > 1]}: {shown}{more}.{remedy}"
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.dicom_slides import write_dicom
 from helpers.sampled_results import sampled_result
 from helpers.small_slides import small_slide, tissue_picture
 from shapely.geometry import box, shape
@@ -28,6 +30,7 @@ from herohe_model.errors import (
     SlideUnreadableError,
     WriteBackError,
 )
+from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.synthetic.slides import write_mirax
 
 ID = "6a6ae0fb-d3d1-4c1c-9d3e-6f2a0f4b0d11"
@@ -256,9 +259,11 @@ def test_a_slide_whose_name_is_no_text_is_one_outcome_that_says_so(home: Path) -
 
 
 def test_what_takes_no_part_is_counted_and_named(home: Path) -> None:
-    (home / "sub").mkdir()
-    for name in ("one.svs", "two.tif", "note.txt"):
-        (home / "sub" / name).touch()
+    (home / "project").mkdir()
+    for name in ("one.svs", "two.tif", "note.txt", "project.qpproj"):
+        (home / "project" / name).touch()
+    (home / "sub" / "x.ome.zarr").mkdir(parents=True)
+    (home / "sub" / "note.txt").touch()
     for name in ("x.dcm", "y.DCM", "1.png", "2.jpg", "3.jpg", "4.jpg", "s.qptiff", "b.xml", "t.ndpa"):
         (home / name).touch()
     (home / "evil\x1b[31m\n.txt").touch()
@@ -267,19 +272,74 @@ def test_what_takes_no_part_is_counted_and_named(home: Path) -> None:
         "b.xml lies beside b.tif and is not used.",
         "Passed over: 4 pictures: 1.png, 2.jpg, 3.jpg and 1 more. "
         "To make slides of them: herohe-bridge slides convert.",
-        "Passed over: 3 other files: evil\\x1b[31m\\x0a.txt, notes.txt, t.ndpa.",
+        "Passed over: 4 other files: evil\\x1b[31m\\x0a.txt, notes.txt, t.ndpa and 1 more.",
+        "Passed over: 1 project or folder with slides: project (2).",
         "Passed over: 1 file in a format that is not read: s.qptiff.",
-        "Passed over: 1 subfolder with slides: sub (2).",
-        "Passed over: 2 DICOM files: x.dcm, y.DCM.",
+        "Passed over: 2 DICOM files that are no slides: x.dcm, y.DCM.",
+        "Passed over: 1 image in Zarr, which OpenSlide does not read: sub/x.ome.zarr. "
+        "Export them as OME-TIFF, as QuPath can.",
     )
 
 
-def test_a_folder_whose_slides_lie_deeper_or_are_pictures_says_so(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_says_so(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.svs").touch()
-    (tmp_path / "b.jpg").touch()
-    with pytest.raises(ProjectNotFoundError, match=r"1 picture: b\.jpg.*1 subfolder with slides: sub \(1\)"):
+    (tmp_path / "sub" / "b.jpg").touch()
+    with pytest.raises(ProjectNotFoundError, match=r"1 picture: sub/b\.jpg.*slides convert"):
         open_collection(tmp_path)
+
+
+def test_slides_of_folders_below_count_each_with_what_lies_beside_it(home: Path) -> None:
+    deep = home / "lab 1" / "day"
+    deep.mkdir(parents=True)
+    small_slide(deep / "c.tif", seed=3)
+    small_slide(deep / "b.tif", seed=4)
+    feature = exported(ID, 64, 64, 200, "Tumor")
+    (deep / "c.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    (home / "link").symlink_to(deep, target_is_directory=True)
+    (deep / "round").symlink_to(home, target_is_directory=True)
+    (home / ".hidden").mkdir()
+    small_slide(home / ".hidden" / "h.tif")
+    folder = SlideFolder(home)
+    names = {e.id: e.name for e in folder.entries()}
+    assert names == {
+        "a.mrxs": "a.mrxs",
+        "b.tif": "b.tif",
+        "lab 1/day/b.tif": "b.tif (in day in lab 1)",
+        "lab 1/day/c.tif": "c.tif",
+    }
+    deeper = entry(folder, "c.tif")
+    content = folder.read(deeper)
+    assert [a.id for a in content.annotations] == [ID] and not folder.read(entry(folder, "b.tif")).annotations
+    folder.write(deeper, sampled_result(content, patch=32), WriteOptions())
+    assert (home / "herohe-bridge" / "geojson" / "lab 1" / "day" / "c.tif.her2-he.geojson").is_file()
+    again = SlideFolder(home)
+    assert again.read(entry(again, "c.tif")).written_run and len(again.entries()) == 4
+    # What is drawn while a run goes on is what counts, wherever the slide lies.
+    (deep / "c.geojson").write_text("{")
+    with pytest.raises(EntryChangedError):
+        folder.write(deeper, sampled_result(content, patch=32), WriteOptions())
+    assert again.clear(entry(again, "c.tif"))
+
+
+def test_a_series_of_dicom_is_one_slide_called_by_its_glass(tmp_path: Path) -> None:
+    picture = tissue_picture(512)
+    large, small = write_dicom(
+        tmp_path / "s", picture, mpp=0.5, series=1, container="TCGA-A1-A0SB-01Z-00-DX1"
+    )
+    write_dicom(tmp_path / "s", picture[::-1], mpp=0.5, series=2)
+    (tmp_path / "s" / "broken.dcm").write_bytes(b"DICM")
+    folder = SlideFolder(tmp_path)
+    assert [e.name for e in folder.entries()] == ["TCGA-A1-A0SB-01Z-00-DX1.dcm", "z2.dcm"]
+    assert folder.warnings == ("Passed over: 1 DICOM file that is no slide: s/broken.dcm.",)
+    content = folder.read(folder.entries()[0])
+    assert content.slide_path == large
+    with GuardedSlide(content.slide_path) as slide:
+        assert slide.size == (512, 512) and slide.mpp == 0.5 and len(slide.level_downsamples) == 2
+        seen = slide.read_box(128, 128, 128, 128, (128, 128)).astype(int)
+    assert np.abs(seen - picture[128:256, 128:256]).mean() < 8
+    # Whichever file of it is named, it is this slide.
+    for file in (large, small):
+        assert [e.name for e in open_collection(file).entries()] == ["TCGA-A1-A0SB-01Z-00-DX1.dcm"]
 
 
 def test_two_annotations_of_one_identifier_get_their_own_values_and_tiles(home: Path) -> None:
