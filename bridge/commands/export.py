@@ -12,7 +12,7 @@ from bridge.commands import model_option
 if TYPE_CHECKING:
     from bridge.export.geojson import Coordinates
 
-_FORMATS = ("csv", "parquet", "geojson")
+_FORMATS = ("csv", "parquet", "geojson", "anndata")
 
 
 @click.command("export")
@@ -42,6 +42,11 @@ _FORMATS = ("csv", "parquet", "geojson")
 @click.option(
     "--features", is_flag=True, help="Also compute each sampled patch's features, as .npz; needs --model."
 )
+@click.option(
+    "--feature-files",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Take the features of anndata from this folder; see features extract.  [default: contributions]",
+)
 @click.option("--model", type=model_option.model, help="The model that scored the run: a file, or a name.")
 @click.option(
     "--device",
@@ -62,6 +67,7 @@ def command(
     formats: tuple[str, ...],
     coordinates: Coordinates,
     features: bool,
+    feature_files: Path | None,
     model: Path | None,
     device: str,
     slides_root: Path | None,
@@ -69,7 +75,8 @@ def command(
     """Write the results of RUN, the output folder of a run of score, for other tools.
 
     Tables of slides, regions, composites and patches as CSV or Parquet; a GeoJSON file a slide with its
-    sampled patches; a .npz file a slide with features and contributions. Research use only.
+    sampled patches; AnnData (.h5ad) a slide, for scverse and LazySlide; a .npz file a slide with features and
+    contributions. Research use only.
     """
     from bridge.export.geojson import export_geojson
     from bridge.export.tables import export_tables
@@ -77,11 +84,17 @@ def command(
 
     if features and model is None:
         raise click.UsageError("--features needs --model: features are computed by the model again.")
+    if feature_files is not None and "anndata" not in formats:
+        raise click.UsageError("--feature-files goes with --format anndata.")
     found = find_run(run, slides_root=slides_root)
     done = []
     for name in dict.fromkeys(formats or (() if features else ("csv",))):
         if name == "geojson":
             done.append(export_geojson(found, folder / "geojson", coordinates))
+        elif name == "anndata":
+            from bridge.export.anndata import export_anndata
+
+            done.append(export_anndata(found, folder / "anndata", feature_files))
         elif name in ("csv", "parquet"):
             done.append(export_tables(found, folder, "csv" if name == "csv" else "parquet"))
     if features and model is not None:

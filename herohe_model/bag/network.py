@@ -7,6 +7,7 @@ the layer and ``a_i`` its weight: 1/n for the mean, gated attention's otherwise 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -75,15 +76,33 @@ class BagNetwork(nn.Module):
 
     def forward(self, features: torch.Tensor) -> BagPass:
         """Compute one bag, features of shape (n, dimension), float32, n at least 1."""
-        hidden = torch.cat([self._patches(part) for part in torch.split(features, _BLOCK)])
+        return self._pooled(torch.cat([self._patches(part) for part in torch.split(features, _BLOCK)]))
+
+    def forward_bags(self, standard: torch.Tensor, counts: Sequence[int]) -> list[BagPass]:
+        """Compute several bags at once, which fills the cores better than small ones one by one.
+
+        Parameters
+        ----------
+        standard
+            Shape (n, dimension), float32: the bags' features one below the other, less :attr:`centre` and by
+            :attr:`scale`.
+        counts
+            Patches of each bag; together n.
+        """
+        hidden = self._hidden(standard)
+        return [self._pooled(part) for part in torch.split(hidden, list(counts))]
+
+    def _pooled(self, hidden: torch.Tensor) -> BagPass:
         attention = self._attention(hidden)
         linear = self.head.linear(hidden.T[None, :, :, None])[0, :, :, 0].T
         biases = self.head.biases()
-        shares = attention[:, None] * linear + biases / len(features)
+        shares = attention[:, None] * linear + biases / len(hidden)
         return BagPass((attention[:, None] * linear).sum(dim=0) + biases, shares, attention)
 
     def _patches(self, features: torch.Tensor) -> torch.Tensor:
-        standard = (features - self.centre) / self.scale
+        return self._hidden((features - self.centre) / self.scale)
+
+    def _hidden(self, standard: torch.Tensor) -> torch.Tensor:
         return functional.dropout(functional.relu(self.layer(standard)), _DROPOUT, self.training)
 
     def _attention(self, hidden: torch.Tensor) -> torch.Tensor:

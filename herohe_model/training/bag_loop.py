@@ -140,27 +140,33 @@ def steps_of(slides: int, options: BagOptions) -> int:
 def _step(
     network: BagNetwork,
     optimiser: torch.optim.Optimizer,
-    batch: Sequence[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]],
+    batch: Sequence[tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.bool_]]],
 ) -> float:
     optimiser.zero_grad(set_to_none=True)
-    count = sum(int(known.sum()) for _, _, known in batch)
-    total = 0.0
-    # One bag at a time: they differ in length, and the memory of one is enough.
-    for features, bits, known in batch:
-        logits = network(torch.from_numpy(features)).logits[None]
-        weights = torch.from_numpy(known[None].astype(np.float32)) / max(1, count)
-        loss = ordinal_loss(logits, torch.from_numpy(bits[None].astype(np.float32)), weights)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+    counts = [len(features) for features, _, _ in batch]
+    standard = np.empty((sum(counts), len(network.centre)), dtype=np.float32)
+    centre, share, at = network.centre.numpy(), 1 / network.scale.numpy(), 0
+    for features, _, _ in batch:
+        # One bag after the other, in place: each stays in the processor's cache.
+        rows = standard[at : (at := at + len(features))]
+        rows[:] = features
+        rows -= centre
+        rows *= share
+    passes = network.forward_bags(torch.from_numpy(standard), counts)
+    logits = torch.stack([one.logits for one in passes])
+    bits = torch.from_numpy(np.stack([bits for _, bits, _ in batch]).astype(np.float32))
+    known = torch.from_numpy(np.stack([known for _, _, known in batch]).astype(np.float32))
+    loss = ordinal_loss(logits, bits, known / known.sum().clamp(min=1))
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own is not typed
     nn.utils.clip_grad_norm_(network.parameters(), _GRADIENT)
     optimiser.step()
-    return total
+    return float(loss.detach())
 
 
-def _some(bag: NDArray[np.floating], most: int, draws: np.random.Generator) -> NDArray[np.float32]:
+def _some(bag: NDArray[np.floating], most: int, draws: np.random.Generator) -> NDArray[np.floating]:
     if len(bag) > most:
         bag = bag[np.sort(draws.choice(len(bag), most, replace=False, shuffle=False))]
-    return bag.astype(np.float32, copy=False)
+    return bag
 
 
 def _spread(bags: Sequence[NDArray[np.floating]]) -> tuple[torch.Tensor, torch.Tensor]:

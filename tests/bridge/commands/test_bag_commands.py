@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata
 import msgspec
 import numpy as np
 import pytest
@@ -15,10 +16,16 @@ from helpers.small_slides import drawn, small_slide
 from bridge.annotations.geojson_writing import write_annotations
 from bridge.cli import cli
 from bridge.results.files import read_json
+from bridge.results.schema import SlideResult
 from herohe_model.dataset.submission import read_submission
+from herohe_model.features.read import read_features
 from herohe_model.files import sha256_of
 
 TRAINING = ("--width", 16, "--epochs", 25, "--batch", 4, "--lr", 0.005, "--folds", 3)
+
+
+def read_results(folder: Path) -> list[SlideResult]:
+    return list(read_json(folder / "results.json"))
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -132,7 +139,7 @@ def test_from_slides_to_features_to_a_model_to_results_that_agree_on_every_way(
     disk = ("--features", features, "--output", tmp_path / "disk")
     code, said = run("score", slides, "--model", model, *inside, *disk)
     assert code == 0 and "10 scored" in said, said
-    for result in read_json(tmp_path / "disk" / "results.json"):
+    for result in read_results(tmp_path / "disk"):
         union, embedded = result.union, by_name[Path(result.slide).stem].union
         assert union is not None and union.prediction is not None and embedded is not None
         assert [(p.x, p.y) for p in union.patches] == [(p.x, p.y) for p in embedded.patches]
@@ -143,6 +150,20 @@ def test_from_slides_to_features_to_a_model_to_results_that_agree_on_every_way(
         assert any("no pixel was read" in warning for warning in result.warnings)
     assert run("report", tmp_path / "disk")[0] == 0
     assert run("export", tmp_path / "disk", "--to", tmp_path / "tables")[0] == 0
+    exported = ("export", tmp_path / "disk", "--to", tmp_path / "tables", "--format", "anndata")
+    assert run(*exported, "--feature-files", features)[0] == 0
+    first = read_results(tmp_path / "disk")[0]
+    table = anndata.read_h5ad(tmp_path / "tables" / "anndata" / "00001-s0.tif.h5ad")
+    assert first.union is not None and table.shape == (80, encoder.dimension)
+    held = read_features(features / "s0.h5")
+    assert held.coords is not None
+    order = {tuple(corner): k for k, corner in enumerate(held.coords.tolist())}
+    rows = [order[x, y] for x, y in zip(table.obs["x"], table.obs["y"], strict=True)]
+    np.testing.assert_array_equal(table.X, held.features[rows])
+    half = first.union.patches[0].size / 2
+    np.testing.assert_array_equal(table.obsm["spatial"] - half, table.obs[["x", "y"]].to_numpy())
+    assert table.obs["attention"].sum() == pytest.approx(1, abs=1e-4)
+    assert "esearch use only" in table.uns["herohe_bridge"]["note"]
     code, said = run("score", slides, "--model", model, *inside, *disk)
     assert code == 0 and "10 known before, 0 written back" in said, said
     # Of a slide without features, that is said; the others are scored. Other features are scored again.
