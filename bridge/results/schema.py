@@ -137,6 +137,7 @@ class RegionResult(msgspec.Struct, frozen=True):
     reason (:data:`herohe_model.sampling.artefacts.REASONS`); None where none were looked for. They are not
     among the foreground, unless they were only marked. ``foreground_threshold`` is what told the foreground,
     and ``out_of_focus`` the share of the patches the model saw that are blurred; None where nobody looked.
+    ``feature_distance`` is of a bag model, see :class:`herohe_model.model.score.BagScore`.
     """
 
     region: str
@@ -154,6 +155,7 @@ class RegionResult(msgspec.Struct, frozen=True):
     artefacts: dict[str, int] | None = None
     foreground_threshold: float | None = None
     out_of_focus: float | None = None
+    feature_distance: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse patches of composites that are not there."""
@@ -244,8 +246,9 @@ class SlideResult(msgspec.Struct, frozen=True):
     """Everything known about one slide after scoring it, or the reason why it was not scored.
 
     ``outlines`` has one entry an annotation of the union; none when the whole slide was sampled.
-    ``stain_percentiles`` says where the slide lies among those that the model was trained on
-    (:class:`herohe_model.sampling.likeness.Likeness`); empty where the model does not know.
+    ``stain_percentiles`` says where the slide lies among those that the model was trained on, by its stain
+    and by the distance of its ``features`` (:class:`herohe_model.sampling.likeness.Likeness`); empty where
+    the model does not know.
     """
 
     entry: str

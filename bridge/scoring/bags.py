@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from bridge.annotations.regions import Region
-from bridge.results.schema import RegionResult
+from bridge.results.schema import RegionResult, rounded
 from bridge.scoring.embedding import embedded
 from bridge.scoring.feature_cache import FeatureCache, KnownFeatures
 from bridge.scoring.options import ScoreOptions
@@ -88,9 +89,10 @@ def bag_region(
         nothing = np.empty((0, len(patches)), dtype=np.int64)
         return region_result(region, patches, nothing, [], card, options)
     drawn, attention = np.arange(len(patches))[None], bag.attention
-    return region_result(
+    found = region_result(
         region, patches, drawn, [_as_composite(bag)], card, options, attention=attention, blurred=blurred
     )
+    return msgspec.structs.replace(found, feature_distance=rounded([bag.distance])[0])
 
 
 def _pool(

@@ -47,7 +47,7 @@ from herohe_model.model.score import (
     ScoringModel,
 )
 from herohe_model.notice import SEEN_IN_TRAINING, TOY_NOTICES
-from herohe_model.sampling.likeness import likeness
+from herohe_model.sampling.likeness import feature_likeness, likeness
 from herohe_model.sampling.patches import PatchSet
 from herohe_model.slides.source import SlideSource
 
@@ -186,7 +186,11 @@ def score_slide(
     else:
         results = score_bags(source, each_region, options, scorer, cache, check, notice)
     union = results[0]
-    refusal = focus_refusal(union, options, slide)
+    near = None
+    if card.features is not None and union.feature_distance is not None:
+        near = feature_likeness(union.feature_distance, card.features)
+    odd = unlike_training(near, slide)
+    refusal = focus_refusal(union, options, slide) or (odd if options.strict else "")
     if refusal:
         return unsuitable(refusal)
     each = tuple(results[1:])
@@ -200,7 +204,7 @@ def score_slide(
         message=union.message,
         warnings=(
             *all_warnings,
-            *filter(None, (focus_warning(union),)),
+            *filter(None, (focus_warning(union), odd)),
             *contradiction(union.prediction),
             *disagreement(union, each),
         ),
@@ -208,7 +212,7 @@ def score_slide(
         annotations=each,
         provenance=provenance,
         outlines=tuple(_outline(region, provenance) for region in regions.annotations),
-        stain_percentiles={} if among is None else dict(among.percentiles),
+        stain_percentiles={k: v for found in (among, near) if found for k, v in found.percentiles.items()},
     )
 
 

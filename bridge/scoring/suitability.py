@@ -50,11 +50,12 @@ def stain_refusal(stain: StainColours, name: str) -> str:
 
 
 def unlike_training(likeness: Likeness | None, name: str) -> str:
-    """Say in what a slide's stain is unlike those that the model was trained on; "" where it is not."""
+    """Say in what a slide is unlike those that the model was trained on; "" where it is not."""
     if likeness is None or not likeness.unlike:
         return ""
     how = "; ".join(likeness.unlike)
-    return f"{name} is stained unlike what the model knows: {how}. Its grade may mean little."
+    kind = "is" if "features" in likeness.percentiles else "is stained"
+    return f"{name} {kind} unlike what the model knows: {how}. Its grade may mean little."
 
 
 def stain_warning(stain: StainColours, name: str) -> str:

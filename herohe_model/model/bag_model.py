@@ -29,7 +29,7 @@ from herohe_model.model.card import (
     open_model_file,
     read_header,
 )
-from herohe_model.model.score import BagScore
+from herohe_model.model.score import BagScore, mean_distance
 
 MAX_BYTES: Final = 64 << 20
 """Of a bag model's file; twenty members of the widest layer have half of it."""
@@ -75,6 +75,7 @@ class BagModel:
             np.stack([p.logits[0] for p in passes]),
             _mean([p.contributions for p in passes]),
             _mean([p.attention for p in passes]),
+            float(np.mean([mean_distance(features, w["centre"], w["scale"]) for w in self.members])),
         )
 
 

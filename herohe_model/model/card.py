@@ -111,6 +111,23 @@ class StainSeen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     blue: Quantiles
 
 
+class FeaturesSeen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far the training slides' features lie from those of the others among them.
+
+    See :mod:`herohe_model.sampling.likeness`.
+
+    Attributes
+    ----------
+    slides
+        How many slides.
+    distance
+        The percentiles 0, 5, ... 100, ascending.
+    """
+
+    slides: int
+    distance: Quantiles
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a model is and how it must be used; scoring and training take everything from it.
 
@@ -202,6 +219,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     slides: Annotated[tuple[SlideDigest, ...], msgspec.Meta(max_length=100_000)] = ()
     bag: BagCard | None = None
     stain: StainSeen | None = None
+    features: FeaturesSeen | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""

@@ -59,11 +59,30 @@ class BagScore:
         Shape (n, bits), float32: each patch's share of the model's logits. They add up to them within 1e-4.
     attention
         Shape (n,), float32, sums to 1; the mean of the members'.
+    distance
+        How far the bag's mean lies from the training slides', see :func:`mean_distance`; the members' mean.
     """
 
     logits: NDArray[np.float32]
     contributions: NDArray[np.float32]
     attention: NDArray[np.float32]
+    distance: float = float("nan")
+
+
+def mean_distance(
+    features: NDArray[np.floating], centre: NDArray[np.floating], scale: NDArray[np.floating]
+) -> float:
+    """Return how far the mean of a bag lies from a centre, in patches' standard deviations: root mean square.
+
+    Parameters
+    ----------
+    features
+        Shape (n, dimension), n at least 1.
+    centre, scale
+        Shape (dimension,).
+    """
+    away = (features.mean(axis=0, dtype=np.float64) - centre) / scale
+    return float(np.sqrt(np.square(away).mean()))
 
 
 def features_as_score(features: NDArray[np.float32]) -> CompositeScore:

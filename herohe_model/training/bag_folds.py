@@ -31,10 +31,11 @@ from herohe_model.features.read import read_facts, read_features
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
 from herohe_model.model.bag_model import load_bag_model
-from herohe_model.model.card import ModelCard, check_card
+from herohe_model.model.card import FeaturesSeen, ModelCard, check_card
 from herohe_model.model.checkpoint import save_model
 from herohe_model.model.new_model import library_versions
-from herohe_model.training.bag_loop import BagOptions, steps_of, train_bag
+from herohe_model.sampling.likeness import features_seen
+from herohe_model.training.bag_loop import BagOptions, spread, steps_of, train_bag
 from herohe_model.training.calibrate import learned_steps
 from herohe_model.training.cross_validation import (
     CardFacts,
@@ -52,6 +53,8 @@ from herohe_model.training.processes import Processes
 from herohe_model.training.run_folder import CONFIG_NAME, MODEL_NAME
 
 _HELD_OUT_NAME: Final = "held-out.json"
+_LEFT_OUT: Final = 5
+"""Parts that slides are measured in where none is held out."""
 _GO_ON: Final = "Give the same command again to go on from there"
 _MEMORY_SHARE: Final = 0.6
 _KEPT_PATCHES: Final = 4096
@@ -150,10 +153,26 @@ def train_bag_folds(
     def predict(fold: Fold, network: Path) -> list[CaseLogits]:
         return _predict(network, bags, fold, listener, stop)
 
-    facts = CardFacts(name, described, "trained", trained_on, learned, digests)
+    seen = _features_seen(bags, folds)
+    card = msgspec.structs.replace(card, features=seen)
+    facts = CardFacts(name, described, "trained", trained_on, learned, digests, features=seen)
     alone = Processes(0, 1, torch.device("cpu"))
     trained = run_folds(cases, folds, plan, target, folder, facts, call, train, predict, alone, listener)
     return replace(trained, left_out=left_out)
+
+
+def _features_seen(bags: Sequence[_Bag], folds: Sequence[Fold]) -> FeaturesSeen | None:
+    """Measure each slide's features against those of the slides that its fold is trained on."""
+    if len(folds) < 2:
+        places = np.arange(len(bags)) % _LEFT_OUT
+        folds = [Fold("", np.flatnonzero(places != k), np.flatnonzero(places == k)) for k in range(_LEFT_OUT)]
+    centres: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    for fold in folds:
+        if len(fold.train) and len(fold.held_out):
+            centre = spread([bags[i].features for i in fold.train.tolist()])
+            centres |= dict.fromkeys(fold.held_out.tolist(), centre)
+    measured = sorted(centres)
+    return features_seen([bags[i].features for i in measured], [centres[i] for i in measured])
 
 
 def usable_cases(

@@ -107,7 +107,8 @@ def train_bag(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         network = BagNetwork(card)
-        network.standardise(*_spread(bags))
+        mean, std = (torch.from_numpy(found.astype(np.float32)) for found in spread(bags))
+        network.standardise(mean, std)
         optimiser = _optimiser(network, options)
         order: list[int] = []
         for step in range(total):
@@ -169,13 +170,13 @@ def _some(bag: NDArray[np.floating], most: int, draws: np.random.Generator) -> N
     return bag
 
 
-def _spread(bags: Sequence[NDArray[np.floating]]) -> tuple[torch.Tensor, torch.Tensor]:
+def spread(bags: Sequence[NDArray[np.floating]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of features, each bag counting alike; shape (dimension,) each."""
     means = np.stack([bag.mean(axis=0, dtype=np.float64) for bag in bags])
     squares = np.stack([np.square(bag, dtype=np.float64).mean(axis=0) for bag in bags])
     mean = means.mean(axis=0)
     std = np.sqrt(np.maximum(squares.mean(axis=0) - mean**2, 0.0))
-    return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(std.astype(np.float32))
+    return mean, std
 
 
 def _optimiser(network: BagNetwork, options: BagOptions) -> torch.optim.Optimizer:

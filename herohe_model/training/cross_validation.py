@@ -40,7 +40,7 @@ from herohe_model.evaluation.page import page
 from herohe_model.evaluation.schema import Evaluation, rounded, to_json
 from herohe_model.files import write_atomically
 from herohe_model.grades import Target
-from herohe_model.model.card import Knowledge, StainSeen
+from herohe_model.model.card import FeaturesSeen, Knowledge, StainSeen
 from herohe_model.model.checkpoint import join_members, load_model, save_model
 from herohe_model.model.new_model import library_versions
 from herohe_model.training.calibrate import UnseenLogits, learned_steps
@@ -136,6 +136,7 @@ class CardFacts:
     learned: tuple[str, ...]
     slides: tuple[str, ...] = ()
     stain: StainSeen | None = None
+    features: FeaturesSeen | None = None
 
 
 @dataclass(frozen=True)
@@ -320,6 +321,7 @@ def finish(
             learned=facts.learned,
             slides=facts.slides,
             stain=facts.stain,
+            features=facts.features,
             calibration=chosen.lines,
             calibrated_for=chosen.calibrated_for,
             call=chosen.call,

@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> BagModel:
     from helpers.drawn_bags import read_labels
 
     folder = tmp_path_factory.mktemp("model")
-    labels = write_cohort(folder, 10)
+    labels = write_cohort(folder, 25)
     found = find_features(folder / "features")
     slides = [FeatureSlide(case, found[case.id]) for case in read_labels(labels).cases]
     options = BagOptions(width=8, epochs=2)
@@ -60,12 +60,14 @@ def write(path: Path, corners: list[tuple[int, int]], *, side: int = SIDE) -> Pa
     return path
 
 
-def score(slide: Path, features: Path, model: BagModel, *areas: shapely.Geometry) -> SlideResult:
+def score(
+    slide: Path, features: Path, model: BagModel, *areas: shapely.Geometry, strict: bool = False
+) -> SlideResult:
     with GuardedSlide(slide) as opened:
         drawn = [Annotation(f"id{k}", "", "Tumor", area) for k, area in enumerate(areas)]
         classes = ("Tumor",) if areas else ()
         regions = build_regions(drawn, region_classes=classes, exclude_classes=(), slide_box=opened.bounds)
-    options = ScoreOptions(min_patches=2, artefacts="ignore", per_annotation=len(areas) > 1)
+    options = ScoreOptions(min_patches=2, artefacts="ignore", per_annotation=len(areas) > 1, strict=strict)
     job = SlideJob(
         entry="s", slide="s.tif", path="s.tif", file=str(slide), mpp=None, warnings=(), regions=regions,
         options=options, features=str(features),
@@ -126,6 +128,26 @@ def test_features_of_another_encoder_or_without_places_are_refused(
     other = tmp_path / "other.h5"
     write_drawn(other, np.ones((20, DIMENSION), np.float32), encoder="other")
     assert "of other, not of small" in score(slide, other, model).message
+
+
+def test_features_unlike_all_that_were_learned_from_are_warned_of_or_refused(
+    tmp_path: Path, slide: Path, model: BagModel
+) -> None:
+    seen = model.card.features
+    assert seen is not None and seen.slides == 25
+    grid = [(x, y) for y in range(0, WHOLE, SIDE) for x in range(0, WHOLE, SIDE)]
+    file = write(tmp_path / "s.h5", grid)
+    like = score(slide, file, model)
+    assert like.union is not None and like.union.feature_distance is not None
+    assert 0 <= like.stain_percentiles["features"] <= 100
+    assert not any("unlike" in warning for warning in like.warnings)
+    with h5py.File(file, "r+") as opened:
+        opened["features"][...] = opened["features"][...] + 3.0
+    unlike = score(slide, file, model)
+    assert unlike.outcome is Outcome.SCORED and unlike.stain_percentiles["features"] == 100
+    assert any("farther off than those of all 25 slides" in warning for warning in unlike.warnings)
+    refused = score(slide, file, model, strict=True)
+    assert refused.outcome is Outcome.UNSUITABLE and "unlike what the model knows" in refused.message
 
 
 def test_a_head_takes_no_pixels(model: BagModel) -> None:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.small_slides import tissue_picture
+from numpy.typing import NDArray
 
 from herohe_model.model.card import StainSeen
-from herohe_model.sampling.likeness import FEWEST, likeness, stain_measures, stain_seen
+from herohe_model.model.score import mean_distance
+from herohe_model.sampling.likeness import (
+    FEWEST,
+    feature_likeness,
+    features_seen,
+    likeness,
+    stain_measures,
+    stain_seen,
+)
 from herohe_model.sampling.stain import StainColours, stain_colours
 
 
@@ -25,6 +34,34 @@ def seen() -> StainSeen:
     found = stain_seen([stained(float(s), seed) for seed, s in enumerate(rng.uniform(0.9, 1.1, 30))])
     assert found is not None
     return found
+
+
+def test_what_a_slide_of_training_is_to_the_others_a_new_one_is_to_all() -> None:
+    """Each is measured by others alone: by a mean that holds it, few slides would all lie too near."""
+    rng = np.random.default_rng(0)
+
+    def bag() -> NDArray[np.float64]:
+        return rng.normal(size=(50, 64)) + rng.normal(size=64) * 0.5
+
+    inside = []
+    for _ in range(30):
+        bags = [bag() for _ in range(25)]
+        centres = []
+        for k in range(25):
+            others = np.concatenate([b for j, b in enumerate(bags) if j % 5 != k % 5])
+            centres.append((others.mean(axis=0), others.std(axis=0)))
+        seen = features_seen(bags, centres)
+        assert seen is not None
+        everything = np.concatenate(bags)
+        new = feature_likeness(mean_distance(bag(), everything.mean(axis=0), everything.std(axis=0)), seen)
+        assert new.unlike == ()
+        inside.append(new.percentiles["features"])
+        far = feature_likeness(
+            mean_distance(bag() + 1, everything.mean(axis=0), everything.std(axis=0)), seen
+        )
+        assert far.percentiles["features"] == 100 and "farther off" in far.unlike[0]
+    assert 35 < np.mean(inside) < 65
+    assert features_seen(bags[: FEWEST - 1], centres[: FEWEST - 1]) is None
 
 
 def test_slides_like_those_of_training_are_within_and_have_their_place(seen: StainSeen) -> None:
