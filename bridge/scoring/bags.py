@@ -90,7 +90,14 @@ def bag_region(
         return region_result(region, patches, nothing, [], card, options)
     drawn, attention = np.arange(len(patches))[None], bag.attention
     found = region_result(
-        region, patches, drawn, [_as_composite(bag)], card, options, attention=attention, blurred=blurred
+        region,
+        patches,
+        drawn,
+        [_as_composite(bag)],
+        card,
+        options,
+        attention=attention,
+        out_of_focus=None if blurred is None else float(blurred.mean()),
     )
     return msgspec.structs.replace(found, feature_distance=rounded([bag.distance])[0])
 

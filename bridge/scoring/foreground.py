@@ -13,7 +13,7 @@ from herohe_model.sampling.artefacts import artefacts_in_words
 from herohe_model.sampling.patches import PatchSet, find_patches
 from herohe_model.slides.source import SlideSource
 
-_BLURRED_WARNED, _BLURRED_REFUSED = 0.25, 0.5
+_BLURRED_WARNED, BLURRED_REFUSED = 0.25, 0.5
 """Share of the patches out of focus from which that is said, and above which a slide is not scored."""
 _MANY: Final = 0.1
 """Share of a region's tissue from which it is said that artefacts were left out."""
@@ -60,7 +60,7 @@ def region_patches(
 def focus_refusal(region: RegionResult, options: ScoreOptions, name: str) -> str:
     """Say why a slide that is out of focus has no result; "" where it is sharp enough."""
     blurred = region.out_of_focus
-    if blurred is None or blurred <= _BLURRED_REFUSED or options.artefact_rule != "leave-out":
+    if blurred is None or blurred <= BLURRED_REFUSED or options.artefact_rule != "leave-out":
         return ""
     return (
         f"{name} is out of focus: {blurred:.0%} of the patches that were seen are blurred. Have it scanned "
@@ -68,12 +68,14 @@ def focus_refusal(region: RegionResult, options: ScoreOptions, name: str) -> str
     )
 
 
-def focus_warning(region: RegionResult) -> str:
+def focus_warning(region: RegionResult, options: ScoreOptions) -> str:
     """Say that a part of what was seen is out of focus; "" where little is."""
     blurred = region.out_of_focus
-    return (
-        "" if blurred is None or blurred < _BLURRED_WARNED else f"{blurred:.0%} of the patches are blurred."
-    )
+    if blurred is None or blurred < _BLURRED_WARNED:
+        return ""
+    instead = not region.is_bag and options.artefact_rule == "leave-out"
+    rest = "; sharp ones were drawn in their place" if instead else ""
+    return f"{blurred:.0%} of the patches that were looked at are blurred{rest}."
 
 
 def artefact_warning(patches: PatchSet, options: ScoreOptions) -> str:

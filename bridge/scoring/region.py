@@ -48,7 +48,7 @@ def region_result(
     options: ScoreOptions,
     *,
     attention: NDArray[np.float32] | None = None,
-    blurred: NDArray[np.bool_] | None = None,
+    out_of_focus: float | None = None,
 ) -> RegionResult:
     """Put the composites of one region together.
 
@@ -58,8 +58,8 @@ def region_result(
         Which patches stand in the cells of each composite, (composites, cells).
     attention
         Of each cell of a bag, its only composite.
-    blurred
-        Which cells are out of focus, of the shape of `drawn`; None or empty where that was not looked at.
+    out_of_focus
+        Share of the patches that were looked at that are; None where that was not done.
     """
     outcome, message = Outcome.SCORED, ""
     if not scores:
@@ -121,16 +121,8 @@ def region_result(
         unsampled=unsampled,
         artefacts=None if options.artefact_rule == "ignore" else dict(patches.artefacts),
         foreground_threshold=None if np.isnan(patches.threshold) else rounded([patches.threshold])[0],
-        out_of_focus=_share(blurred, drawn),
+        out_of_focus=None if out_of_focus is None else rounded([out_of_focus])[0],
     )
-
-
-def _share(blurred: NDArray[np.bool_] | None, drawn: NDArray[np.int64]) -> float | None:
-    """Return the share of the patches, each counted once, that are out of focus."""
-    if blurred is None or not blurred.size:
-        return None
-    _, first = np.unique(drawn, return_index=True)
-    return rounded([float(blurred.ravel()[first].mean())])[0]
 
 
 def as_annotation(union: RegionResult, region: Region) -> RegionResult:

@@ -204,7 +204,7 @@ def score_slide(
         message=union.message,
         warnings=(
             *all_warnings,
-            *filter(None, (focus_warning(union), odd)),
+            *filter(None, (focus_warning(union, options), odd)),
             *contradiction(union.prediction),
             *disagreement(union, each),
         ),

@@ -83,10 +83,12 @@ def embedded(network: OrdinalNetwork, slides: list[CohortSlide]) -> list[NDArray
 
 def predicted(model: Path, folder: Path, output: Path) -> dict[str, float]:
     """Return P(positive) of each slide of a folder, by as many composites as hold all its patches."""
+    asked = ("--composites", "all", "--artefacts", "ignore", "--any-stain")
     result = CliRunner().invoke(
-        cli, ["predict", str(folder), "--model", str(model), "--output", str(output), "--composites", "all"]
+        cli, ["predict", str(folder), "--model", str(model), "--output", str(output), *asked]
     )
-    assert result.exit_code == 0, result.output
+    if result.exit_code:
+        raise SystemExit(f"{result.output}\n{result.exception}")
     submission = read_submission(output)
     return dict(zip(submission.case_ids, submission.soft.tolist(), strict=True))
 

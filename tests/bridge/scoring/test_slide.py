@@ -303,6 +303,27 @@ def test_a_slide_out_of_focus_is_not_scored_unless_it_is_asked_for(tmp_path: Pat
     assert any("are blurred" in warning for warning in marked.warnings)
 
 
+def test_sharp_patches_are_drawn_in_the_place_of_blurred_ones(tmp_path: Path, scorer: Scorer) -> None:
+    tissue = look_like_tissue(draw_phantom("2+", seed=1, side=1024), seed=1)[256:768, 256:768]
+    soft = np.asarray(Image.fromarray(tissue).filter(ImageFilter.GaussianBlur(4)))
+    half = np.concatenate([soft[:, :224], tissue[:, 224:]], axis=1)
+    write_tiff(tmp_path / "half.tif", half, mpp=MPP, tile=128)
+    of = {}
+    with Slide(tmp_path / "half.tif") as slide:
+        for rule in ("leave-out", "mark"):
+            region = regions_of(slide, drawn(64, 64, 384, 384))
+            of[rule] = score(slide, region, scorer, artefacts=rule, composites=2)
+            again = score(slide, region, scorer, artefacts=rule, composites=2)
+            assert again == of[rule]
+    blurred = {}
+    for rule, result in of.items():
+        assert result.outcome is Outcome.SCORED and result.union is not None, result.message
+        assert len(result.union.composites) == 2 and result.union.out_of_focus is not None
+        blurred[rule] = np.mean([patch.x + patch.size <= 224 for patch in result.union.patches])
+    assert blurred["mark"] > 0.3 and blurred["leave-out"] < 0.2, blurred
+    assert any("sharp ones were drawn in their place" in warning for warning in of["leave-out"].warnings)
+
+
 def test_a_stain_unlike_that_of_training_is_said_and_refused_when_asked_for(
     slide: Slide, scorer: Scorer, tmp_path: Path
 ) -> None:
