@@ -7,14 +7,16 @@ from typing import Annotated
 
 import msgspec
 
+from herohe_model.publishing.terms import cohort_terms
+
 
 class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A public cohort.
 
     Attributes
     ----------
-    where, terms
-        Where it is had, and on which terms; read them there, they may have changed.
+    where
+        Where it is had; read its terms there, they may have changed.
     counts
         By split (``all`` for a cohort as a whole), the published numbers of slides, of HER2-positive and
         -negative ones, and of grades; empty where none are published that could be compared.
@@ -23,8 +25,12 @@ class Cohort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     title: str
     where: str
-    terms: str
     counts: dict[str, dict[str, int]]
+
+    @property
+    def terms(self) -> str:
+        """On which terms it is had, in a few words."""
+        return cohort_terms(self.name).said
 
 
 class _Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -82,6 +82,21 @@ def cohorts_named(cohort: str) -> list[str]:
     return [name for part in re.split(r"\s*(?:[+,;&]|\band\b)\s*", cohort) if (name := part.strip())]
 
 
+def cohort_terms(name: str) -> Terms:
+    """Return what is known of the terms of a public cohort, by one of its names.
+
+    Raises
+    ------
+    TermsError
+        If they are not known.
+    """
+    return _find((name,), _shipped().cohorts, f"The terms of the cohort {name} are not known")
+
+
+def _shipped() -> _Table:
+    return _decode((resources.files(__package__) / "terms.json").read_bytes(), "terms.json")
+
+
 def terms_of(card: ModelCard, table: Path | None = None) -> tuple[list[Terms], list[Terms]]:
     """Return the terms of a model's cohorts, and of its network's weights.
 
@@ -97,8 +112,7 @@ def terms_of(card: ModelCard, table: Path | None = None) -> tuple[list[Terms], l
     OptionError
         If the user's table cannot be read.
     """
-    shipped = (resources.files(__package__) / "terms.json").read_bytes()
-    own, ours = _read(table), _decode(shipped, "terms.json")
+    own, ours = _read(table), _shipped()
     cohorts, networks = own.cohorts + ours.cohorts, own.networks + ours.networks
     names = cohorts_named(card.cohort)
     if not names:

@@ -78,7 +78,7 @@ def test_bcnb_becomes_slides_outlines_and_labels(tmp_path: Path) -> None:
 
     code, said = run("cohort", "prepare", "bcnb", download, "--output", tmp_path / "out")
     assert (code == 0 and "2 train, 1 test" in said) or "1 test, 2 train" in said, said
-    assert "not for commercial use" in said and "Next: herohe-bridge cohort check" in said
+    assert "non-commercial" in said and "Next: herohe-bridge cohort check" in said
     cases = cases_of(tmp_path / "out")
     assert {id: (c.split, c.ihc, c.positive) for id, c in cases.items()} == {
         "1": ("train", "0", False),
