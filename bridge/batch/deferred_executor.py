@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from bridge.batch.executor import SlideExecutor
 from bridge.results.schema import SlideResult
-from bridge.scoring.job import SlideJob
+from bridge.scoring.job import Opener, SlideJob
 from bridge.scoring.progress import Progress
 from herohe_model.errors import HeroheError
 from herohe_model.model.score import ScorerInfo, ScoringModel
@@ -61,7 +61,7 @@ class DeferredExecutor:
         if self._begun:
             self._begun.check()
 
-    def submit(self, job: SlideJob) -> None:
+    def submit(self, job: SlideJob, opener: Opener | None = None) -> None:
         """Begin a slide.
 
         Raises
@@ -76,7 +76,7 @@ class DeferredExecutor:
                 f"Slides are scored by {executor.info.engine} in {executor.info.precision} now, "
                 f"not by {expected.engine} in {expected.precision}"
             )
-        executor.submit(job)
+        executor.submit(job, opener)
 
     def finished(self, timeout_s: float) -> list[SlideResult]:
         """Return results not returned before."""

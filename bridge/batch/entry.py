@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bridge.annotations.regions import SlideRegions, build_regions
 from bridge.annotations.unmatched_classes import ClassTally
 from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection, Entry, EntryContent
+from bridge.scoring.job import Opener
 from bridge.scoring.suitability import check_image_type
+from bridge.server.remote_slide import RemoteSlide
 from herohe_model.slides.guarded_slide import GuardedSlide
+from herohe_model.slides.source import SlideSource
 
 
 def read_entry(
@@ -17,14 +23,30 @@ def read_entry(
     content = collection.read(entry)
     if not options.score.any_stain:
         check_image_type(content.image_type, entry.name)
-    with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+    with opened(content, options.score.mpp) as slide:
         regions = build_regions(
             content.annotations,
             region_classes=options.region_classes,
             exclude_classes=options.exclude_classes,
-            slide_box=content.view.of(slide).bounds,
+            slide_box=slide.bounds,
         )
         return content, regions, slide.fingerprint
+
+
+@contextmanager
+def opened(content: EntryContent, mpp: float | None) -> Iterator[SlideSource]:
+    """Open what an entry shows: its file, or the pixels that QuPath reads; `mpp` goes before its own."""
+    if content.pixels is None:
+        with GuardedSlide(content.slide_path, mpp=mpp or content.mpp) as slide:
+            yield content.view.of(slide)
+    else:
+        with content.pixels.opened() as fetch:
+            yield RemoteSlide(content.pixels.source, fetch, mpp=mpp or content.mpp)
+
+
+def opener_of(content: EntryContent) -> Opener | None:
+    """Return how the slide of a job is opened; None for its file."""
+    return None if content.pixels is None else lambda job: opened(content, job.mpp)
 
 
 def unmatched_classes(tally: ClassTally, options: BatchOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

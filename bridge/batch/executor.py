@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from bridge.results.schema import SlideResult
-from bridge.scoring.job import SlideJob, score_job
+from bridge.scoring.job import Opener, SlideJob, score_job
 from bridge.scoring.progress import Progress
 from herohe_model.model.score import CompositeScorer, ScorerInfo, ScoringModel
 
@@ -39,8 +39,8 @@ class SlideExecutor(Protocol):
         """Raise the HeroheError for which no further slide can be scored, if there is one."""
         ...
 
-    def submit(self, job: SlideJob) -> None:
-        """Begin a slide as soon as there is room."""
+    def submit(self, job: SlideJob, opener: Opener | None = None) -> None:
+        """Begin a slide as soon as there is room; `opener` opens it, by default its file."""
         ...
 
     def finished(self, timeout_s: float) -> list[SlideResult]:
@@ -100,10 +100,10 @@ class ThreadExecutor:
     def check(self) -> None:
         """Do nothing: a scorer that is gone says so for each slide."""
 
-    def submit(self, job: SlideJob) -> None:
+    def submit(self, job: SlideJob, opener: Opener | None = None) -> None:
         """Begin a slide in a thread."""
         self._progress[job.entry] = (job.slide, Progress("foreground", 0, 1))
-        self._running.add(self._pool.submit(self._score, job))
+        self._running.add(self._pool.submit(self._score, job, opener))
 
     def finished(self, timeout_s: float) -> list[SlideResult]:
         """Return what has come to its end."""
@@ -121,8 +121,10 @@ class ThreadExecutor:
         """End every running slide within one composite."""
         self._cancelled.set()
 
-    def _score(self, job: SlideJob) -> SlideResult:
+    def _score(self, job: SlideJob, opener: Opener | None) -> SlideResult:
         def progress(now: Progress) -> None:
             self._progress[job.entry] = (job.slide, now)
 
-        return score_job(job, self._scorer, progress=progress, cancelled=self._cancelled.is_set)
+        return score_job(
+            job, self._scorer, opener=opener, progress=progress, cancelled=self._cancelled.is_set
+        )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bridge.batch.entry import read_entry
+from bridge.batch.entry import opened, read_entry
 from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection
 from bridge.scoring.foreground import region_patches
 from bridge.scoring.slide import as_herohe
 from bridge.scoring.suitability import stain_refusal
 from herohe_model.model.card import ModelCard
-from herohe_model.slides.guarded_slide import GuardedSlide
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ def plan_batch(collection: Collection, card: ModelCard, options: BatchOptions) -
             if regions.union is None:
                 yield PlannedSlide(entry.name, 0, 0, 0, regions.no_match_message(), regions.classes_present)
                 continue
-            with GuardedSlide(content.slide_path, mpp=options.score.mpp or content.mpp) as slide:
+            with opened(content, options.score.mpp) as slide:
                 patches = region_patches(
-                    content.view.of(slide),
+                    slide,
                     regions.union.geometry,
                     options.score,
                     patch_px=card.patch_px,

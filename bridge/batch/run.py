@@ -20,7 +20,7 @@ import msgspec
 from bridge.annotations.regions import SlideRegions
 from bridge.annotations.unmatched_classes import ClassTally
 from bridge.batch.deferred_executor import OtherScorerError
-from bridge.batch.entry import read_entry, unmatched_classes
+from bridge.batch.entry import opener_of, read_entry, unmatched_classes
 from bridge.batch.executor import SlideExecutor, ThreadExecutor
 from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection, Entry, EntryContent
@@ -298,7 +298,7 @@ class _Batch:
             features=features,
         )
         if regions.union is None:
-            unmatched = unmatched_job(work, self._executor.model)
+            unmatched = unmatched_job(work, self._executor.model, opener_of(content))
             self._finish(_Job(position, entry, content, path, key=""), unmatched)
             return
         try:
@@ -310,7 +310,7 @@ class _Batch:
                 self._reused += 1
                 self._close_slides((position, self._write_back(job, known)), reused=True)
                 return
-            self._executor.submit(work)
+            self._executor.submit(work, opener_of(content))
         except CancelledError as error:
             self._close_slides((position, _failed(error, entry, path)))
             return

@@ -36,10 +36,16 @@ from bridge.cluster.messages import (
 )
 from bridge.cluster.registry import WorkerRegistry
 from bridge.results.schema import Outcome, SlideResult
-from bridge.scoring.job import SlideJob, SlidesElsewhere, encode_job
+from bridge.scoring.job import Opener, SlideJob, SlidesElsewhere, encode_job
 from bridge.scoring.progress import Progress
 from bridge.scoring.slide import failed_result
-from herohe_model.errors import CancelledError, HeroheError, SlideNotFoundError, WorkerDiedError
+from herohe_model.errors import (
+    CancelledError,
+    HeroheError,
+    SlideError,
+    SlideNotFoundError,
+    WorkerDiedError,
+)
 from herohe_model.model.card import read_card
 from herohe_model.model.compute import AUTO, Compute
 from herohe_model.model.machine import default_threads
@@ -187,8 +193,15 @@ class DaskExecutor:
         if self._problem is not None:
             raise self._problem
 
-    def submit(self, job: SlideJob) -> None:
-        """Give a slide to dask."""
+    def submit(self, job: SlideJob, opener: Opener | None = None) -> None:
+        """Give a slide to dask; one that is no file cannot go there, and fails."""
+        if opener is not None:
+            here = SlideError(
+                f"The pixels of {job.slide} come from QuPath, which reads them on this machine alone",
+                "Score it without --dask",
+            )
+            self._results.append(failed_result(here, entry=job.entry, slide=job.slide, path=job.path))
+            return
         file = self._slides.map(job.file) if self._slides else job.file
         task = _Task(job, encode_job(msgspec.structs.replace(job, file=file)))
         self._tasks[job.entry] = task

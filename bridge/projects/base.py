@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bridge.annotations.regions import Annotation
 from bridge.results.schema import SlideResult
 from bridge.scoring.options import WriteOptions
 from bridge.writing.plan import WrittenObjects
 from herohe_model.slides.view import SlideView
+
+if TYPE_CHECKING:
+    from bridge.qupath.pixels import QuPathPixels
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class EntryContent:
         The name of the type that the image was given in QuPath, such as ``BRIGHTFIELD_H_E``; "" without one.
     view
         What of the slide the image shows, and in which colours.
+    pixels
+        QuPath's own, where the file is not read here, or otherwise; None to read the file.
     """
 
     entry: Entry
@@ -55,6 +60,7 @@ class EntryContent:
     warnings: tuple[str, ...] = field(default=())
     image_type: str = ""
     view: SlideView = field(default_factory=SlideView)
+    pixels: QuPathPixels | None = None
 
 
 class Collection(Protocol):

@@ -8,7 +8,7 @@ from bridge.projects.base import Collection
 from bridge.projects.scales import read_scales
 from herohe_model.errors import OptionError, ProjectNotFoundError
 from herohe_model.slides.dicom import DICOM_SUFFIXES
-from herohe_model.slides.formats import SLIDE_SUFFIXES
+from herohe_model.slides.formats import PICTURE_SUFFIXES, SLIDE_SUFFIXES
 
 
 def open_collection(
@@ -45,7 +45,7 @@ def open_collection(
         If they cannot be read.
     """
     path = Path(path)
-    a_slide = path.name.lower().endswith((*SLIDE_SUFFIXES, *DICOM_SUFFIXES))
+    a_slide = path.name.lower().endswith((*SLIDE_SUFFIXES, *DICOM_SUFFIXES, *PICTURE_SUFFIXES))
     only = path.name if a_slide and path.is_file() else None
     path = path.parent if only is not None else path
     if path.is_file() and path.suffix == ".qpproj":

@@ -34,6 +34,7 @@ from bridge.qupath.image_source import (
     view_of,
 )
 from bridge.qupath.jvm import NEWEST_TESTED, QuPath, qupath_facts, start_qupath
+from bridge.qupath.pixels import QuPathPixels
 from bridge.qupath.processes import open_project_warnings
 from bridge.qupath.project_file import (
     add_classes,
@@ -52,6 +53,7 @@ from bridge.writing.plan import RunMarker, WrittenObjects, kept_result, plan_wri
 from herohe_model.errors import EntryChangedError, ProjectError, SlideError, WriteBackError
 from herohe_model.printable import printable_name
 from herohe_model.slides.guarded_slide import GuardedSlide
+from herohe_model.slides.view import SlideView
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 
@@ -70,6 +72,17 @@ class _Seen:
 
     sha256: str | None
     ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How an image lies on its file; of one by QuPath's own pixels, the image is the slide."""
+
+    transform: SlideTransform
+    mpp: float | None
+    view: SlideView
+    pixels: QuPathPixels | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class QuPathProject:
@@ -103,6 +116,7 @@ class QuPathProject:
         self._finder = SlideFinder(self._path, str(document.get("uri") or ""), slides_root)
         self._backups = Backups(self.root, self.root / OWN_FOLDER / "backups")
         self._seen: dict[str, _Seen] = {}
+        self._shown: dict[str, _Shown] = {}
         self._pending: dict[str, dict[str, str | None]] = {}
         self._classes: set[str] = set()
         self._cleared: set[str] = set()
@@ -147,14 +161,12 @@ class QuPathProject:
         image_type = data.image_type if data is not None else ""
         try:
             source, slide_path = self._locate(entry)
-            with GuardedSlide(slide_path) as slide:
-                transform = frame_of(source, slide, entry.name)
-                mpp = users_mpp(source, slide)
-            view = view_of(source, transform, entry.name)
+            shown = self._shown[entry.id] = self._look(entry, source, slide_path)
         except SlideError:
             # What is no H&E slide need not be a slide at all.
             check_image_type(image_type, entry.name)
             raise
+        transform = shown.transform
         annotations = _annotations(data, transform, entry)
         self._seen[entry.id] = _Seen(
             data.sha256 if data is not None else None, tuple(annotation.id for annotation in annotations)
@@ -163,12 +175,14 @@ class QuPathProject:
         return EntryContent(
             entry=entry,
             slide_path=slide_path,
-            mpp=mpp,
+            mpp=shown.mpp,
             annotations=annotations,
             written_run=run,
             written_with=options,
+            warnings=shown.warnings,
             image_type=image_type,
-            view=view,
+            view=shown.view,
+            pixels=shown.pixels,
         )
 
     def write(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
@@ -251,8 +265,7 @@ class QuPathProject:
             if not areas:
                 return False
             data = self._blank(entry, source, slide_path)
-        with GuardedSlide(slide_path) as slide:
-            transform = frame_of(source, slide, entry.name)
+        transform = self._transform(entry, source, slide_path)
         before = data.user_digest()
         if data.clear_proposals():
             # A result that stood on them is gone with them.
@@ -300,8 +313,7 @@ class QuPathProject:
         if result.union is None and (data is None or not (data.written_objects() or data.has_mark())):
             return
         source, slide_path = self._locate(entry)
-        with GuardedSlide(slide_path) as slide:
-            transform = frame_of(source, slide, entry.name)
+        transform = self._transform(entry, source, slide_path)
         annotations = _annotations(data, transform, entry)
         areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}
         sampled = result.union.annotations if result.union is not None else ()
@@ -339,13 +351,38 @@ class QuPathProject:
 
     def _blank(self, entry: Entry, source: ImageSource, slide_path: Path) -> ImageData:
         """Return the data that QuPath would save for an image that has none."""
-        java = self._qupath.java
         if not self._qupath.openslide:
             raise WriteBackError("QuPath's OpenSlide does not load", "Install QuPath again")
-        uri = java("java.net.URI")(source.uri)
-        found = java("java.nio.file.Paths").get(str(slide_path)).toUri()
-        builder = self._images[entry.id].java_object.getServerBuilder().updateURIs({uri: found})
+        builder = self._builder(entry, source, slide_path)
         return ImageData.blank(self._qupath, builder, entry.name, f"{self._path}::{entry.id}")
+
+    def _look(self, entry: Entry, source: ImageSource, slide_path: Path) -> _Shown:
+        """Return how an image lies on its file, or that its pixels are QuPath's."""
+        try:
+            with GuardedSlide(slide_path) as slide:
+                transform = frame_of(source, slide, entry.name)
+                found = _Shown(transform, users_mpp(source, slide), view_of(source, transform, entry.name))
+                if source.by_openslide or source.steps:
+                    return found
+                pixels = self._pixels(entry, source, slide_path)
+                if pixels.are_those_of(slide):
+                    return found
+                why = "it shows others when it is read by OpenSlide"
+        except SlideError as error:
+            if source.by_openslide or source.steps:
+                raise
+            why = error.problem
+            pixels = self._pixels(entry, source, slide_path)
+        whole = SlideTransform.at(0, 0, pixels.source.width, pixels.source.height)
+        return _Shown(whole, None, SlideView(), pixels, (pixels.warning(why),))
+
+    def _pixels(self, entry: Entry, source: ImageSource, slide_path: Path) -> QuPathPixels:
+        return QuPathPixels(self._qupath, self._builder(entry, source, slide_path), entry.name)
+
+    def _transform(self, entry: Entry, source: ImageSource, slide_path: Path) -> SlideTransform:
+        """Return where an image's pixels lie on its slide, as it was found when the entry was read."""
+        shown = self._shown.get(entry.id) or self._look(entry, source, slide_path)
+        return shown.transform
 
     def _locate(self, entry: Entry) -> tuple[ImageSource, Path]:
         """Return what the project says about an image, and its slide's file."""
@@ -355,6 +392,13 @@ class QuPathProject:
         text = java("qupath.lib.io.GsonTools").getInstance().toJson(builder, kind)
         source = parse_builder(json.loads(str(text)), entry.name)
         return source, self._finder.find(source.uri, entry.name)
+
+    def _builder(self, entry: Entry, source: ImageSource, slide_path: Path) -> Any:
+        """Return what QuPath opens an image with, where its file lies now."""
+        java = self._qupath.java
+        uri = java("java.net.URI")(source.uri)
+        found = java("java.nio.file.Paths").get(str(slide_path)).toUri()
+        return self._images[entry.id].java_object.getServerBuilder().updateURIs({uri: found})
 
     def _data_path(self, entry: Entry) -> Path:
         folder: Path = self._images[entry.id].entry_path

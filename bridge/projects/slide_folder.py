@@ -4,11 +4,13 @@ Annotations are read from ``<slide>.geojson`` (``case1.svs.geojson`` or ``case1.
 :mod:`bridge.annotations.files`. Results go into files of their own, ``<slide>.her2-he.geojson``, which QuPath
 imports by drag and drop: the sampled annotations, with their identifiers, and their tiles. They belong into
 an image that does not show the annotations yet; of those that it has, QuPath would make second ones. What the
-user exported is never touched. Slides in folders below count, too; annotations lie beside each.
+user exported is never touched. Slides in folders below count, too; annotations lie beside each. Of a folder
+of pictures, slides are made once, beside the results.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -30,7 +32,7 @@ from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
 from bridge.projects.result_features import annotated_feature, whole_image_feature
 from bridge.projects.surroundings import passed_over
-from bridge.projects.walk import OWN_FOLDER, FoundFolder, list_folder, walk_slides
+from bridge.projects.walk import OWN_FOLDER, FoundFolder, is_picture, list_folder, walk_slides
 from bridge.qupath.safe_replace import changed_error, replace_file, write_new
 from bridge.results.schema import PREFIX, SlideResult, image_metadata
 from bridge.scoring.options import WriteOptions
@@ -47,6 +49,9 @@ from herohe_model.files import sha256_of
 from herohe_model.printable import is_text, printable_name
 from herohe_model.slides.formats import SLIDE_SUFFIXES
 from herohe_model.slides.guarded_slide import GuardedSlide
+from herohe_model.slides.pictures import convert_picture
+
+_log = logging.getLogger(__name__)
 
 _MOMENT_NS: Final = 2_000_000_000
 """As coarse as any file system keeps times."""
@@ -176,7 +181,7 @@ class SlideFolder:
             If its annotations cannot be read, or two files could be them.
         """
         slide_path = self._slide_path(entry)
-        source = self._annotation_file(slide_path)
+        source = self._annotation_file(self._slides[entry.id])
         before = _digest(source)
         texts = read_texts(source) if source is not None else []
         annotations = tuple(found.annotation for found in _features(texts, _transform(slide_path)))
@@ -205,7 +210,7 @@ class SlideFolder:
         if result.outcome.is_failure:
             return
         slide_path = self._slide_path(entry)
-        source = self._annotation_file(slide_path)
+        source = self._annotation_file(self._slides[entry.id])
         if entry.id in self._seen and _digest(source) != self._seen[entry.id]:
             raise changed_error(str(source))
         transform = _transform(slide_path)
@@ -297,7 +302,16 @@ class SlideFolder:
             raise SlideNotFoundError(
                 f"{path} is a link to {os.readlink(path)}, which is not there", "Bring that file back"
             )
-        return path
+        return self._converted(entry, path) if is_picture(path) else path
+
+    def _converted(self, entry: Entry, picture: Path) -> Path:
+        """Return the slide that was made of a picture, and make it where it is not there or older."""
+        within = picture.relative_to(self._root)
+        slide = self._results.with_name("slides") / within.with_name(f"{within.name}.tif")
+        if not slide.is_file() or slide.stat().st_mtime_ns < picture.stat().st_mtime_ns:
+            _log.info("%s: a slide is made of it, once", entry.name)
+            convert_picture(picture, slide, mpp=self._scales.get(case_id(entry.name)))
+        return slide
 
     def _result_file(self, entry: Entry) -> Path:
         within = self._slides[entry.id].relative_to(self._root)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from herohe_model.errors import ProjectError
 from herohe_model.slides.dicom import DICOM_SUFFIXES, dicom_slides
-from herohe_model.slides.formats import SLIDE_SUFFIXES
+from herohe_model.slides.formats import PICTURE_SUFFIXES, SLIDE_SUFFIXES
 
 OWN_FOLDER: Final = "herohe-bridge"
 """Where runs put their results, by default."""
@@ -50,7 +50,8 @@ def walk_slides(root: Path, *, results: Path, only: str | None = None) -> list[F
     """Look for slides in a folder and, unless one alone is meant, in all below it.
 
     Not looked into: hidden folders, results of runs, QuPath projects, the data folders of MIRAX slides, and
-    what is one image that is not read (Zarr). Links to folders are followed, each folder once.
+    what is one image that is not read (Zarr). Links to folders are followed, each folder once. Where
+    there is no slide at all, pictures stand for slides.
 
     Parameters
     ----------
@@ -69,7 +70,20 @@ def walk_slides(root: Path, *, results: Path, only: str | None = None) -> list[F
     ProjectError
         If a folder cannot be read, or there are too many.
     """
-    return list(_walk(root, results.resolve(), only, set()))
+    found = list(_walk(root, results.resolve(), only, set()))
+    if any(folder.slides for folder in found):
+        return found
+    return [replace(folder, slides=_pictures(folder, only)) for folder in found]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture, of which a slide can be made."""
+    return path.name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def _pictures(folder: FoundFolder, only: str | None) -> tuple[Path, ...]:
+    files = [path for path in folder.listing if is_picture(path) and not path.name.startswith(".")]
+    return tuple(path for path in files if path.is_file() and only in (None, path.name))
 
 
 def list_folder(folder: Path) -> tuple[Path, ...]:

@@ -5,7 +5,8 @@ A job travels to another machine as MessagePack; geometry goes as WKB, which kee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
@@ -24,6 +25,9 @@ from herohe_model.model.score import CompositeScorer, ScoringModel
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.slides.source import SlideSource
 from herohe_model.slides.view import SlideView
+
+Opener = Callable[["SlideJob"], AbstractContextManager[SlideSource]]
+"""Opens a job's slide where it is not a file."""
 
 
 class SlideJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,10 +79,11 @@ def score_job(
     job: SlideJob,
     scorer: CompositeScorer,
     *,
+    opener: Opener | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> SlideResult:
-    """Score a slide; whatever goes wrong becomes its outcome."""
+    """Score a slide; whatever goes wrong becomes its outcome. `opener` opens it, by default its file."""
 
     def score(slide: SlideSource) -> SlideResult:
         features, warnings = None, job.warnings
@@ -103,13 +108,14 @@ def score_job(
             cancelled=cancelled,
         )
 
-    return _opened(job, score)
+    return _opened(job, opener, score)
 
 
-def unmatched_job(job: SlideJob, model: ScoringModel) -> SlideResult:
+def unmatched_job(job: SlideJob, model: ScoringModel, opener: Opener | None = None) -> SlideResult:
     """Return the result of a slide that no annotation matches; whatever goes wrong becomes its outcome."""
     return _opened(
         job,
+        opener,
         lambda slide: unmatched_result(
             slide,
             job.regions,
@@ -123,12 +129,20 @@ def unmatched_job(job: SlideJob, model: ScoringModel) -> SlideResult:
     )
 
 
-def _opened(job: SlideJob, result_of: Callable[[SlideSource], SlideResult]) -> SlideResult:
+def _opened(
+    job: SlideJob, opener: Opener | None, result_of: Callable[[SlideSource], SlideResult]
+) -> SlideResult:
     try:
-        with GuardedSlide(job.file, mpp=job.mpp) as slide:
-            return result_of(job.view.of(slide))
+        with (opener or _file)(job) as slide:
+            return result_of(slide)
     except Exception as error:
         return failed_result(error, entry=job.entry, slide=job.slide, path=job.path)
+
+
+@contextmanager
+def _file(job: SlideJob) -> Iterator[SlideSource]:
+    with GuardedSlide(job.file, mpp=job.mpp) as slide:
+        yield job.view.of(slide)
 
 
 def encode_job(job: SlideJob) -> bytes:

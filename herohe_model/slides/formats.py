@@ -28,7 +28,7 @@ _ALSO_OF_A_NAME: Final = (".ome.tif", ".ome.tiff", ".dcm")
 
 def without_suffix(name: str) -> str:
     """Return a slide's name without a slide's suffix; a dot that begins none belongs to the name."""
-    for suffix in (*_ALSO_OF_A_NAME, *SLIDE_SUFFIXES):
+    for suffix in (*_ALSO_OF_A_NAME, *SLIDE_SUFFIXES, *PICTURE_SUFFIXES):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name

@@ -32,7 +32,7 @@ def convert_picture(
     picture: Path,
     slide: Path,
     *,
-    mpp: float,
+    mpp: float | None,
     progress: Callable[[float], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -43,7 +43,7 @@ def convert_picture(
     slide
         The new file; its folder is made if it is not there, and what was there is replaced.
     mpp
-        Scale of the picture, µm/px.
+        Scale of the picture, µm/px; None to leave it open.
     progress
         Told the share that is done, 0 to 1.
     stop
@@ -60,8 +60,10 @@ def convert_picture(
     OptionError
         If libvips is not installed, or the scale cannot be true.
     """
-    if not 0.01 <= mpp <= 100.0:
+    if mpp is not None and not 0.01 <= mpp <= 100.0:
         raise OptionError(f"{mpp} µm/px is no scale of a picture", "Name 0.01 to 100 µm per pixel")
+    # Pixels a millimetre. What a picture says of its own is of prints, which no slide is taken for.
+    resolution = {} if mpp is None else {"xres": 1000 / mpp, "yres": 1000 / mpp, "resunit": "cm"}
     vips = _libvips()
     try:
         image = _opened(vips, picture)
@@ -78,11 +80,8 @@ def convert_picture(
                 compression="jpeg",
                 Q=_QUALITY,
                 bigtiff=True,
-                # Pixels a millimetre.
-                xres=1000 / mpp,
-                yres=1000 / mpp,
-                resunit="cm",
                 keep="icc",
+                **resolution,
             )
     except vips.Error as error:
         if stop():

@@ -5,8 +5,7 @@
 Slides are drawn with a tumour in which a share of small squares shows the grade, 10 to 20% of the tissue; the
 stroma around it shows rings of all grades. An encoder is trained on the way, on other slides whose tumour is
 drawn and shows its grade everywhere. On whole slides, three models learn from the same cases: composites, end
-to end from the encoder's weights on; and on the encoder's features a mean and an attention head. Held-out
-slides judge them, in pairs.
+to end; and on the encoder's features a mean and an attention head. Held-out slides judge them, in pairs.
 """
 
 from __future__ import annotations
@@ -100,6 +99,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=100)
     parser.add_argument("--expressing", type=float, default=0.35)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--from-encoder", action="store_true", help="composites begin with its weights")
     parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -135,8 +135,11 @@ def main() -> None:
         safetensors.torch.save_file(backbone, weights)
         say("encoder trained")
         z = {}
-        tuned = msgspec.structs.replace(options, weights_sha256=load_tensors(weights)[2], lr=1e-3)
-        model = train(whole(cohort), folder / "composites", tuned, weights)
+        composites = options
+        if arguments.from_encoder:
+            composites = msgspec.structs.replace(options, weights_sha256=load_tensors(weights)[2], lr=1e-3)
+        begin = weights if arguments.from_encoder else None
+        model = train(whole(cohort), folder / "composites", composites, begin)
         found = predicted(model, folder / "held-out", folder / "composites.csv")
         z["composites"] = np.array([found[one.slide.case.id] for one in held_out])
         say(f"composites: {said(truth, z['composites'])}")

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from helpers.dicom_slides import write_dicom
 from helpers.sampled_results import sampled_result
 from helpers.small_slides import small_slide, tissue_picture
+from PIL import Image
 from shapely.geometry import box, shape
 
 from bridge.commands.clear import command as clear
@@ -27,6 +28,7 @@ from herohe_model.errors import (
     ProjectNotFoundError,
     RegionError,
     SlideNotFoundError,
+    SlideScaleError,
     SlideUnreadableError,
     WriteBackError,
 )
@@ -281,11 +283,39 @@ def test_what_takes_no_part_is_counted_and_named(home: Path) -> None:
     )
 
 
-def test_a_folder_of_pictures_says_so(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "b.jpg").touch()
-    with pytest.raises(ProjectNotFoundError, match=r"1 picture: sub/b\.jpg.*slides convert"):
-        open_collection(tmp_path)
+def test_pictures_beside_slides_are_passed_over_and_alone_they_are_slides(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "sub").mkdir(parents=True)
+    picture = tissue_picture(512)
+    Image.fromarray(picture).save(home / "sub" / "1.jpg", quality=97, dpi=(72, 72))
+    feature = exported(ID, 64, 64, 200, "Tumor")
+    text = json.dumps({"type": "FeatureCollection", "features": [feature]})
+    (home / "sub" / "1.geojson").write_text(text)
+    table = tmp_path / "mpp.csv"
+    table.write_text("slide,mpp\n1,0.5\n")
+    for scales, mpp in ((None, None), (table, 0.5)):
+        folder = open_collection(home, mpp_table=scales, output=tmp_path / f"out {mpp}")
+        (found,) = folder.entries()
+        assert (found.id, found.name) == ("sub/1.jpg", "1.jpg") and folder.warnings == ()
+        content = folder.read(found)
+        made = content.slide_path
+        assert made == tmp_path / f"out {mpp}" / "slides" / "sub" / "1.jpg.tif"
+        assert content.mpp == mpp and [a.id for a in content.annotations] == [ID]
+        with GuardedSlide(made, mpp=mpp) as slide:
+            seen = slide.read_box(128, 128, 128, 128, (128, 128)).astype(int)
+            assert np.abs(seen - picture[128:256, 128:256]).mean() < 8
+            if mpp is None:
+                with pytest.raises(SlideScaleError):
+                    _ = slide.mpp
+        before = made.stat().st_mtime_ns
+        assert open_collection(home, output=tmp_path / f"out {mpp}").read(found).slide_path == made
+        assert made.stat().st_mtime_ns == before
+        folder.write(found, sampled_result(content, patch=32), WriteOptions())
+    assert [e.name for e in open_collection(home / "sub" / "1.jpg").entries()] == ["1.jpg"]
+    small_slide(home / "a.tif")
+    folder = open_collection(home)
+    assert [e.name for e in folder.entries()] == ["a.tif"]
+    assert any("1 picture: sub/1.jpg" in warning for warning in folder.warnings)
 
 
 def test_slides_of_folders_below_count_each_with_what_lies_beside_it(home: Path) -> None:
