@@ -231,7 +231,7 @@ def _pinned(wanted: str, system: System, python: str, folder: Path) -> Path:
 
 
 def _this_system() -> System:
-    return {"win32": "windows", "darwin": "macos"}.get(sys.platform, "linux")  # type: ignore[return-value]
+    return {"win32": "windows", "darwin": "macos"}.get(sys.platform, "linux")  # type: ignore[return-value]  # one of the three
 
 
 def _this_python() -> str:

@@ -18,19 +18,28 @@ A column ``grade`` is the IHC grade, unless another column is: then it is the tu
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from herohe_model.dataset.cases import Case, CaseKey, Ish, case_id, split_name
+from herohe_model.dataset.cases import Case, CaseKey, case_id, split_name
+from herohe_model.dataset.label_words import (
+    RefusedWordError,
+    is_ultralow,
+    names_no_grade,
+    plain,
+    read_grade,
+    read_ish,
+    read_split,
+    read_status,
+    read_words,
+)
 from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.errors import HeroheError
-from herohe_model.grades import GRADES, Status
 
 DEFAULT_SPLIT: Final = "train"
+_T = TypeVar("_T")
 
 _COLUMNS: Final = {
     "case": ("case", "case id", "caseid", "slide", "slide id"),
@@ -63,85 +72,6 @@ _COLUMNS: Final = {
 }
 COVARIATES: Final = ("er", "pr", "tumour grade", "scanner", "site", "age")
 """Columns that may tell the status by themselves; an evaluation looks into each."""
-_MISSING: Final = frozenset(
-    [
-        "",
-        "?",
-        "na",
-        "n/a",
-        "n.a.",
-        "nan",
-        "nd",
-        "n.d.",
-        "none",
-        "null",
-        "unknown",
-        "missing",
-        "not available",
-        "not applicable",
-        "not done",
-        "not performed",
-    ]
-)
-# A dash stands for "nothing" as often as for "negative". Taking it for nothing never makes a wrong label
-# where the status tells the rest; in the status itself it has to be written out.
-_DASHES: Final = frozenset(["-", "--", "–", "—"])
-# What stands behind a grade must be what the guideline calls it.
-_GRADE: Final = re.compile(
-    r"(?:her2)?\s*(?:ihc|score)?[\s:=]*([0-3])(?:[.,]0+)?\s*(\+?)\s*(?:\(([^()]*)\)|([a-z][a-z -]*))?",
-    re.IGNORECASE,
-)
-_CALLED: Final = {
-    "0": ("negative", "null", "zero", "ultralow", "ultra-low"),
-    "1+": ("negative", "low", "her2-low"),
-    "2+": ("equivocal", "borderline"),
-    "3+": ("positive",),
-}
-_ISH_METHODS: Final = ("ish", "fish", "cish", "sish", "dish")
-_ULTRALOW: Final = frozenset(["ultralow", "ultra-low", "ultra low", "her2-ultralow", "her2 ultralow"])
-_LOW: Final = frozenset(["low", "her2-low", "her2 low"])
-_STATUS: Final[dict[str, Status]] = {
-    "positive": "HER2-positive",
-    "pos": "HER2-positive",
-    "her2+": "HER2-positive",
-    "her2-": "HER2-negative",
-    # HER2-low and ultralow are negative; which grade of theirs it is, they do not tell.
-    "low": "HER2-negative",
-    "ultralow": "HER2-negative",
-    "zero": "HER2-negative",
-    "1": "HER2-positive",
-    "true": "HER2-positive",
-    "negative": "HER2-negative",
-    "neg": "HER2-negative",
-    "0": "HER2-negative",
-    "false": "HER2-negative",
-}
-# Groups of dual-probe ISH (Wolff et al. 2018, ASCO/CAP guideline): 1 is positive, 5 negative; 2 to 4 are
-# settled by more work, whose outcome only the status tells.
-_ISH: Final[dict[str, Ish | None]] = {
-    "positive": "positive",
-    "pos": "positive",
-    "ish+": "positive",
-    "ish-": "negative",
-    "amplified": "positive",
-    "1": "positive",
-    "group 1": "positive",
-    "negative": "negative",
-    "neg": "negative",
-    "not amplified": "negative",
-    "non-amplified": "negative",
-    "0": "negative",
-    "5": "negative",
-    "group 5": "negative",
-    "equivocal": None,
-    **{f"{prefix}{number}": None for prefix in ("", "group ") for number in (2, 3, 4)},
-}
-
-_T = TypeVar("_T")
-
-
-class _Refused(ValueError):
-    """What a cell says is known, but does not belong there; the message is the remedy."""
 
 
 class LabelError(HeroheError):
@@ -294,7 +224,7 @@ def _joined(first: Case, second: Case) -> tuple[Case, str]:
 
 def _columns(table: Table) -> tuple[dict[str, int], list[Problem]]:
     """Return the index of each column that is understood."""
-    names = [_plain(name) for name in table.header]
+    names = [plain(name) for name in table.header]
     if set(names) & (set(_COLUMNS["ihc"]) - {"grade"}):
         names = ["tumour grade" if name == "grade" else name for name in names]
     found: dict[str, int] = {}
@@ -337,7 +267,8 @@ def _case(
             return parse(cell(name))
         except ValueError as error:
             said = f"'{cell(name)}' is no {table.header[columns[name]]}"
-            meant = str(error) if isinstance(error, _Refused) else f"Write {allowed}, or leave it empty"
+            known = isinstance(error, RefusedWordError)
+            meant = str(error) if known else f"Write {allowed}, or leave it empty"
             problems.append(Problem(table.path, row.number, said, meant))
             return None
 
@@ -347,15 +278,15 @@ def _case(
             Problem(table.path, row.number, "It names no case", "Fill in the case, or delete the row")
         ]
     case = Case(
-        split=_split(cell("split")) or default_split,
+        split=read_split(cell("split")) or default_split,
         id=name,
-        ihc=understood("ihc", _grade, "0, 1+, 2+ or 3+"),
-        ish=understood("ish", _ish, "Positive or Negative, or an ISH group of 1 to 5"),
-        status=understood("status", _status, "Positive or Negative"),
-        laboratory=_words(cell("laboratory")),
-        patient=_words(cell("patient")),
-        ultralow=_is_ultralow(cell("ihc")),
-        columns=tuple((name, value) for name in COVARIATES if (value := _words(cell(name))) is not None),
+        ihc=understood("ihc", read_grade, "0, 1+, 2+ or 3+"),
+        ish=understood("ish", read_ish, "Positive or Negative, or an ISH group of 1 to 5"),
+        status=understood("status", read_status, "Positive or Negative"),
+        laboratory=read_words(cell("laboratory")),
+        patient=read_words(cell("patient")),
+        ultralow=is_ultralow(cell("ihc")),
+        columns=tuple((name, value) for name in COVARIATES if (value := read_words(cell(name))) is not None),
     )
     if problems:
         return case, problems
@@ -363,7 +294,7 @@ def _case(
     if case.ultralow:
         remedy = "It is counted, and learned as 0"
         problems.append(Problem(table.path, row.number, "IHC 0+ (ultralow)", remedy, False))
-    if case.ihc is None and _plain(cell("status")) in _LOW | _ULTRALOW:
+    if case.ihc is None and names_no_grade(cell("status")):
         remedy = "HER2-negative is learned, and no grade follows"
         problems.append(Problem(table.path, row.number, f"The status is '{cell('status')}'", remedy, False))
     elif case.ihc is None and "ihc" in columns and case.status is not None:
@@ -410,67 +341,3 @@ def _repetitions(path: Path, cases: Sequence[tuple[Row, Case]]) -> list[Problem]
             remedy = "Keep one row a case, or tell the splits apart in a column 'split'"
             problems.append(Problem(path, row.number, said, remedy))
     return problems
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.replace("_", " ").split()).casefold()
-
-
-def _split(text: str) -> str:
-    plain = _plain(text)
-    return "" if plain in _MISSING else split_name(plain)
-
-
-def _words(text: str) -> str | None:
-    plain = _plain(text)
-    return None if plain in _MISSING | _DASHES else unicodedata.normalize("NFC", " ".join(text.split()))
-
-
-def _is_ultralow(text: str) -> bool:
-    plain = _plain(text)
-    match = _GRADE.fullmatch(plain)
-    if match is None:
-        return plain in _ULTRALOW
-    return match[1] == "0" and (bool(match[2]) or (match[3] or match[4] or "").strip() in _ULTRALOW)
-
-
-def _grade(text: str) -> str | None:
-    plain = _plain(text)
-    if plain in _MISSING | _DASHES:
-        return None
-    if plain in _ULTRALOW:
-        return "0"
-    if plain in _LOW:
-        raise _Refused("HER2-low is 1+, or 2+ with negative ISH: write which, or give it as the status")
-    match = _GRADE.fullmatch(plain)
-    if match is None:
-        raise ValueError(text)
-    grade = GRADES[int(match[1])]
-    called = (match[3] or match[4] or "").strip()
-    if called and called not in _CALLED[grade]:
-        raise _Refused(
-            f"IHC {grade} is called {_CALLED[grade][0]}: correct the grade or what stands behind it"
-        )
-    return grade
-
-
-def _ish(text: str) -> Ish | None:
-    return None if _plain(text) in _MISSING | _DASHES else _meant(_ISH, _plain(text), _ISH_METHODS)
-
-
-def _status(text: str) -> Status | None:
-    plain = _plain(text)
-    if plain.startswith(_ISH_METHODS):
-        raise _Refused("A result of ISH belongs into a column 'ish'")
-    return None if plain in _MISSING else _meant(_STATUS, plain, ("her2",))
-
-
-def _meant(meanings: Mapping[str, _T], plain: str, prefixes: tuple[str, ...]) -> _T:
-    """Return what a word means, with or without a prefix such as "HER2-"."""
-    word = re.sub(r"[.,]0+$", "", plain)
-    if word not in meanings:
-        prefix = next((p for p in prefixes if word.startswith(p)), "")
-        word = word.removeprefix(prefix).strip(" :-")
-    if word not in meanings:
-        raise ValueError(plain)
-    return meanings[word]

@@ -184,7 +184,7 @@ def _fitted(backbone: nn.Module, encoder: Encoder) -> nn.Module:
     Done once, it needs no interpolation in the graph, which OpenVINO does not have.
     """
     if any(encoder.arguments.get(key) for key in _DYNAMIC):
-        backbone.set_input_size(img_size=(encoder.input_px, encoder.input_px))  # type: ignore[operator]
+        backbone.set_input_size(img_size=(encoder.input_px, encoder.input_px))  # type: ignore[operator]  # timm's, by name
     return backbone
 
 

@@ -192,7 +192,7 @@ def _openvino() -> Any:
         if "openvino" not in sys.modules:
             # It reports its use to its maker unless a file in the user's home says no; without this package
             # it has nothing to report with.
-            sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+            sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None keeps it from being imported
         try:
             return import_module("openvino")
         except (ImportError, OSError) as error:

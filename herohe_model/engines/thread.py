@@ -165,8 +165,8 @@ class _Slot:
         self._pixels = self._host if device.type == "cpu" else torch.empty_like(self._host, device=device)
         self._linear = torch.empty(0)
         if self._cuda:
-            self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self._done: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own is not typed
+            self._done: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's own is not typed
 
     def stage(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """Copy the pixels; what is launched after this finds them on the device."""

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from herohe_model.dataset.cases import TEST_SPLIT, Case, grade_numbers
+from herohe_model.dataset.cases import TEST_SPLIT
 from herohe_model.dataset.fingerprints import find_twins
 from herohe_model.dataset.predictions import EvaluationError, Matched, Predictions
 from herohe_model.evaluation import metrics
@@ -23,23 +22,31 @@ from herohe_model.evaluation.decisions import call_rates, decision_curve, predic
 from herohe_model.evaluation.differences import auc_difference
 from herohe_model.evaluation.intervals import FEWEST_OF_A_CLASS
 from herohe_model.evaluation.leaderboard import CAVEATS, NEGATIVES, POSITIVES, place
-from herohe_model.evaluation.measures import grade_measures, group, share, status_measures
+from herohe_model.evaluation.measures import grade_measures, share, status_measures
 from herohe_model.evaluation.metrics import Floats
+from herohe_model.evaluation.sample import (
+    Sample,
+    by_column,
+    by_fold,
+    by_grade,
+    by_laboratory,
+    by_step,
+    dividing_columns,
+    equivocal,
+    values_of,
+)
 from herohe_model.evaluation.schema import (
     Abstention,
     Agreement,
     BesideColumns,
     BoardPlace,
-    CaseLine,
     Control,
     Evaluation,
-    Group,
     LeftOut,
     Measure,
     ReliabilityBin,
     rounded,
 )
-from herohe_model.grades import GRADES
 from herohe_model.notice import RESEARCH_USE_ONLY
 
 FEWEST_KEPT: Final = 10
@@ -82,7 +89,7 @@ def evaluate(
         If no case has a status and none a grade.
     """
     predictions, cases = matched.predictions, matched.cases
-    sample = _Sample(predictions, cases, resamples, seed)
+    sample = Sample(predictions, cases, resamples, seed)
     if not sample.with_status.any() and not sample.with_grade.any():
         raise EvaluationError("No predicted case has a HER2 status or an IHC grade", "Fill in the truth file")
     status = sample.take(np.flatnonzero(sample.with_status))
@@ -110,10 +117,10 @@ def evaluate(
             status_counts=_counts(status),
             grade=grade_measures(graded.grades, graded.called_grades, **how) if len(graded) else (),
             grade_confusion=_grade_confusion(graded),
-            steps=_steps(sample),
-            equivocal=_equivocal(status),
-            by_grade=_by_grade(status),
-            by_laboratory=_by_laboratory(status),
+            steps=by_step(sample),
+            equivocal=equivocal(status),
+            by_grade=by_grade(status),
+            by_laboratory=by_laboratory(status),
             roc=_points(metrics.roc_curve(status.truth, status.p)),
             precision_recall=_points(metrics.precision_recall_curve(status.truth, status.p)),
             reliability=_reliability(status),
@@ -129,86 +136,13 @@ def evaluate(
             ),
             warnings=(*_warnings(matched, status), *_alarms(controls)),
             lines=sample.lines(),
-            by_column=_by_column(status),
+            by_column=by_column(status),
             controls=controls,
             beside_columns=_beside_columns(status),
-            by_fold=_by_fold(status, () if folds is None else np.array(folds)[sample.with_status].tolist()),
+            by_fold=by_fold(status, () if folds is None else np.array(folds)[sample.with_status].tolist()),
             **_decisions(status, prevalence),
         )
     )
-
-
-class _Sample:
-    """Some cases with truth and predictions as arrays, and how to resample them."""
-
-    def __init__(self, predictions: Predictions, cases: Sequence[Case], resamples: int, seed: int) -> None:
-        if len(predictions.case_ids) != len(cases):
-            raise EvaluationError("There are not as many cases as predictions", "Match them first")
-        self.predictions, self.cases = predictions, tuple(cases)
-        self.resamples, self.seed = resamples, seed
-        self.with_status = np.array([case.positive is not None for case in cases], dtype=np.bool_)
-        self.truth = np.array([bool(case.positive) for case in cases], dtype=np.bool_)
-        self.p, self.called = predictions.p_positive, predictions.called
-        self.grades = grade_numbers(cases)
-        unknown = np.full(len(cases), -1, dtype=np.int64)
-        self.called_grades = unknown if predictions.grades is None else predictions.grades
-        self.with_grade = (self.grades >= 0) & (self.called_grades >= 0)
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def take(self, indices: NDArray[np.int64]) -> _Sample:
-        chosen = indices.tolist()
-        cases = [self.cases[i] for i in chosen]
-        return _Sample(self.predictions.take(chosen), cases, self.resamples, self.seed)
-
-    @property
-    def sureness(self) -> Floats:
-        """Distance of P(positive) from the cut, as a share of what is possible on its side; 0 to 1."""
-        cut = self.predictions.decision.cut
-        # A cut of 0 or 1 leaves nothing on one of its sides.
-        room = np.where(self.p >= cut, 1.0 - cut, cut)
-        return np.divide(np.abs(self.p - cut), room, out=np.zeros(len(self)), where=room > 0)
-
-    @property
-    def agreeing(self) -> list[float | None]:
-        """Share of each slide's composites that are called as the slide; None where there is just one."""
-        composites = self.predictions.composites
-        if composites is None:
-            return [None] * len(self)
-        cut = self.predictions.decision.cut
-        return [
-            float(np.mean((p >= cut) == called)) if len(p) > 1 else None
-            for p, called in zip(composites, self.called.tolist(), strict=True)
-        ]
-
-    def lines(self) -> tuple[CaseLine, ...]:
-        return tuple(
-            CaseLine(
-                case=case.id,
-                split=case.split,
-                laboratory=case.laboratory,
-                ihc=case.ihc,
-                ish=case.ish,
-                positive=case.positive,
-                p_positive=p,
-                called_positive=called,
-                grade=GRADES[grade] if grade >= 0 else None,
-                sureness=sure,
-                composites_agreeing=agreeing,
-                number=number,
-            )
-            for case, p, called, grade, sure, agreeing, number in zip(
-                self.cases,
-                self.p.tolist(),
-                self.called.tolist(),
-                self.called_grades.tolist(),
-                self.sureness.tolist(),
-                self.agreeing,
-                self.predictions.numbers or [None] * len(self),
-                strict=True,
-            )
-        )
 
 
 def _not_scored(predictions: Predictions) -> tuple[tuple[str, int], ...]:
@@ -217,93 +151,18 @@ def _not_scored(predictions: Predictions) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(outcomes.items()))
 
 
-def _counts(s: _Sample) -> tuple[int, int, int, int]:
+def _counts(s: Sample) -> tuple[int, int, int, int]:
     n = metrics.count(s.truth, s.called)
     return (int(n.tp), int(n.fp), int(n.fn), int(n.tn))
 
 
-def _grade_confusion(s: _Sample) -> tuple[tuple[int, ...], ...]:
+def _grade_confusion(s: Sample) -> tuple[tuple[int, ...], ...]:
     if not len(s):
         return ()
     return tuple(tuple(int(n) for n in row) for row in metrics.confusion(s.grades, s.called_grades).tolist())
 
 
-def _steps(s: _Sample) -> tuple[Group, ...]:
-    """Return how well each step of the grade is told, over the cases of known grade."""
-    known = np.flatnonzero(s.grades >= 0)
-    if s.predictions.at_least is None or not len(known):
-        return ()
-    p, steps = s.predictions.at_least[known], enumerate((">=1+", ">=2+", "3+"))
-    return tuple(
-        group(name, s.grades[known] > k, p[:, k] >= 0.5, p[:, k], resamples=s.resamples, seed=s.seed)
-        for k, name in steps
-    )
-
-
-def _equivocal(s: _Sample) -> Group | None:
-    chosen = np.flatnonzero(s.grades == GRADES.index("2+"))
-    return _group_of("IHC 2+", s.take(chosen)) if len(chosen) else None
-
-
-def _by_grade(s: _Sample) -> tuple[Group, ...]:
-    names = ((-1, "not known"), *enumerate(GRADES))
-    groups = [(name, np.flatnonzero(s.grades == number)) for number, name in (*names[1:], names[0])]
-    # They count among the 0, too: no target learns the difference.
-    faint = np.flatnonzero([case.ultralow for case in s.cases])
-    groups.insert(1, ("0+, of these", faint))
-    return tuple(_group_of(name, s.take(chosen)) for name, chosen in groups if len(chosen))
-
-
-def _by_laboratory(s: _Sample) -> tuple[Group, ...]:
-    of_case = [case.laboratory for case in s.cases]
-    names = sorted({name for name in of_case if name is not None})
-    if not names:
-        return ()
-    labelled: list[tuple[str, str | None]] = [(name, name) for name in names]
-    if None in of_case:
-        labelled.append(("not known", None))
-    return tuple(
-        _group_of(label, s.take(np.flatnonzero(np.array([of == name for of in of_case]))))
-        for label, name in labelled
-    )
-
-
-def _values(s: _Sample, column: str) -> list[str | None]:
-    return [dict(case.columns).get(column) for case in s.cases]
-
-
-def _columns(s: _Sample) -> list[str]:
-    """Return the labels' columns that divide the cases."""
-    names = dict.fromkeys(name for case in s.cases for name, _ in case.columns)
-    return [name for name in names if len(set(_values(s, name))) > 1]
-
-
-def _by_column(s: _Sample) -> tuple[tuple[str, tuple[Group, ...]], ...]:
-    found = []
-    for column in _columns(s):
-        values = _values(s, column)
-        known = [k for k, value in enumerate(values) if value is not None]
-        block = blocks([value for value in values if value is not None])
-        groups = []
-        for number in range(int(block.max()) + 1):
-            chosen = [k for k, of in zip(known, block.tolist(), strict=True) if of == number]
-            words = sorted({values[k] or "" for k in chosen}, key=_in_order)
-            name = words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
-            groups.append(_group_of(name, s.take(np.array(chosen))))
-        missing = [k for k, value in enumerate(values) if value is None]
-        groups += [_group_of("not known", s.take(np.array(missing)))] if missing else []
-        found.append((column, tuple(groups)))
-    return tuple(found)
-
-
-def _in_order(text: str) -> tuple[float, str]:
-    try:
-        return (float(text), text)
-    except ValueError:
-        return (0.0, text)
-
-
-def _controls(s: _Sample) -> tuple[Control, ...]:
+def _controls(s: Sample) -> tuple[Control, ...]:
     """Ask what should not tell the status whether it does."""
     numbers = [case.id if case.id.isdecimal() else None for case in s.cases]
     composites = s.predictions.composites
@@ -329,8 +188,8 @@ def _alarms(controls: Sequence[Control]) -> list[str]:
     ]
 
 
-def _beside_columns(s: _Sample) -> BesideColumns | None:
-    columns = {name: _values(s, name) for name in _columns(s)}
+def _beside_columns(s: Sample) -> BesideColumns | None:
+    columns = {name: values_of(s, name) for name in dividing_columns(s)}
     if not columns or min(int(s.truth.sum()), int((~s.truth).sum())) < FEWEST_OF_A_CLASS:
         return None
     alone = p_of_columns(columns, s.truth, seed=s.seed)
@@ -351,12 +210,7 @@ def _beside_columns(s: _Sample) -> BesideColumns | None:
     )
 
 
-def _by_fold(s: _Sample, folds: Sequence[str]) -> tuple[Group, ...]:
-    of = np.array(folds)
-    return tuple(_group_of(name, s.take(np.flatnonzero(of == name))) for name in sorted(set(folds)))
-
-
-def _decisions(s: _Sample, prevalence: float | None) -> dict[str, Any]:
+def _decisions(s: Sample, prevalence: float | None) -> dict[str, Any]:
     """Return what holds at a prevalence; nothing where all cases have one status."""
     if not 0 < int(s.truth.sum()) < len(s):
         return {}
@@ -370,10 +224,6 @@ def _decisions(s: _Sample, prevalence: float | None) -> dict[str, Any]:
     }
 
 
-def _group_of(name: str, s: _Sample) -> Group:
-    return group(name, s.truth, s.called, s.p, resamples=s.resamples, seed=s.seed)
-
-
 def _points(curve: tuple[Floats, Floats]) -> tuple[tuple[float, float], ...]:
     """Return a curve's points; none where all cases have the same status and it is not defined."""
     if np.isnan(curve).any():
@@ -381,7 +231,7 @@ def _points(curve: tuple[Floats, Floats]) -> tuple[tuple[float, float], ...]:
     return tuple(zip(curve[0].tolist(), curve[1].tolist(), strict=True))
 
 
-def _reliability(s: _Sample) -> tuple[ReliabilityBin, ...]:
+def _reliability(s: Sample) -> tuple[ReliabilityBin, ...]:
     bins = metrics.RELIABILITY_BINS
     where = metrics.bin_of(s.p)
     return tuple(
@@ -396,7 +246,7 @@ def _reliability(s: _Sample) -> tuple[ReliabilityBin, ...]:
     )
 
 
-def _abstention(s: _Sample) -> tuple[Abstention, ...]:
+def _abstention(s: Sample) -> tuple[Abstention, ...]:
     """Leave out the least sure cases, more and more; equally sure ones go together."""
     sureness = s.sureness
     levels = [float("-inf"), *np.unique(sureness).tolist()[1:]] if len(s) else []
@@ -420,7 +270,7 @@ def _abstention(s: _Sample) -> tuple[Abstention, ...]:
     return tuple(found)
 
 
-def _agreement(s: _Sample) -> Agreement | None:
+def _agreement(s: Sample) -> Agreement | None:
     composites = s.predictions.composites
     shares = s.agreeing
     several = np.array([agreed is not None for agreed in shares], dtype=np.bool_)
@@ -440,7 +290,7 @@ def _agreement(s: _Sample) -> Agreement | None:
     )
 
 
-def _board_place(s: _Sample, measures: Sequence[Measure]) -> BoardPlace | None:
+def _board_place(s: Sample, measures: Sequence[Measure]) -> BoardPlace | None:
     """Return the place of what can only be the challenge's test slides; None for all else."""
     if not measures or not s.truth.any():
         return None
@@ -462,7 +312,7 @@ def _board_place(s: _Sample, measures: Sequence[Measure]) -> BoardPlace | None:
     )
 
 
-def _warnings(matched: Matched, s: _Sample) -> tuple[str, ...]:
+def _warnings(matched: Matched, s: Sample) -> tuple[str, ...]:
     decision = matched.predictions.decision
     found = list(matched.predictions.warnings)
     if not decision.consistent and decision.threshold is None:

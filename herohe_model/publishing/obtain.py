@@ -238,7 +238,7 @@ def _opener(source: str) -> tuple[Opener, bool]:
 class _StayEncrypted(urllib.request.HTTPRedirectHandler):
     """Follows no redirection from https to http."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]  # urllib's own is not typed
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise urllib.error.URLError("it redirects to an address that is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -255,7 +255,7 @@ def forward_backward(
             logits = run.model(pixels)
         loss = ordinal_loss(logits, _to(bits, run.device), _to(weights, run.device))
         # DistributedDataParallel averages over processes; the weights already sum to 1 over all of them.
-        (loss * processes.count).backward()  # type: ignore[no-untyped-call]
+        (loss * processes.count).backward()  # type: ignore[no-untyped-call]  # torch is not typed there
     return loss.detach()
 
 
