@@ -150,6 +150,8 @@ def _compare(
 
 def _compared(found: Comparison) -> list[str]:
     """Return the comparison in words."""
+    from herohe_model.evaluation.compare import p_words
+
     a, b = found.measured
     lines = [
         f"A: {found.first}. B: {found.second}. {found.cases} cases of known status in both, "
@@ -158,14 +160,14 @@ def _compared(found: Comparison) -> list[str]:
     for gain, one, two in zip(found.gains, (a.auc, a.f1), (b.auc, b.f1), strict=True):
         within = "no interval of so few cases"
         if gain.low is not None and gain.high is not None:
-            within = f"95% {gain.low:+.3f} to {gain.high:+.3f}, p {_number(gain.p_value)}"
+            within = f"95% {gain.low:+.3f} to {gain.high:+.3f}, {p_words(gain.p_value)}"
         less = "-" if gain.value is None else f"{gain.value:+.3f}"
         lines.append(
             f"{gain.label}: A {_number(one.value)}, B {_number(two.value)}; A less B {less} ({within})"
         )
     lines.append(
         f"Right: both {found.right[0]}, A alone {found.right[1]}, B alone {found.right[2]}, neither "
-        f"{found.right[3]}; McNemar's exact p {found.mcnemar_p:.3f}."
+        f"{found.right[3]}; McNemar's exact {p_words(found.mcnemar_p)}."
     )
     for names, what in (
         (found.only_first, "predicted by A alone"),

@@ -145,6 +145,8 @@ def _distinct(folders: Sequence[Path]) -> list[str]:
 
 def say_candidates(found: Candidates, page: Path, echo: Callable[[str], None]) -> None:
     """Say how the candidates did, and what was chosen."""
+    from herohe_model.evaluation.compare import p_words
+
     for group in found.measured:
         echo(f"{group.name}: AUC {_number(group.auc.value)}, F1 {_number(group.f1.value)}")
     first = found.measured[0].name
@@ -153,7 +155,7 @@ def say_candidates(found: Candidates, page: Path, echo: Callable[[str], None]) -
         if pair.first == first and gain.low is not None and gain.high is not None:
             echo(
                 f"{pair.first} less {pair.second}: AUC {gain.value:+.3f} "
-                f"(95% {gain.low:+.3f} to {gain.high:+.3f}, p {_number(p_value)} of {len(found.pairs)} pairs)"
+                f"(95% {gain.low:+.3f} to {gain.high:+.3f}, {p_words(p_value)} of {len(found.pairs)} pairs)"
             )
     echo(f"Chosen: {found.chosen}. Candidates: {page}")
     echo("What follows is of the choice, made for each fold without its cases.")

@@ -190,6 +190,13 @@ def too_few(positive: int, cases: int) -> tuple[str, ...]:
     )
 
 
+def p_words(p_value: Number) -> str:
+    """Return a p-value in words, with three decimals: ``p 0.042``, ``p < 0.001``."""
+    if p_value is None:
+        return "p not defined"
+    return "p < 0.001" if p_value < 0.0005 else f"p {p_value:.3f}"
+
+
 def to_json(comparison: Comparison) -> bytes:
     """Return the comparison as JSON; the same comparison gives the same bytes."""
     return msgspec.json.format(msgspec.json.encode(comparison), indent=1) + b"\n"

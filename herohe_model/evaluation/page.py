@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from herohe_model.evaluation.bootstrap import wilson
 from herohe_model.evaluation.candidates import Candidates
-from herohe_model.evaluation.compare import Comparison
+from herohe_model.evaluation.compare import Comparison, p_words
 from herohe_model.evaluation.plots import plots
 from herohe_model.evaluation.schema import Abstention, Evaluation, Number
 from herohe_model.grades import GRADES
@@ -67,7 +67,13 @@ def _written(template: str, context: Mapping[str, Any]) -> str:
         context,
         package="herohe_model.pages",
         styles=("charts.css", "evaluation.css"),
-        filters={"number": _number, "percent": _percent, "signed": _signed, "wilson": _wilson},
+        filters={
+            "number": _number,
+            "percent": _percent,
+            "signed": _signed,
+            "p_words": p_words,
+            "wilson": _wilson,
+        },
     )
     return file.getvalue()
 
