@@ -91,6 +91,8 @@ def stain_colours(pixels: NDArray[np.uint8]) -> StainColours:
     high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     # What is as dark in every colour is ink, or a shadow.
     tissue = (red + green + blue >= _TISSUE) & (5 * (high - low) >= high)
+    # Blue and green ink absorb most in red, which haematoxylin by itself does not quite.
+    tissue &= (100 * red < 115 * green) | (red <= blue)
     red, green, blue = red[tissue], green[tissue], blue[tissue]
     # Brown absorbs less red than blue, but some: blood and saffron hardly any.
     brown = (blue >= green) & (10 * red >= 3 * blue) & (10 * red <= 8 * blue)

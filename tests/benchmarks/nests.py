@@ -2,10 +2,12 @@
 
     python tests/benchmarks/nests.py [--slides 150] [--held-out 100] [--expressing 0.35] [--shuffled]
 
-Slides are drawn with a tumour in which a share of small squares shows the grade, 10 to 20% of the tissue; the
-stroma around it shows rings of all grades. An encoder is trained on the way, on other slides whose tumour is
-drawn and shows its grade everywhere. On whole slides, three models learn from the same cases: composites, end
-to end; and on the encoder's features a mean and an attention head. Held-out slides judge them, in pairs.
+Slides are drawn with a tumour in which a share of small squares shows the grade, 10 to 20% of the tissue.
+Around it lies stroma with rings of all grades, and a tissue of another tint that shows a grade of its own
+everywhere, which tells nothing: a background that the mean of a slide is full of. An encoder is trained on
+the way, on other slides whose tumour is drawn and shows its grade everywhere. On whole slides, three models
+learn from the same cases: composites, end to end; and on the encoder's features a mean and an attention
+head. Held-out slides judge them, in pairs.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ from bags import learn, said, scores
 from click.testing import CliRunner
 from helpers.synthetic_cohort import MPP, CohortRules, CohortSlide, make_cohort
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from bridge.cli import cli
 from herohe_model.dataset.submission import read_submission
 from herohe_model.evaluation.differences import auc_difference
+from herohe_model.grades import GRADES
 from herohe_model.model.checkpoint import load_model, load_tensors
 from herohe_model.model.network import OrdinalNetwork
 from herohe_model.sampling.patches import find_patches
 from herohe_model.slides.slide import Slide
+from herohe_model.synthetic.phantom import draw_phantom
+from herohe_model.synthetic.slides import write_tiff
 from herohe_model.training.bag_loop import BagOptions
 from herohe_model.training.composite_folds import train_folds
 from herohe_model.training.cross_validation import FoldPlan
@@ -42,6 +48,8 @@ from herohe_model.training.processes import Processes
 from herohe_model.training.step import Resources
 
 PATCH_PX = 32
+TINT = (1.35, 1.0, 0.75)
+"""Powers of the light of red, green and blue by which the other tissue is bluer."""
 OPTIONS = TrainOptions(
     backbone="test_resnet", patch_px=PATCH_PX, mpp=MPP, pretrained=False, batch=8, micro_batch=8, lr=3e-3,
     composites_per_slide=2, validate_every=0, checkpoint_every=10_000, precision="fp32",
@@ -55,6 +63,34 @@ def train(slides: list[TrainingSlide], folder: Path, options: TrainOptions, weig
         slides, FoldPlan("none"), options, folder, name="nests", processes=alone, weights=weights,
         resources=Resources(workers=1, preload=True), listener=NullListener(),
     ).model  # fmt: skip
+
+
+def distract(slides: list[CohortSlide], seed: int) -> None:
+    """Lay another tissue over a part of each slide beside its tumour."""
+    rng = np.random.default_rng(seed)
+    for number, one in enumerate(slides):
+        with Slide(one.slide.path) as slide:
+            side = slide.size[0]
+            picture = slide.read_box(0, 0, side, side, (side, side))
+        grade = GRADES[int(rng.integers(len(GRADES)))]
+        other = draw_phantom(
+            grade,
+            seed=1_000_000 * seed + number,
+            side=side,
+            tumours=3,
+            amplified=bool(rng.integers(2)),
+            square_px=40,
+        )
+        mask = Image.new("L", (side, side))
+        pen = ImageDraw.Draw(mask)
+        for outline in other.tumour:
+            pen.polygon([tuple(point) for point in np.asarray(outline).tolist()], fill=255)
+        for part in getattr(one.slide.geometry, "geoms", []):
+            pen.polygon(list(part.exterior.coords), fill=0)
+        over = np.asarray(mask) > 0
+        tinted = 255 * (other.picture / 255.0) ** np.array(TINT)
+        picture = np.where(over[..., None], tinted.astype(np.uint8), picture)
+        write_tiff(one.slide.path, picture, mpp=MPP)
 
 
 def whole(slides: list[CohortSlide]) -> list[TrainingSlide]:
@@ -113,6 +149,8 @@ def main() -> None:
         drawn = make_cohort(folder / "drawn", 120, seed=90, rules=replace(rules, expressing=1.0))
         cohort = make_cohort(folder / "cohort", arguments.slides, seed=arguments.seed + 1, rules=rules)
         held_out = make_cohort(folder / "held-out", arguments.held_out, seed=arguments.seed + 2, rules=rules)
+        distract(cohort, arguments.seed + 3)
+        distract(held_out, arguments.seed + 4)
         if arguments.shuffled:
             order = np.random.default_rng(arguments.seed).permutation(len(cohort)).tolist()
             cases = [

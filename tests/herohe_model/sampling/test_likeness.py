@@ -64,6 +64,17 @@ def test_what_a_slide_of_training_is_to_the_others_a_new_one_is_to_all() -> None
     assert features_seen(bags[: FEWEST - 1], centres[: FEWEST - 1]) is None
 
 
+def test_ink_on_a_slide_is_no_stain_of_its(seen: StainSeen) -> None:
+    """A line of a green, blue or black pen must not make a slide unlike those of training."""
+    for ink in ((30, 120, 60), (40, 60, 160), (20, 20, 25)):
+        picture = tissue_picture(256, seed=99)
+        picture[100:130] = ink
+        among = likeness(stain_colours(picture), seen)
+        plain = likeness(stain_colours(tissue_picture(256, seed=99)), seen)
+        assert among is not None and plain is not None and among.unlike == ()
+        assert abs(among.percentiles["red"] - plain.percentiles["red"]) < 15
+
+
 def test_slides_like_those_of_training_are_within_and_have_their_place(seen: StainSeen) -> None:
     places = []
     for strength in (0.92, 1.0, 1.08):
