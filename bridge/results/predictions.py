@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from bridge.results.files import ResultFileError, read_json
 from bridge.results.schema import Outcome, SlideResult
 from herohe_model.dataset.cases import case_id
-from herohe_model.dataset.predictions import Decision, Predictions, decision_of_calls, some
+from herohe_model.dataset.predictions import (
+    PATCHES,
+    SATURATION,
+    Decision,
+    Predictions,
+    decision_of_calls,
+    some,
+)
 from herohe_model.dataset.submission import read_submission
 from herohe_model.dataset.tables import Problem, Row, Table, explain, read_table
 from herohe_model.grades import GRADES
@@ -146,8 +153,8 @@ def predictions_of(
         if scored and all(prediction.call for _, prediction, _ in scored)
         else None,
         measured=(
-            ("number of foreground patches", np.array(foreground, dtype=np.float64)),
-            ("mean saturation of the stain", np.array(saturation, dtype=np.float64)),
+            (PATCHES, np.array(foreground, dtype=np.float64)),
+            (SATURATION, np.array(saturation, dtype=np.float64)),
         ),
     )
 

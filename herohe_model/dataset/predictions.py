@@ -15,6 +15,10 @@ from herohe_model.errors import HeroheError
 
 _SHOWN: Final = 5
 
+PATCHES: Final = "number of foreground patches"
+SATURATION: Final = "mean saturation of the stain"
+"""Of a slide, what should not tell its status."""
+
 
 class EvaluationError(HeroheError):
     """Predictions and truth cannot be evaluated."""

@@ -26,6 +26,7 @@ from herohe_model.bag.card import check_features, new_bag_card
 from herohe_model.dataset.cases import Case, CaseKey, target_arrays, target_bits
 from herohe_model.dataset.fingerprints import Twins, find_twins, short_digest, together
 from herohe_model.dataset.folds import Fold
+from herohe_model.dataset.predictions import PATCHES
 from herohe_model.errors import CancelledError, HeroheError, OptionError
 from herohe_model.features.read import read_facts, read_features
 from herohe_model.files import write_atomically
@@ -74,6 +75,7 @@ class _Bag:
     slide: FeatureSlide
     features: NDArray[np.float16]
     sha256: str
+    count: int
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,7 +159,20 @@ def train_bag_folds(
     card = msgspec.structs.replace(card, features=seen)
     facts = CardFacts(name, described, "trained", trained_on, learned, digests, features=seen)
     alone = Processes(0, 1, torch.device("cpu"))
-    trained = run_folds(cases, folds, plan, target, folder, facts, call, train, predict, alone, listener)
+    trained = run_folds(
+        cases,
+        folds,
+        plan,
+        target,
+        folder,
+        facts,
+        call,
+        train,
+        predict,
+        alone,
+        listener,
+        measured={PATCHES: [bag.count for bag in bags]},
+    )
     return replace(trained, left_out=left_out)
 
 
@@ -249,7 +264,7 @@ def _read(slide: FeatureSlide, count: int, options: BagOptions) -> _Bag:
     needed, free = features.size * 2, psutil.virtual_memory().available
     if needed > _MEMORY_SHARE * free:
         raise OptionError("There is no memory left for its features", "Close other programs")
-    return _Bag(slide, features.astype(np.float16), digest)
+    return _Bag(slide, features.astype(np.float16), digest, count)
 
 
 def _begin(folder: Path, options: BagOptions, bags: Sequence[_Bag]) -> None:

@@ -16,6 +16,7 @@ import torch
 from herohe_model.dataset.cases import target_bits
 from herohe_model.dataset.fingerprints import short_digest
 from herohe_model.dataset.folds import Fold
+from herohe_model.dataset.predictions import PATCHES, SATURATION
 from herohe_model.engines.scorer import Scorer
 from herohe_model.errors import CancelledError, OptionError
 from herohe_model.files import write_atomically
@@ -136,7 +137,21 @@ def train_folds(
     seen = stain_seen([patches.stain for patches in foreground])
     facts = CardFacts(name, described, knowledge, trained_on, learned, known, seen)
     trained = run_folds(
-        cases, folds, plan, Target(options.target), folder, facts, call, train, predict, processes, listener
+        cases,
+        folds,
+        plan,
+        Target(options.target),
+        folder,
+        facts,
+        call,
+        train,
+        predict,
+        processes,
+        listener,
+        measured={
+            PATCHES: [len(patches) for patches in foreground],
+            SATURATION: [float(patches.saturation.mean()) for patches in foreground],
+        },
     )
     return replace(trained, left_out=left_out)
 

@@ -19,7 +19,7 @@ single networks; the ensemble averages their logits, and neither a calibration n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal
@@ -173,6 +173,8 @@ def run_folds(
     predict: Callable[[Fold, Path], list[CaseLogits]],
     processes: Processes,
     listener: TrainListener,
+    *,
+    measured: Mapping[str, Sequence[float]],
 ) -> Trained:
     """Train a network a fold, of whatever kind; choose what is chosen out of fold, and save the ensemble.
 
@@ -184,6 +186,8 @@ def run_folds(
         Makes the network of a fold in a folder of its own, and returns its file; what is there already stays.
     predict
         Returns the logits of the cases that a fold holds out, by the network in a file.
+    measured
+        What of each case's slide should not tell its status, by name; the page asks whether it does.
     """
     networks: list[Path] = []
     predicted: list[list[CaseLogits]] = []
@@ -214,6 +218,10 @@ def run_folds(
         )
     ensemble = choose_nested(oof, unseen, call or CallOptions(), listener.say) if pairs else None
     chosen = ensemble or choose_single(oof, facts.learned)
+    place = {case.key: index for index, case in enumerate(cases)}
+    where = np.array([place[case.key] for case in chosen.cases])
+    beside = tuple((name, np.array(values, dtype=np.float64)[where]) for name, values in measured.items())
+    chosen = replace(chosen, predictions=replace(chosen.predictions, measured=beside))
     run = FoldsRun(
         tuple(cases), tuple(folds), tuple(networks), facts, chosen, unseen if plan.nested else None
     )

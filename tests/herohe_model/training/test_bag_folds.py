@@ -116,3 +116,23 @@ def test_labels_that_were_shuffled_teach_nothing(tmp_path: Path) -> None:
     (measure,) = [m for m in trained.evaluation.status if m.name == "auc"]
     assert measure.low is not None and measure.high is not None
     assert measure.low < 0.5 < measure.high
+
+
+def test_a_number_of_patches_that_tells_the_status_is_said_on_the_page(tmp_path: Path) -> None:
+    """Whoever scans positive slides larger teaches a model to count; the page of the training must tell."""
+    rng = np.random.default_rng(0)
+    for name, telling in (("telling", True), ("not", False)):
+        labels = write_cohort(tmp_path / name, 60)
+        for k in range(60):
+            positive = k % 5 >= 3
+            count = int(rng.integers(60, 80)) if positive and telling else int(rng.integers(20, 80))
+            write_drawn(
+                tmp_path / name / "features" / f"case{k}.h5",
+                rng.normal(size=(count, DIMENSION)).astype(np.float32),
+            )
+        trained = train(slides_of(tmp_path / name, labels), tmp_path / name / "run")
+        assert trained.evaluation is not None
+        (control,) = [c for c in trained.evaluation.controls if c.name == "number of foreground patches"]
+        assert control.flagged == telling, control
+        said = any("number of foreground patches alone tells" in w for w in trained.evaluation.warnings)
+        assert said == telling
