@@ -8,13 +8,12 @@ check what was written. An object of this module belongs to one thread.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from shapely.geometry.base import BaseGeometry
@@ -24,17 +23,10 @@ from bridge.annotations.regions import Annotation, area_of
 from bridge.annotations.transform import SlideTransform
 from bridge.projects.base import Entry, EntryContent
 from bridge.projects.new_qupath_project import NewImage, create_project
-from bridge.qupath.image_data import DATA_NAME, ImageData
-from bridge.qupath.image_source import (
-    ImageSource,
-    SlideFinder,
-    frame_of,
-    parse_builder,
-    users_mpp,
-    view_of,
-)
-from bridge.qupath.jvm import NEWEST_TESTED, QuPath, qupath_facts, start_qupath
-from bridge.qupath.pixels import QuPathPixels
+from bridge.projects.project_images import ProjectImages
+from bridge.qupath.image_data import ImageData
+from bridge.qupath.image_source import SlideFinder
+from bridge.qupath.jvm import NEWEST_TESTED, qupath_facts, start_qupath
 from bridge.qupath.processes import open_project_warnings
 from bridge.qupath.project_file import (
     add_classes,
@@ -50,10 +42,8 @@ from bridge.results.schema import image_metadata as result_metadata
 from bridge.scoring.options import WriteOptions
 from bridge.scoring.suitability import check_image_type
 from bridge.writing.plan import RunMarker, WrittenObjects, kept_result, plan_writing
-from herohe_model.errors import EntryChangedError, ProjectError, SlideError, WriteBackError
+from herohe_model.errors import EntryChangedError, SlideError, WriteBackError
 from herohe_model.printable import printable_name
-from herohe_model.slides.guarded_slide import GuardedSlide
-from herohe_model.slides.view import SlideView
 
 __all__ = ["NewImage", "QuPathProject", "create_project", "qupath_facts"]
 
@@ -72,17 +62,6 @@ class _Seen:
 
     sha256: str | None
     ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """How an image lies on its file; of one by QuPath's own pixels, the image is the slide."""
-
-    transform: SlideTransform
-    mpp: float | None
-    view: SlideView
-    pixels: QuPathPixels | None = None
-    warnings: tuple[str, ...] = ()
 
 
 class QuPathProject:
@@ -111,12 +90,11 @@ class QuPathProject:
         document = read_project(self._path)
         self._metadata = image_metadata(document)
         self._qupath = start_qupath()
-        self._images = {str(image.entry_id): image for image in _open(self._qupath, self._path)}
         self._repeated = repeated_images(document)
-        self._finder = SlideFinder(self._path, str(document.get("uri") or ""), slides_root)
+        finder = SlideFinder(self._path, str(document.get("uri") or ""), slides_root)
+        self._images = ProjectImages(self._qupath, self._path, finder)
         self._backups = Backups(self.root, self.root / OWN_FOLDER / "backups")
         self._seen: dict[str, _Seen] = {}
-        self._shown: dict[str, _Shown] = {}
         self._pending: dict[str, dict[str, str | None]] = {}
         self._classes: set[str] = set()
         self._cleared: set[str] = set()
@@ -145,7 +123,7 @@ class QuPathProject:
 
     def entries(self) -> Sequence[Entry]:
         """All images, in the project's order."""
-        return [Entry(id, printable_name(str(image.image_name))) for id, image in self._images.items()]
+        return [Entry(id, printable_name(str(image.image_name))) for id, image in self._images.images.items()]
 
     def read(self, entry: Entry) -> EntryContent:
         """Read one image's slide, annotations and what an earlier run wrote.
@@ -157,11 +135,10 @@ class QuPathProject:
         EntryDamagedError
             If its data exist but cannot be read.
         """
-        data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
+        data = ImageData.read(self._qupath, self._images.data_path(entry), entry.name)
         image_type = data.image_type if data is not None else ""
         try:
-            source, slide_path = self._locate(entry)
-            shown = self._shown[entry.id] = self._look(entry, source, slide_path)
+            shown = self._images.shown(entry, again=True)
         except SlideError:
             # What is no H&E slide need not be a slide at all.
             check_image_type(image_type, entry.name)
@@ -174,7 +151,7 @@ class QuPathProject:
         run, options = self._written(entry, data)
         return EntryContent(
             entry=entry,
-            slide_path=slide_path,
+            slide_path=shown.path,
             mpp=shown.mpp,
             annotations=annotations,
             written_run=run,
@@ -214,7 +191,7 @@ class QuPathProject:
         EntryDamagedError
             If its data cannot be read.
         """
-        data = ImageData.read(self._qupath, self._data_path(entry), entry.name)
+        data = ImageData.read(self._qupath, self._images.data_path(entry), entry.name)
         found = data.written_objects() if data is not None else WrittenObjects()
         return replace(found, metadata=self._has_metadata(entry))
 
@@ -228,7 +205,7 @@ class QuPathProject:
         EntryDamagedError, EntryChangedError, WriteBackError
             As :meth:`write`.
         """
-        path = self._data_path(entry)
+        path = self._images.data_path(entry)
         data = ImageData.read(self._qupath, path, entry.name)
         found = data is not None and (bool(data.written_objects()) or data.has_mark())
         if data is not None and found:
@@ -258,14 +235,13 @@ class QuPathProject:
         EntryDamagedError, EntryChangedError, WriteBackError
             As :meth:`write`.
         """
-        path = self._data_path(entry)
+        path = self._images.data_path(entry)
         data = self._unchanged(entry)
-        source, slide_path = self._locate(entry)
+        transform = self._images.shown(entry).transform
         if data is None:
             if not areas:
                 return False
-            data = self._blank(entry, source, slide_path)
-        transform = self._transform(entry, source, slide_path)
+            data = self._images.blank(entry)
         before = data.user_digest()
         if data.clear_proposals():
             # A result that stood on them is gone with them.
@@ -297,7 +273,7 @@ class QuPathProject:
         if self._classes:
             add_classes(classes, sorted(self._classes), self._backups)
             self._classes = set()
-        if self._cleared and self._cleared >= self._images.keys():
+        if self._cleared and self._cleared >= self._images.images.keys():
             remove_classes(classes, self._backups)
         now = time.monotonic()
         self._next_flush = now + (now - started) / _FLUSH_SHARE
@@ -308,12 +284,11 @@ class QuPathProject:
 
     def _write_data(self, entry: Entry, result: SlideResult, options: WriteOptions) -> None:
         """Write a result onto an image's objects."""
-        path = self._data_path(entry)
+        path = self._images.data_path(entry)
         data = self._unchanged(entry)
         if result.union is None and (data is None or not (data.written_objects() or data.has_mark())):
             return
-        source, slide_path = self._locate(entry)
-        transform = self._transform(entry, source, slide_path)
+        transform = self._images.shown(entry).transform
         annotations = _annotations(data, transform, entry)
         areas = {a.id: area for a in annotations if (area := area_of(a, [])) is not None}
         sampled = result.union.annotations if result.union is not None else ()
@@ -325,7 +300,7 @@ class QuPathProject:
         if data is None:
             if not plan:
                 return  # nothing to be kept but the outcome, which is metadata
-            data = self._blank(entry, source, slide_path)
+            data = self._images.blank(entry)
         elif not plan and not data.written_objects() and not data.has_mark():
             return
         before = data.user_digest()
@@ -340,7 +315,7 @@ class QuPathProject:
 
     def _unchanged(self, entry: Entry) -> ImageData | None:
         """Read an image's data; raise EntryChangedError if they are not those that :meth:`read` read."""
-        path = self._data_path(entry)
+        path = self._images.data_path(entry)
         data = ImageData.read(self._qupath, path, entry.name)
         seen = self._seen.get(entry.id)
         if seen is not None and seen.sha256 != (data.sha256 if data is not None else None):
@@ -348,61 +323,6 @@ class QuPathProject:
         if seen is not None and data is not None:
             data.keep_ids(seen.ids)
         return data
-
-    def _blank(self, entry: Entry, source: ImageSource, slide_path: Path) -> ImageData:
-        """Return the data that QuPath would save for an image that has none."""
-        if not self._qupath.openslide:
-            raise WriteBackError("QuPath's OpenSlide does not load", "Install QuPath again")
-        builder = self._builder(entry, source, slide_path)
-        return ImageData.blank(self._qupath, builder, entry.name, f"{self._path}::{entry.id}")
-
-    def _look(self, entry: Entry, source: ImageSource, slide_path: Path) -> _Shown:
-        """Return how an image lies on its file, or that its pixels are QuPath's."""
-        try:
-            with GuardedSlide(slide_path) as slide:
-                transform = frame_of(source, slide, entry.name)
-                found = _Shown(transform, users_mpp(source, slide), view_of(source, transform, entry.name))
-                if source.by_openslide or source.steps:
-                    return found
-                pixels = self._pixels(entry, source, slide_path)
-                if pixels.are_those_of(slide):
-                    return found
-                why = "it shows others when it is read by OpenSlide"
-        except SlideError as error:
-            if source.by_openslide or source.steps:
-                raise
-            why = error.problem
-            pixels = self._pixels(entry, source, slide_path)
-        whole = SlideTransform.at(0, 0, pixels.source.width, pixels.source.height)
-        return _Shown(whole, None, SlideView(), pixels, (pixels.warning(why),))
-
-    def _pixels(self, entry: Entry, source: ImageSource, slide_path: Path) -> QuPathPixels:
-        return QuPathPixels(self._qupath, self._builder(entry, source, slide_path), entry.name)
-
-    def _transform(self, entry: Entry, source: ImageSource, slide_path: Path) -> SlideTransform:
-        """Return where an image's pixels lie on its slide, as it was found when the entry was read."""
-        shown = self._shown.get(entry.id) or self._look(entry, source, slide_path)
-        return shown.transform
-
-    def _locate(self, entry: Entry) -> tuple[ImageSource, Path]:
-        """Return what the project says about an image, and its slide's file."""
-        java = self._qupath.java
-        builder = self._images[entry.id].java_object.getServerBuilder()
-        kind = java("qupath.lib.images.servers.ImageServerBuilder.ServerBuilder").class_
-        text = java("qupath.lib.io.GsonTools").getInstance().toJson(builder, kind)
-        source = parse_builder(json.loads(str(text)), entry.name)
-        return source, self._finder.find(source.uri, entry.name)
-
-    def _builder(self, entry: Entry, source: ImageSource, slide_path: Path) -> Any:
-        """Return what QuPath opens an image with, where its file lies now."""
-        java = self._qupath.java
-        uri = java("java.net.URI")(source.uri)
-        found = java("java.nio.file.Paths").get(str(slide_path)).toUri()
-        return self._images[entry.id].java_object.getServerBuilder().updateURIs({uri: found})
-
-    def _data_path(self, entry: Entry) -> Path:
-        folder: Path = self._images[entry.id].entry_path
-        return folder / DATA_NAME
 
     def _has_metadata(self, entry: Entry) -> bool:
         return bool(self._metadata.get(entry.id, {}).keys() & _METADATA.keys())
@@ -457,21 +377,3 @@ def _annotations(data: ImageData | None, transform: SlideTransform, entry: Entry
     found = read_features([(source, data.annotations_geojson())], (0, 0), own=True)
     drawn = [item.annotation for item in found]
     return tuple(replace(item, geometry=transform.to_slide(item.geometry)) for item in drawn)
-
-
-def _open(qupath: QuPath, path: Path) -> list[Any]:
-    """Return paquo's image entries of a project."""
-    classifiers = path.parent / "classifiers"
-    existed = classifiers.is_dir()
-    try:
-        project = qupath.open_project(path)
-        return list(project.images)
-    except (qupath.throwable, ValueError, OSError) as error:
-        raise ProjectError(
-            f"QuPath cannot open {path} ({error})",
-            f"Restore it: QuPath keeps the one before as {path.name}.backup",
-        ) from error
-    finally:
-        # QuPath makes this folder when it only looks for the list of classes.
-        if not existed and classifiers.is_dir() and not any(classifiers.iterdir()):
-            classifiers.rmdir()

@@ -12,11 +12,14 @@ from helpers.small_slides import tissue_picture
 from PIL import Image
 
 from bridge.cli import cli
+from bridge.projects.base import EntryContent
 from bridge.projects.open import open_collection
 from bridge.protocol.messages import ReadBox
+from bridge.qupath.image_source import ImageSource
 from bridge.qupath.jvm import start_qupath
 from bridge.qupath.pixels import QuPathPixels
 from bridge.results.files import read_json
+from herohe_model.errors import SlideError
 from herohe_model.slides.guarded_slide import GuardedSlide
 from herohe_model.synthetic.slides import write_tiff
 
@@ -94,3 +97,25 @@ def test_a_file_is_read_here_where_it_shows_what_qupath_does(project: Path, tmp_
         assert halved.shape == (64, 128, 3)
         mine = slide.read_box(128, 64, 256, 128, (128, 64))
         assert np.abs(halved.astype(int) - mine).mean() < 8
+
+
+def test_a_reader_that_is_not_here_leaves_the_file_and_a_warning(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if Bio-Formats read it.
+    monkeypatch.setattr(ImageSource, "by_openslide", property(lambda source: False))
+
+    def read() -> EntryContent:
+        opened = open_collection(project)
+        return opened.read(next(entry for entry in opened.entries() if entry.name == "slide.tif"))
+
+    compared = read()
+    assert compared.pixels is None and compared.warnings == ()
+
+    def refuse(*_: object) -> None:
+        raise SlideError("QuPath cannot open slide.tif", "Install the reader")
+
+    monkeypatch.setattr(QuPathPixels, "__init__", refuse)
+    found = read()
+    assert found.pixels is None and len(found.annotations) == 1
+    assert "could not be asked" in found.warnings[0] and "cannot open slide.tif" in found.warnings[0]
