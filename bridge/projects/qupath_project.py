@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import shapely
 from shapely.geometry.base import BaseGeometry
 
 from bridge.annotations.geojson import read_features
@@ -249,7 +250,13 @@ class QuPathProject:
         elif not areas:
             return False
         names = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{entry.id} {probe} {k}")) for k in range(len(areas))]
-        shapes = {name: transform.from_slide(area) for name, area in zip(names, areas, strict=True)}
+        shown = transform.box
+        whole = shapely.box(shown.x, shown.y, shown.x + shown.width, shown.y + shown.height)
+        shapes = {
+            name: transform.from_slide(shapely.intersection(area, whole))
+            for name, area in zip(names, areas, strict=True)
+            if area.intersects(whole)
+        }
         data.propose(shapes, class_name, probe)
         self._backups.keep(path)
         data.save(path, user_digest=before)

@@ -47,6 +47,8 @@ def passed_over(
     kinds: dict[tuple[str, str], list[str]] = {}
     lines = []
     for folder in found:
+        if folder.unread:
+            lines.append(f"Passed over: {printable_name(folder.unread)}.")
         stems = {folded(stem): slide for slide in folder.slides for stem in slide_stems(slide.name)}
         folders, endings = _parts_of(folder.slides)
         known.update(folder.slides, folder.parts, folder.below)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from herohe_model.errors import ProjectError
+from herohe_model.errors import ProjectError, os_problem
 from herohe_model.slides.dicom import DICOM_SUFFIXES, dicom_slides
 from herohe_model.slides.formats import PICTURE_SUFFIXES, SLIDE_SUFFIXES
 
@@ -36,6 +36,8 @@ class FoundFolder:
         All files of DICOM slides.
     below
         Folders in it that were looked into, too.
+    unread
+        Why it could not be; "" where it was.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class FoundFolder:
     named: Mapping[Path, str] = field(default_factory=dict)
     parts: frozenset[Path] = frozenset()
     below: tuple[Path, ...] = ()
+    unread: str = ""
 
 
 def walk_slides(root: Path, *, results: Path, only: str | None = None) -> list[FoundFolder]:
@@ -68,7 +71,8 @@ def walk_slides(root: Path, *, results: Path, only: str | None = None) -> list[F
     Raises
     ------
     ProjectError
-        If a folder cannot be read, or there are too many.
+        If the root cannot be read, or there are too many folders. One below that cannot be read is among
+        what is found.
     """
     found = list(_walk(root, results.resolve(), only, set()))
     if any(folder.slides for folder in found):
@@ -125,7 +129,13 @@ def _walk(folder: Path, results: Path, only: str | None, seen: set[str]) -> Iter
         below=tuple(below),
     )
     for path in below:
-        if os.path.realpath(path) not in seen:
+        if os.path.realpath(path) in seen:
+            continue
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            yield FoundFolder(path, (), (), unread=os_problem(error))
+        else:
             yield from _walk(path, results, only, seen)
 
 

@@ -351,6 +351,23 @@ def test_slides_of_folders_below_count_each_with_what_lies_beside_it(home: Path)
     assert again.clear(entry(again, "c.tif"))
 
 
+def test_a_folder_below_that_cannot_be_read_is_named_and_stops_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "lost+found").mkdir()
+    real = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    folder = SlideFolder(home)
+    assert [e.name for e in folder.entries()] == ["a.mrxs", "b.tif"]
+    assert any("lost+found" in warning and "ermission" in warning for warning in folder.warnings)
+
+
 def test_a_series_of_dicom_is_one_slide_called_by_its_glass(tmp_path: Path) -> None:
     picture = tissue_picture(512)
     large, small = write_dicom(
