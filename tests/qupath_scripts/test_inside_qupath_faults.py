@@ -149,8 +149,8 @@ def test_quitting_qupath_in_mid_run_ends_the_work_and_leaves_the_project_as_it_w
 def kept(project: Path) -> dict[str, Any]:
     """What a project's folder holds.
 
-    QuPath, ending, may still come to save its project after the script, or to begin with it: with another time,
-    and names that it draws anew at each saving.
+    QuPath, ending, may still come to save its project after the script, or to begin with it: with another
+    time, and names that it draws anew at each saving.
     """
     saved = (project.name, f"{project.name}.backup", f"{project.name}.tmp")
     held: dict[str, Any] = {name: sha for name, sha in files(project.parent).items() if name not in saved}
