@@ -150,7 +150,7 @@ class FoldsRun:
     networks
         The file of each fold's network; together they are the model.
     unseen
-        None without nested folds.
+        None without nested folds, of which there are three at least.
     """
 
     cases: tuple[Case, ...]
@@ -222,9 +222,7 @@ def run_folds(
     where = np.array([place[case.key] for case in chosen.cases])
     beside = tuple((name, np.array(values, dtype=np.float64)[where]) for name, values in measured.items())
     chosen = replace(chosen, predictions=replace(chosen.predictions, measured=beside))
-    run = FoldsRun(
-        tuple(cases), tuple(folds), tuple(networks), facts, chosen, unseen if plan.nested else None
-    )
+    run = FoldsRun(tuple(cases), tuple(folds), tuple(networks), facts, chosen, unseen if pairs else None)
     return Trained(folder / MODEL_NAME, finish(run, folder, processes), folds=run)
 
 

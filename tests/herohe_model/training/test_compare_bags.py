@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -163,6 +164,21 @@ def test_without_nested_folds_nothing_is_chosen(tmp_path: Path) -> None:
     for plan in (FoldPlan("folds", 5, nested=False), FoldPlan("folds", 2), FoldPlan("none")):
         with pytest.raises(OptionError, match="nested folds"):
             train_candidates(candidates, plan, tmp_path, name="x")
+
+
+def test_of_two_laboratories_there_is_no_pair_to_leave_out(tmp_path: Path) -> None:
+    """Each laboratory's cases have one network that has not seen them, and none without another one."""
+    slides = slides_of(tmp_path / "features", write_cohort(tmp_path, 20))
+    halves = tuple(
+        replace(slide, case=replace(slide.case, laboratory="AB"[k % 2])) for k, slide in enumerate(slides)
+    )
+    options = msgspec.structs.replace(OPTIONS, epochs=1)
+    candidates = [
+        BagCandidate("a", halves, options),
+        BagCandidate("b", halves, msgspec.structs.replace(options, pooling="mean")),
+    ]
+    with pytest.raises(OptionError, match="nested folds"):
+        train_candidates(candidates, FoldPlan("laboratories"), tmp_path / "run", name="x")
 
 
 def test_holm_is_that_of_the_paper() -> None:
