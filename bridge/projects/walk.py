@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from herohe_model.errors import ProjectError, os_problem
+from herohe_model.errors import ProjectError
 from herohe_model.slides.dicom import DICOM_SUFFIXES, dicom_slides
 from herohe_model.slides.formats import PICTURE_SUFFIXES, SLIDE_SUFFIXES
 
@@ -74,7 +74,7 @@ def walk_slides(root: Path, *, results: Path, only: str | None = None) -> list[F
         If the root cannot be read, or there are too many folders. One below that cannot be read is among
         what is found.
     """
-    found = list(_walk(root, results.resolve(), only, set()))
+    found = list(_walk(root, list_folder(root), results.resolve(), only, set()))
     if any(folder.slides for folder in found):
         return found
     return [replace(folder, slides=_pictures(folder, only)) for folder in found]
@@ -100,13 +100,14 @@ def list_folder(folder: Path) -> tuple[Path, ...]:
         ) from error
 
 
-def _walk(folder: Path, results: Path, only: str | None, seen: set[str]) -> Iterator[FoundFolder]:
+def _walk(
+    folder: Path, listing: tuple[Path, ...], results: Path, only: str | None, seen: set[str]
+) -> Iterator[FoundFolder]:
     seen.add(os.path.realpath(folder))
     if len(seen) > _MOST_FOLDERS:
         raise ProjectError(
             f"There are more than {_MOST_FOLDERS:,} folders below", "Name one nearer to the slides"
         )
-    listing = list_folder(folder)
     files = [path for path in listing if not path.name.startswith(".") and not os.path.isdir(path)]
     # A link to nowhere is a slide that cannot be read; so is a file that may not be looked at.
     slides = [
@@ -118,25 +119,31 @@ def _walk(folder: Path, results: Path, only: str | None, seen: set[str]) -> Iter
     )
     series = [slide for slide in series if only is None or any(part.name == only for part in slide.parts)]
     slides = sorted([*slides, *(slide.path for slide in series)])
-    inner = [path for path in listing if only is None and _is_looked_into(path, slides, results)]
-    below = [path for path in inner if os.path.realpath(path) not in seen]
+    inner: dict[Path, tuple[Path, ...] | ProjectError] = {}
+    for path in listing if only is None else ():
+        if not _is_looked_into(path, slides, results) or os.path.realpath(path) in seen:
+            continue
+        try:
+            held = list_folder(path)
+        except ProjectError as error:
+            inner[path] = error
+            continue
+        if not any(file.name.endswith(".qpproj") for file in held):
+            inner[path] = held
     yield FoundFolder(
         folder,
         listing,
         tuple(slides),
         named={slide.path: slide.name for slide in series},
         parts=frozenset(part for slide in series for part in slide.parts),
-        below=tuple(below),
+        below=tuple(inner),
     )
-    for path in below:
-        if os.path.realpath(path) in seen:
-            continue
-        try:
-            os.scandir(path).close()
-        except OSError as error:
-            yield FoundFolder(path, (), (), unread=os_problem(error))
-        else:
-            yield from _walk(path, results, only, seen)
+    for path, found in inner.items():
+        if isinstance(found, ProjectError):
+            yield FoundFolder(path, (), (), unread=found.problem)
+        # By a link it may have been met meanwhile.
+        elif os.path.realpath(path) not in seen:
+            yield from _walk(path, found, results, only, seen)
 
 
 def _is_looked_into(path: Path, slides: Sequence[Path], results: Path) -> bool:
@@ -144,6 +151,4 @@ def _is_looked_into(path: Path, slides: Sequence[Path], results: Path) -> bool:
         return False
     if not path.is_dir() or path.resolve() == results:
         return False
-    if any(slide.suffix.lower() == ".mrxs" and slide.stem == path.name for slide in slides):
-        return False
-    return not any(path.glob("*.qpproj"))
+    return not any(slide.suffix.lower() == ".mrxs" and slide.stem == path.name for slide in slides)

@@ -355,14 +355,14 @@ def test_a_folder_below_that_cannot_be_read_is_named_and_stops_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "lost+found").mkdir()
-    real = os.scandir
+    real = Path.iterdir
 
-    def refuse(path: Any) -> Any:
-        if str(path).endswith("lost+found"):
+    def refuse(path: Path) -> Any:
+        if path.name == "lost+found":
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
     folder = SlideFolder(home)
     assert [e.name for e in folder.entries()] == ["a.mrxs", "b.tif"]
     assert any("lost+found" in warning and "ermission" in warning for warning in folder.warnings)
