@@ -24,13 +24,17 @@ def read_entry(
     if not options.score.any_stain:
         check_image_type(content.image_type, entry.name)
     with opened(content, options.score.mpp) as slide:
-        regions = build_regions(
-            content.annotations,
-            region_classes=options.region_classes,
-            exclude_classes=options.exclude_classes,
-            slide_box=slide.bounds,
-        )
-        return content, regions, slide.fingerprint
+        return content, regions_of(content, options, slide), slide.fingerprint
+
+
+def regions_of(content: EntryContent, options: BatchOptions, slide: SlideSource) -> SlideRegions:
+    """Make regions of an entry's annotations; the slide is what the entry shows."""
+    return build_regions(
+        content.annotations,
+        region_classes=options.region_classes,
+        exclude_classes=options.exclude_classes,
+        slide_box=slide.bounds,
+    )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,7 @@ class BatchOptions:
         """
         if self.features is None:
             return ""
-        file = self.features.get(unicodedata.normalize("NFC", case_id(slide)))
+        file = self.features.get(case_id(slide))
         if file is None:
             raise FeatureFileError(
                 f"There are no features of {slide}", "Extract them, or score without --features"

@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from bridge.annotations.classes import chooses
-from bridge.annotations.regions import build_regions
+from bridge.batch.entry import regions_of
 from bridge.batch.options import BatchOptions
 from bridge.projects.base import Collection, Entry, EntryContent
 from bridge.projects.qupath_project import QuPathProject
@@ -23,9 +23,7 @@ from herohe_model.features.probe import Probe, ProbeCard, outlines, smoothed
 from herohe_model.features.read import read_features
 from herohe_model.features.schema import FeatureFileError, SlideFeatures
 from herohe_model.slides.guarded_slide import GuardedSlide
-from herohe_model.training.probe import DrawnSlide, learn_probe
-
-_UM2_A_MM2 = 1e6
+from herohe_model.training.probe import UM2_A_MM2, DrawnSlide, learn_probe
 
 
 @dataclass(frozen=True)
@@ -151,13 +149,15 @@ def _propose(
     wanted = probe.card.region_classes
     areas: list[shapely.Geometry] = []
     skipped, mm2 = "", 0.0
-    if any(chooses(name, drawn.class_name) for name in wanted for drawn in content.annotations):
+    if _has_any(content, wanted):
         skipped = f"has annotations of {' or '.join(wanted)} of its own"
     else:
-        features, corners, size, mpp = _placed(content, BatchOptions(features=files))
+        with GuardedSlide(content.slide_path, mpp=content.mpp) as slide:
+            mpp = slide.mpp
+        features, corners, size = _placed(content, BatchOptions(features=files), mpp)
         probe.check(features)
         p = smoothed(corners, size, probe.probabilities(features.features))
-        scale = mpp**2 / _UM2_A_MM2
+        scale = mpp**2 / UM2_A_MM2
         areas = outlines(corners, size, p >= probe.card.threshold, least=least_mm2 / scale)
         mm2 = sum(area.area for area in areas) * scale
     project.propose(entry, areas, wanted[0], sha256)
@@ -166,21 +166,14 @@ def _propose(
 
 def _drawn(content: EntryContent, options: BatchOptions) -> tuple[DrawnSlide, SlideFeatures] | None:
     """Return a slide's patches beside what was drawn on it; None where nothing of the class was."""
-    if not any(
-        chooses(name, drawn.class_name) for name in options.region_classes for drawn in content.annotations
-    ):
+    if not _has_any(content, options.region_classes):
         return None
-    features, corners, size, mpp = _placed(content, options)
     with GuardedSlide(content.slide_path, mpp=content.mpp) as slide:
-        regions = build_regions(
-            content.annotations,
-            region_classes=options.region_classes,
-            exclude_classes=options.exclude_classes,
-            slide_box=content.view.of(slide).bounds,
-        )
+        regions, mpp = regions_of(content, options, content.view.of(slide)), slide.mpp
     if regions.union is None:
         return None
     area = regions.union.geometry
+    features, corners, size = _placed(content, options, mpp)
     drawn = DrawnSlide(
         name=content.entry.name,
         features=features.features,
@@ -193,17 +186,19 @@ def _drawn(content: EntryContent, options: BatchOptions) -> tuple[DrawnSlide, Sl
     return drawn, features
 
 
+def _has_any(content: EntryContent, classes: Sequence[str]) -> bool:
+    return any(chooses(name, drawn.class_name) for name in classes for drawn in content.annotations)
+
+
 def _placed(
-    content: EntryContent, options: BatchOptions
-) -> tuple[SlideFeatures, NDArray[np.int64], int, float]:
-    """Return a slide's features, their corners and side in level-0 px, and the slide's µm per px."""
+    content: EntryContent, options: BatchOptions, mpp: float
+) -> tuple[SlideFeatures, NDArray[np.int64], int]:
+    """Return a slide's features, and their corners and side in level-0 px, of which each has `mpp` µm."""
     path = Path(options.features_of(content.entry.name))
-    with GuardedSlide(content.slide_path, mpp=content.mpp) as slide:
-        mpp = slide.mpp
     features = read_features(path, slide_mpp=mpp)
     if features.coords is None or not features.patch_size_level0:
         raise FeatureFileError(f"{path} does not say where its patches lie", "Extract its features again")
-    return features, features.coords, features.patch_size_level0, mpp
+    return features, features.coords, features.patch_size_level0
 
 
 def _card(features: SlideFeatures, region_classes: Sequence[str]) -> ProbeCard:

@@ -125,8 +125,9 @@ def _compare(
     title: str | None,
 ) -> None:
     """Write and show how two predictions of the same cases compare."""
-    from herohe_model.evaluation.compare import compare, to_json
+    from herohe_model.evaluation.compare import compare
     from herohe_model.evaluation.page import comparison_page
+    from herohe_model.evaluation.schema import to_json
     from herohe_model.files import write_atomically
     from herohe_model.printable import printable_name
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.commands.train_bags import MATCHING_NAME, SHOWN, say_candidates, train_bags
+from bridge.commands.train_bags import say_candidates, train_bags
 from bridge.commands.training_options import (
+    MATCHING_NAME,
     BagChoice,
     DataOptions,
     bag_options,
     call_options,
     data_options,
     fold_options,
+    match_labels,
     read_split,
     resource_options,
     training_options,
@@ -148,8 +150,6 @@ def _train(
     from bridge.console.training_view import TrainingView
     from bridge.projects.open import open_collection
     from bridge.projects.training_slides import label_slides
-    from herohe_model.dataset.matching import match_slides
-    from herohe_model.files import write_atomically
     from herohe_model.run_lock import only_run
     from herohe_model.training.affordable import check_affordable
     from herohe_model.training.composite_folds import train_folds
@@ -173,12 +173,8 @@ def _train(
             )
             try:
                 names = [entry.name for entry in collection.entries()]
-                matching = match_slides(labels.cases, names, split=data.split, labels=labels.rows)
-                if matching.unmatched:
-                    for line in matching.lines(SHOWN):
-                        view.say(line)
-                if processes.first:
-                    write_atomically(output / MATCHING_NAME, matching.table(names, labels.rows))
+                file = output / MATCHING_NAME if processes.first else None
+                matching = match_labels(labels, names, data.split, view, file)
                 view.begin("reading regions", len(matching.matched), "slides")
                 labelled = label_slides(
                     collection,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from bridge.commands.training_options import BagChoice, DataOptions, read_split
+from bridge.commands.training_options import MATCHING_NAME, BagChoice, DataOptions, match_labels, read_split
 from herohe_model.printable import printable_name
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from herohe_model.training.compare_bags import BagCandidate
     from herohe_model.training.cross_validation import FoldPlan, Trained
     from herohe_model.training.options import CallOptions, TrainOptions
-
-MATCHING_NAME: Final = "slides-and-labels.csv"
-SHOWN: Final = 10
-"""Lines of what does not match that are shown; the file has them all."""
 
 
 def train_bags(
@@ -101,18 +97,12 @@ def _labelled(
     folder: Path, labels: Labels, split: str, file: Path, view: TrainingView
 ) -> tuple[FeatureSlide, ...]:
     """Find the features of the cases; write down and say what has no counterpart."""
-    from herohe_model.dataset.matching import match_slides
     from herohe_model.features.find import find_features
-    from herohe_model.files import write_atomically
     from herohe_model.training.bag_folds import FeatureSlide
 
     found = find_features(folder)
     names = list(found)
-    matching = match_slides(labels.cases, names, split=split, labels=labels.rows)
-    if matching.unmatched:
-        for line in matching.lines(SHOWN):
-            view.say(line)
-    write_atomically(file, matching.table(names, labels.rows))
+    matching = match_labels(labels, names, split, view, file)
     return tuple(FeatureSlide(case, found[names[index]]) for case, index in matching.matched)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,11 +16,17 @@ from bridge.commands.option_groups import option_group
 if TYPE_CHECKING:
     from bridge.console.training_view import TrainingView
     from herohe_model.dataset.labels import Labels
+    from herohe_model.dataset.matching import Matching
     from herohe_model.model.card import Pooling
     from herohe_model.training.bag_loop import BagOptions
     from herohe_model.training.cross_validation import FoldPlan
     from herohe_model.training.options import CallOptions, TrainOptions
     from herohe_model.training.step import Resources
+
+
+MATCHING_NAME: Final = "slides-and-labels.csv"
+_SHOWN: Final = 10
+"""Lines of what does not match that are shown; the file has them all."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,22 @@ def read_split(files: tuple[Path, ...], split: str, view: TrainingView) -> Label
         there = ", ".join(sorted({case.split for case in labels.cases})) or "none"
         raise OptionError(f"The labels have no case of the split {split}", f"They have {there}: use --split")
     return labels
+
+
+def match_labels(
+    labels: Labels, names: Sequence[str], split: str, view: TrainingView, file: Path | None
+) -> Matching:
+    """Match slides to the cases of a split; say what has no counterpart, and write all of it into `file`."""
+    from herohe_model.dataset.matching import match_slides
+    from herohe_model.files import write_atomically
+
+    matching = match_slides(labels.cases, names, split=split, labels=labels.rows)
+    if matching.unmatched:
+        for line in matching.lines(_SHOWN):
+            view.say(line)
+    if file is not None:
+        write_atomically(file, matching.table(names, labels.rows))
+    return matching
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from herohe_model.errors import OptionError
-from herohe_model.features.schema import FeatureFacts, FeatureFileError
+from herohe_model.features.schema import FeatureFacts, FeatureFileError, differences
 from herohe_model.model.bag_model import BagModel, bag_of, golden_logits, split_members
 from herohe_model.model.card import USUAL_THRESHOLD, BagCard, Head, ModelCard, Pooling, TargetName
 
 if TYPE_CHECKING:
     import torch
-
-_SCALE_TOLERANCE: Final = 0.02
 
 
 def new_bag_card(
@@ -97,18 +95,14 @@ def check_features(card: ModelCard, facts: FeatureFacts) -> None:
         If encoder, numbers a patch, or the patches' size are others.
     """
     spec = bag_of(card)
-    wrong = []
-    if facts.encoder != spec.encoder:
-        wrong.append(f"they are of {facts.encoder or 'an encoder it does not name'}, not of {spec.encoder}")
-    if facts.dimension not in (0, spec.dimension):
-        wrong.append(f"a patch has {facts.dimension} numbers, not {spec.dimension}")
-    if facts.patch_px is not None and facts.patch_px != card.patch_px:
-        wrong.append(f"patches have {facts.patch_px} px, not {card.patch_px}")
-    if facts.mpp is not None and abs(facts.mpp / card.mpp - 1) > _SCALE_TOLERANCE:
-        wrong.append(f"patches were read at {facts.mpp:g} µm/px, not at {card.mpp:g}")
-    made_by = facts.provenance.get("weights_sha256")
-    if spec.encoder_sha256 and made_by and made_by != spec.encoder_sha256:
-        wrong.append("the encoder had other weights")
+    wrong = differences(
+        facts,
+        encoder=spec.encoder,
+        dimension=spec.dimension,
+        patch_px=card.patch_px,
+        mpp=card.mpp,
+        weights_sha256=spec.encoder_sha256,
+    )
     if wrong:
         raise FeatureFileError(
             f"{facts.path} does not hold the features that {card.name} learned from: {'; '.join(wrong)}",

@@ -136,8 +136,3 @@ def _measured(name: str, matched: Matched) -> Group:
     p = matched.predictions.take(known)
     truth = np.array([bool(matched.cases[i].positive) for i in known])
     return group(name, truth, p.called, p.p_positive)
-
-
-def to_json(candidates: Candidates) -> bytes:
-    """Return the candidates as JSON; the same ones give the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(candidates), indent=1) + b"\n"

@@ -197,11 +197,6 @@ def p_words(p_value: Number) -> str:
     return "p < 0.001" if p_value < 0.0005 else f"p {p_value:.3f}"
 
 
-def to_json(comparison: Comparison) -> bytes:
-    """Return the comparison as JSON; the same comparison gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(comparison), indent=1) + b"\n"
-
-
 def from_json(data: bytes) -> Comparison:
-    """Read what :func:`to_json` wrote; raises ``msgspec.MsgspecError`` otherwise."""
+    """Read what ``evaluation.schema.to_json`` wrote; raises ``msgspec.MsgspecError`` otherwise."""
     return msgspec.json.decode(data, type=Comparison)

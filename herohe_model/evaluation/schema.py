@@ -309,9 +309,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return next(m for m in (*self.status, *self.grade) if m.name == name)
 
 
-def to_json(evaluation: Evaluation) -> bytes:
-    """Return the evaluation as JSON; the same evaluation gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n"
+def to_json(found: msgspec.Struct) -> bytes:
+    """Return an evaluation, or what compares some, as JSON; the same one gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
 
 def from_json(data: bytes) -> Evaluation:

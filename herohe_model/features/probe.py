@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from shapely.geometry.base import BaseGeometry
 
-from herohe_model.features.schema import FeatureFacts, FeatureFileError
+from herohe_model.features.schema import FeatureFacts, FeatureFileError, differences
 from herohe_model.files import write_atomically
 from herohe_model.model.card import open_model_file, read_header
 from herohe_model.notice import RESEARCH_USE_ONLY
@@ -28,7 +28,6 @@ FORMAT: Final = "herohe-bridge probe"
 VERSION: Final = 1
 _KEY: Final = "probe"
 _MOST_BYTES: Final = 1 << 24
-_SCALE_TOLERANCE: Final = 0.02
 _OTHER: Final = "Name a file that herohe-bridge regions learn wrote"
 
 
@@ -116,20 +115,19 @@ class Probe:
             If encoder, numbers a patch, scale or weights are others.
         """
         card = self.card
-        made_by = facts.provenance.get("weights_sha256")
-        wrong = []
-        if facts.encoder != card.encoder or facts.dimension not in (0, card.dimension):
-            wrong.append(f"they are {facts.dimension} numbers of {facts.encoder or 'an encoder not named'}")
-        if facts.patch_px != card.patch_px:
-            wrong.append(f"patches have {facts.patch_px} px")
-        if facts.mpp and card.mpp and abs(facts.mpp / card.mpp - 1) > _SCALE_TOLERANCE:
-            wrong.append(f"patches were read at {facts.mpp:g} µm/px")
-        if made_by and card.weights_sha256 and made_by != card.weights_sha256:
-            wrong.append("the encoder had other weights")
+        wrong = differences(
+            facts,
+            encoder=card.encoder,
+            dimension=card.dimension,
+            patch_px=card.patch_px,
+            mpp=card.mpp,
+            weights_sha256=card.weights_sha256,
+        )
+        if facts.patch_px is None and card.patch_px is not None:
+            wrong.append(f"it does not say how many px its patches have, which should be {card.patch_px}")
         if wrong:
             raise FeatureFileError(
-                f"{facts.path} does not hold the features that the probe learned from ({card.dimension} "
-                f"numbers of {card.encoder}, {card.patch_px} px): {'; '.join(wrong)}",
+                f"{facts.path} does not hold the features that the probe learned from: {'; '.join(wrong)}",
                 "Extract features as those it learned from",
             )
 

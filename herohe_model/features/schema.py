@@ -18,6 +18,9 @@ Layout = Literal["trident", "stamp", "clam", "pt"]
 PROVENANCE: Final = "herohe_bridge"
 """Name of the attribute of a file in which `features extract` says how it made it, as JSON."""
 
+_SCALE_TOLERANCE: Final = 0.02
+"""By how much scales may differ and be one."""
+
 
 class FeatureFileError(HeroheError):
     """A file or folder of features cannot be used."""
@@ -105,6 +108,31 @@ def placed(features: SlideFeatures, slide_mpp: float) -> SlideFeatures:
         # STAMP cuts tiles of whole level-0 pixels, rounded up.
         patch_size_level0=None if side is None else int(np.ceil(round(side / slide_mpp, 6))),
     )
+
+
+def differences(
+    facts: FeatureFacts,
+    *,
+    encoder: str,
+    dimension: int,
+    patch_px: int | None,
+    mpp: float | None,
+    weights_sha256: str,
+) -> list[str]:
+    """Say in what a file's features differ from those that something learned from, as far as it says."""
+    wrong = []
+    if facts.encoder != encoder:
+        wrong.append(f"they are of {facts.encoder or 'an encoder it does not name'}, not of {encoder}")
+    if facts.dimension not in (0, dimension):
+        wrong.append(f"a patch has {facts.dimension} numbers, not {dimension}")
+    if facts.patch_px is not None and facts.patch_px != patch_px:
+        wrong.append(f"patches have {facts.patch_px} px, not {patch_px or 'an unknown number'}")
+    if facts.mpp is not None and mpp is not None and abs(facts.mpp / mpp - 1) > _SCALE_TOLERANCE:
+        wrong.append(f"patches were read at {facts.mpp:g} µm/px, not at {mpp:g}")
+    made_by = facts.provenance.get("weights_sha256")
+    if weights_sha256 and made_by and made_by != weights_sha256:
+        wrong.append("the encoder had other weights")
+    return wrong
 
 
 def facts_of(features: SlideFeatures) -> FeatureFacts:

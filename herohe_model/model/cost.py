@@ -136,11 +136,11 @@ def in_words(cost: Cost, rate: float) -> str:
     )
 
 
-class _LargestOperation(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
+class _LargestOperation(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]  # in some versions of PyTorch
     """Notes how many bytes the operation with the most has in its hands."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]  # in some versions of PyTorch
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -27,8 +27,9 @@ from herohe_model.dataset.cases import CaseKey
 from herohe_model.dataset.fingerprints import Twins, find_twins
 from herohe_model.dataset.predictions import Matched, Predictions
 from herohe_model.errors import OptionError
-from herohe_model.evaluation.candidates import Candidates, compare_candidates, to_json
+from herohe_model.evaluation.candidates import Candidates, compare_candidates
 from herohe_model.evaluation.page import candidates_page
+from herohe_model.evaluation.schema import to_json
 from herohe_model.files import write_atomically
 from herohe_model.training.bag_folds import FeatureSlide, train_bag_folds, usable_cases
 from herohe_model.training.bag_loop import BagOptions

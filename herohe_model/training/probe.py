@@ -23,7 +23,7 @@ _MOST_PATCHES: Final = 4000
 """Of a slide that are fitted on, drawn once; all are judged."""
 _STEPS: Final = 200
 _THRESHOLDS: Final = np.linspace(0.05, 0.95, 37)
-_UM2_A_MM2: Final = 1e6
+UM2_A_MM2: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def learn_probe(
                 slide.name,
                 round(_dice(slide, chosen), 4),
                 round(_dice(slide, np.ones(len(chosen), dtype=np.bool_)), 4),
-                round(slide.drawn_px * slide.mpp**2 / _UM2_A_MM2, 4),
-                round(float(chosen.sum()) * (slide.size * slide.mpp) ** 2 / _UM2_A_MM2, 4),
+                round(slide.drawn_px * slide.mpp**2 / UM2_A_MM2, 4),
+                round(float(chosen.sum()) * (slide.size * slide.mpp) ** 2 / UM2_A_MM2, 4),
             )
         )
     whole = _fit(slides, card, seed, stop)
